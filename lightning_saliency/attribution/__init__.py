@@ -1,0 +1,6 @@
+"""Attribution methods: one file each, a frozen dataclass and a function."""
+
+from lightning_saliency.attribution.gradient import Gradient
+from lightning_saliency.attribution.method import AttributionMethod
+
+__all__ = ["AttributionMethod", "Gradient"]

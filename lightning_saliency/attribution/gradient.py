@@ -1,0 +1,82 @@
+"""Gradient: how fast the score changes with each pixel.
+
+Simonyan, Vedaldi, Zisserman. Deep inside convolutional networks: visualising image classification
+models and saliency maps. ICLR workshop 2014, arXiv:1312.6034.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.network.layer_gradient import layer_gradient
+from lightning_saliency.network.score import Target
+
+__all__ = ["Gradient", "gradient", "gradient_map"]
+
+
+def gradient_map(gradient: Tensor) -> Tensor:
+    """Return the largest absolute derivative over the channels.
+
+    Args:
+        gradient: (N, C, H, W), derivative of the score with respect to the image or to a layer.
+
+    Returns:
+        (N, 1, H, W), >= 0.
+    """
+    return gradient.abs().amax(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Gradient(AttributionMethod):
+    """The largest absolute derivative of the score over the channels of each pixel.
+
+    Maps are >= 0, in units of the score per unit of the image. One forward and one backward pass.
+
+    Args:
+        saliency_layer: take the derivative with respect to this layer's output, of shape
+            (N, K, h, w); ``""`` for the image.
+        resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
+    """
+
+    name: ClassVar[str] = "gradient"
+    saliency_layer: str = ""
+
+    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the maps (N, 1, H, W); see :meth:`AttributionMethod.attribute`."""
+        _, gradient = layer_gradient(model, image, target, self.saliency_layer)
+        return gradient_map(gradient)
+
+
+def gradient(
+    model: nn.Module,
+    input: Tensor,
+    target: Target,
+    saliency_layer: str = "",
+    resize: bool | tuple[int, int] = False,
+    resize_mode: ResizeMode = "bilinear",
+    smooth: float = 0.0,
+) -> Tensor:
+    """Return :class:`Gradient` maps.
+
+    Args:
+        model: takes ``input`` and returns class scores; it is not changed.
+        input: (N, C, H, W).
+        target: class index, one for each image, ``"predicted"``, or a callable.
+        saliency_layer: name of a layer; ``""`` for the image.
+        resize: True resizes the map to the image, a pair is (height, width).
+        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
+        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
+
+    Returns:
+        (N, 1, H, W), >= 0; of the layer's height and width if there is a layer and no ``resize``.
+
+    Raises:
+        InputError: the image, the target or a setting cannot be used.
+        LayerError: the layer does not exist or did not run once.
+        ModelError: the score cannot be differentiated.
+    """
+    method = Gradient(saliency_layer, resize=resize, resize_mode=resize_mode, smooth=smooth)
+    return method(model, input, target)

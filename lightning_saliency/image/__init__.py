@@ -1,0 +1,1 @@
+"""Pure functions on images, tensors of shape (N, C, H, W)."""

@@ -1,0 +1,83 @@
+"""Catch what a layer puts out while a model runs, in a form that gradients can be taken of."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.errors import LayerError
+from lightning_saliency.network.layers import find_layer
+
+__all__ = ["Capture", "capture"]
+
+
+class Capture:
+    """What one layer put out; filled while the model runs inside :func:`capture`."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+        self._outputs: list[object] = []
+
+    @property
+    def activation(self) -> Tensor:
+        """The layer's output, of whatever shape it has; it is part of the graph of the score.
+
+        Raises:
+            LayerError: the layer did not run, ran several times, or put out no single tensor.
+        """
+        if not self._outputs:
+            raise LayerError(
+                f"Expected layer '{self.layer}' to run once when the model runs, but it was not "
+                "called. Choose a layer that the model's forward calls as a module."
+            )
+        if len(self._outputs) > 1:
+            raise LayerError(
+                f"Expected layer '{self.layer}' to run once when the model runs, but it was called "
+                f"{len(self._outputs)} times, so it is not clear which output is meant. Choose the "
+                "block around it, or give each call a module of its own."
+            )
+        (output,) = self._outputs
+        if not isinstance(output, Tensor):
+            raise LayerError(
+                f"Expected layer '{self.layer}' to put out one tensor, but it put out "
+                f"{type(output).__name__}. Choose a layer inside it or after it."
+            )
+        return output
+
+
+@contextmanager
+def capture(model: nn.Module, layer: str, *, start_graph: bool = False) -> Iterator[Capture]:
+    """Keep the output of ``layer`` while the model runs.
+
+    The model goes on with a clone, so that an in-place operation after the layer changes neither
+    the value that was kept nor its gradient.
+
+    Args:
+        model: the model that has the layer.
+        layer: its name, as in ``model.named_modules()``.
+        start_graph: let the graph begin at this layer. With frozen parameters and an image that
+            needs no gradient, the layers before it then record nothing, and the backward pass
+            ends here; this is what makes Grad-CAM cost little more than a forward pass.
+
+    Raises:
+        LayerError: there is no such layer.
+    """
+    caught = Capture(layer)
+
+    def keep(_module: nn.Module, _inputs: object, output: object) -> object:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            if start_graph:
+                output = output.detach().requires_grad_()
+            caught._outputs.append(output)
+            return output.clone()
+        caught._outputs.append(output)
+        return output
+
+    handle = find_layer(model, layer).register_forward_hook(keep)
+    try:
+        # The caller records the graph here, whatever mode it came from.
+        with torch.enable_grad():
+            yield caught
+    finally:
+        handle.remove()

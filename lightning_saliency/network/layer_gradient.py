@@ -1,0 +1,77 @@
+"""The one backward pass that the gradient methods are made of."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.errors import ModelError
+from lightning_saliency.network.activation import capture
+from lightning_saliency.network.score import Target, class_scores
+
+__all__ = ["layer_gradient"]
+
+
+def layer_gradient(
+    model: nn.Module,
+    image: Tensor,
+    target: Target,
+    layer: str = "",
+    rules: AbstractContextManager[object] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return a layer's output and the derivative of each image's score with respect to it.
+
+    One forward and one backward pass; the graph begins at the layer, so that nothing before it is
+    recorded or differentiated. Call this inside
+    :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+
+    Args:
+        model: in eval mode, with frozen parameters.
+        image: (N, C, H, W); a copy that the model may write to.
+        target: see :data:`~lightning_saliency.network.score.Target`.
+        layer: its name; ``""`` stands for the image.
+        rules: a context in which the forward pass runs, for instance
+            :class:`~lightning_saliency.network.backward_rules.BackwardRules`.
+
+    Returns:
+        (activation, gradient), both detached and of the layer's shape.
+
+    Raises:
+        LayerError: the layer does not exist, did not run once, or has no tensor as output.
+        ModelError: the score does not depend on the layer in a differentiable way.
+    """
+    with rules or nullcontext():
+        if layer:
+            with capture(model, layer, start_graph=True) as caught:
+                output = model(image)
+            activation = caught.activation
+        else:
+            activation = image.requires_grad_()
+            # A clone, because a model that writes into its input may not write into a leaf.
+            output = model(activation.clone())
+    scores = class_scores(output, target)
+    return activation.detach(), score_gradient(scores, activation, layer)
+
+
+def score_gradient(scores: Tensor, activation: Tensor, layer: str = "") -> Tensor:
+    """Return the derivative of the sum of ``scores`` with respect to ``activation``.
+
+    Args:
+        scores: (N,), one score for each image; images do not depend on one another in eval mode.
+        activation: what the scores were computed from.
+        layer: where it was caught, for the message; ``""`` stands for the image.
+
+    Raises:
+        ModelError: the scores do not depend on it in a differentiable way.
+    """
+    gradient = None
+    if scores.requires_grad:
+        (gradient,) = torch.autograd.grad(scores.sum(), activation, allow_unused=True)
+    if gradient is None:
+        where = f"the output of layer '{layer}'" if layer else "the image"
+        raise ModelError(
+            f"Expected the score to depend on {where} in a differentiable way, but it does not. "
+            "Look for detach(), no_grad(), argmax or rounding in the model's forward, or take RISE, "
+            "which needs no gradient."
+        )
+    return gradient
