@@ -1,6 +1,7 @@
 """Attribution methods: one file each, a frozen dataclass and a function."""
 
+from lightning_saliency.attribution.grad_cam import GradCAM
 from lightning_saliency.attribution.gradient import Gradient
 from lightning_saliency.attribution.method import AttributionMethod
 
-__all__ = ["AttributionMethod", "Gradient"]
+__all__ = ["AttributionMethod", "GradCAM", "Gradient"]

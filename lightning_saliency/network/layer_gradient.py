@@ -70,8 +70,8 @@ def score_gradient(scores: Tensor, activation: Tensor, layer: str = "") -> Tenso
     if gradient is None:
         where = f"the output of layer '{layer}'" if layer else "the image"
         raise ModelError(
-            f"Expected the score to depend on {where} in a differentiable way, but it does not. "
-            "Look for detach(), no_grad(), argmax or rounding in the model's forward, or take RISE, "
-            "which needs no gradient."
+            f"Expected the score to depend on {where} in a differentiable way, but it does "
+            "not. Look for detach(), no_grad(), argmax or rounding in the model's forward, or take "
+            "RISE, which needs no gradient."
         )
     return gradient

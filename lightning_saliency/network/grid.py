@@ -1,0 +1,108 @@
+"""Where a layer's output lies on the image: its grid of places, whatever its layout."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from lightning_saliency.errors import InputError, LayerError
+
+__all__ = ["Layout", "find_grid", "fold"]
+
+Layout: TypeAlias = (
+    Literal["auto", "channels_first", "channels_last", "tokens"] | Callable[[Tensor], Tensor]
+)
+"""How a layer's output is laid out: ``"channels_first"`` (N, K, h, w), ``"channels_last"``
+(N, h, w, K), ``"tokens"`` (N, T, K), ``"auto"`` to tell these apart by the image's proportions, or
+a callable that turns the output into (N, K, h, w)."""
+
+# A class token (ViT), a distillation token beside it (DeiT), four registers beside it (DINOv2).
+_MOST_EXTRA_TOKENS = 5
+
+
+def fold(output: Tensor, image_size: tuple[int, int], layout: Layout = "auto") -> Tensor:
+    """Return a layer's output as a picture (N, K, h, w).
+
+    Tokens are folded back to the grid of patches; up to five tokens at the front that belong to no
+    patch, such as a class token, are dropped.
+
+    Args:
+        output: what the layer put out, or a gradient of the same shape.
+        image_size: (height, width) of the model's input.
+        layout: see :data:`Layout`.
+
+    Raises:
+        LayerError: the output is no grid of places in that layout.
+        InputError: ``layout`` is unknown.
+    """
+    if callable(layout):
+        folded = layout(output)
+        if not isinstance(folded, Tensor) or folded.dim() != 4 or len(folded) != len(output):
+            came = tuple(folded.shape) if isinstance(folded, Tensor) else type(folded).__name__
+            raise LayerError(
+                f"Expected the layout callable to return ({len(output)}, K, h, w), got {came}."
+            )
+        return folded
+    if layout == "auto":
+        layout = _recognise(output, image_size)
+    if layout == "channels_first" and output.dim() == 4:
+        return output
+    if layout == "channels_last" and output.dim() == 4:
+        return output.permute(0, 3, 1, 2)
+    if layout == "tokens" and output.dim() == 3:
+        grid = find_grid(output, image_size)
+        if grid is not None:
+            height, width = grid
+            patches = output[:, output.shape[1] - height * width :]
+            return patches.unflatten(1, grid).permute(0, 3, 1, 2)
+    elif layout not in ("channels_first", "channels_last", "tokens"):
+        raise InputError(
+            "Expected layout to be 'auto', 'channels_first', 'channels_last', 'tokens' or a "
+            f"callable, got {layout!r}."
+        )
+    raise LayerError(
+        f"Expected the layer to put out a picture (N, K, h, w), (N, h, w, K), or tokens (N, T, K) "
+        f"that fill a grid of the image's proportions ({image_size[0]} x {image_size[1]}), but its "
+        f"output has shape {tuple(output.shape)}. Choose a layer before the pooling, or pass "
+        "layout= a callable from the output to (N, K, h, w)."
+    )
+
+
+def find_grid(output: Tensor, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return (height, width) of the grid that an output fills, None if it fills none.
+
+    Args:
+        output: any tensor; (N, K, h, w), (N, h, w, K) and (N, T, K) can have a grid.
+        image_size: (height, width) of the model's input.
+    """
+    if output.dim() == 4:
+        first = _recognise(output, image_size) == "channels_first"
+        return (output.shape[2], output.shape[3]) if first else (output.shape[1], output.shape[2])
+    if output.dim() != 3:
+        return None
+    for extra in range(_MOST_EXTRA_TOKENS + 1):
+        patches = output.shape[1] - extra
+        height = max(1, round((max(patches, 0) * image_size[0] / image_size[1]) ** 0.5))
+        if patches > 0 and patches % height == 0:
+            grid = (height, patches // height)
+            if _misfit(grid, image_size) < 1.2:
+                return grid
+    return None
+
+
+def _recognise(output: Tensor, image_size: tuple[int, int]) -> Layout:
+    if output.dim() != 4:
+        return "tokens"
+    first = (output.shape[2], output.shape[3])
+    last = (output.shape[1], output.shape[2])
+    return (
+        "channels_last"
+        if _misfit(last, image_size) < _misfit(first, image_size) / 2
+        else ("channels_first")
+    )
+
+
+def _misfit(grid: tuple[int, int], image_size: tuple[int, int]) -> float:
+    """How many times the proportions differ, >= 1."""
+    ratio = grid[0] * image_size[1] / (grid[1] * image_size[0])
+    return max(ratio, 1 / ratio)
