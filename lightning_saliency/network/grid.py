@@ -1,7 +1,7 @@
 """Where a layer's output lies on the image: its grid of places, whatever its layout."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -9,9 +9,8 @@ from lightning_saliency.errors import InputError, LayerError
 
 __all__ = ["Layout", "find_grid", "fold"]
 
-Layout: TypeAlias = (
-    Literal["auto", "channels_first", "channels_last", "tokens"] | Callable[[Tensor], Tensor]
-)
+_Name: TypeAlias = Literal["auto", "channels_first", "channels_last", "tokens"]
+Layout: TypeAlias = _Name | Callable[[Tensor], Tensor]
 """How a layer's output is laid out: ``"channels_first"`` (N, K, h, w), ``"channels_last"``
 (N, h, w, K), ``"tokens"`` (N, T, K), ``"auto"`` to tell these apart by the image's proportions, or
 a callable that turns the output into (N, K, h, w)."""
@@ -36,35 +35,38 @@ def fold(output: Tensor, image_size: tuple[int, int], layout: Layout = "auto") -
         InputError: ``layout`` is unknown.
     """
     if callable(layout):
-        folded = layout(output)
-        if not isinstance(folded, Tensor) or folded.dim() != 4 or len(folded) != len(output):
-            came = tuple(folded.shape) if isinstance(folded, Tensor) else type(folded).__name__
-            raise LayerError(
-                f"Expected the layout callable to return ({len(output)}, K, h, w), got {came}."
-            )
-        return folded
+        return _folded_by(layout, output)
+    if layout not in get_args(_Name):
+        raise InputError(
+            f"Expected layout to be one of {', '.join(get_args(_Name))} or a callable, got "
+            f"{layout!r}."
+        )
     if layout == "auto":
         layout = _recognise(output, image_size)
     if layout == "channels_first" and output.dim() == 4:
         return output
     if layout == "channels_last" and output.dim() == 4:
         return output.permute(0, 3, 1, 2)
-    if layout == "tokens" and output.dim() == 3:
-        grid = find_grid(output, image_size)
-        if grid is not None:
-            height, width = grid
-            patches = output[:, output.shape[1] - height * width :]
-            return patches.unflatten(1, grid).permute(0, 3, 1, 2)
-    elif layout not in ("channels_first", "channels_last", "tokens"):
-        raise InputError(
-            "Expected layout to be 'auto', 'channels_first', 'channels_last', 'tokens' or a "
-            f"callable, got {layout!r}."
-        )
+    grid = find_grid(output, image_size)
+    if layout == "tokens" and output.dim() == 3 and grid is not None:
+        count, tokens, channels = output.shape
+        patches = output[:, tokens - grid[0] * grid[1] :]
+        return patches.transpose(1, 2).reshape(count, channels, *grid)
     raise LayerError(
         f"Expected the layer to put out a picture (N, K, h, w), (N, h, w, K), or tokens (N, T, K) "
         f"that fill a grid of the image's proportions ({image_size[0]} x {image_size[1]}), but its "
         f"output has shape {tuple(output.shape)}. Choose a layer before the pooling, or pass "
         "layout= a callable from the output to (N, K, h, w)."
+    )
+
+
+def _folded_by(layout: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
+    folded: object = layout(output)
+    if isinstance(folded, Tensor) and folded.dim() == 4 and len(folded) == len(output):
+        return folded
+    came = tuple(folded.shape) if isinstance(folded, Tensor) else type(folded).__name__
+    raise LayerError(
+        f"Expected the layout callable to return ({len(output)}, K, h, w), got {came}."
     )
 
 

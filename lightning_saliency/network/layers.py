@@ -15,7 +15,7 @@ def layer_names(model: nn.Module) -> dict[str, nn.Module]:
     Args:
         model: any module; the model itself is not among its layers.
     """
-    layers = {}
+    layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
         if plain:

@@ -100,10 +100,9 @@ def _with_influence(
         return
     if not score.requires_grad:
         return
-    outputs = [found for _, found in candidates]
-    gradients = torch.autograd.grad(score, outputs, allow_unused=True)
-    for (name, found), gradient in zip(reversed(candidates), reversed(gradients), strict=True):
-        if gradient is None:
-            continue
-        if bool(fold(gradient, size).any()):
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+        score, [found for _, found in candidates], allow_unused=True
+    )
+    for (name, _), gradient in zip(reversed(candidates), reversed(gradients), strict=True):
+        if gradient is not None and bool(fold(gradient, size).any()):
             yield name

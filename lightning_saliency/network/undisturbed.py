@@ -144,11 +144,11 @@ def _frozen_parameters(modules: list[nn.Module]) -> Iterator[None]:
         yield
     finally:
         # A parameter that two modules share was saved twice, the second time already frozen.
-        for parameter, requires_grad, grad in reversed(saved):
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
-        for table, name, parameter in swapped:
-            table[name] = parameter
+        for frozen, requires_grad, grad in reversed(saved):
+            frozen.requires_grad_(requires_grad)
+            frozen.grad = grad
+        for table, name, original in swapped:
+            table[name] = original
 
 
 @contextmanager
