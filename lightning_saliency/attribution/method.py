@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_args
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from lightning_saliency.network.score import Target
 
-__all__ = ["AttributionMethod", "check_image"]
+__all__ = ["AttributionMethod", "check_image", "guarded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +93,8 @@ class AttributionMethod(ABC):
             ModelError: the method does not apply to this model.
             MethodError: the method itself returned no such map.
         """
-        check_image(image)
-        check_model(model, image)
-        with undisturbed(model):
-            # The model may write into its input, and the caller may be in inference mode.
-            saliency = self.attribute(model, image.detach().clone(), target)
+        with guarded(model, image) as images:
+            saliency = self.attribute(model, images, target)
             self._check_map(saliency, image)
             saliency = saliency.detach().to(torch.promote_types(image.dtype, torch.float32))
             return self._finish(saliency, image)
@@ -131,10 +130,8 @@ class AttributionMethod(ABC):
             LayerError: a layer that the method needs does not exist.
             ModelError: the method does not apply to this model.
         """
-        check_image(image)
-        check_model(model, image)
-        with undisturbed(model):
-            return self._prepare(model, image.detach().clone())
+        with guarded(model, image) as images:
+            return self._prepare(model, images)
 
     def _prepare(self, model: nn.Module, image: Tensor) -> Self:
         """Override to check the model; called inside ``undisturbed(model)``."""
@@ -162,6 +159,31 @@ class AttributionMethod(ABC):
         if self.smooth > 0:
             saliency = gaussian_blur(saliency, self.smooth * max(saliency.shape[2:]))
         return saliency
+
+
+@contextmanager
+def guarded(model: nn.Module, image: Tensor) -> Iterator[Tensor]:
+    """Check the model and the images, and make both ready to be explained for the while.
+
+    Every public method of an :class:`AttributionMethod` works inside this.
+
+    Args:
+        model: see :meth:`AttributionMethod.__call__`, as for ``image``.
+        image: (N, C, H, W).
+
+    Yields:
+        A detached copy of the images: the model may write into its input, and the caller may be in
+        inference mode. The model is in the state that
+        :func:`~lightning_saliency.network.undisturbed.undisturbed` describes.
+
+    Raises:
+        InputError: the images or the model cannot be used.
+        ModelError: the model has layers without weights.
+    """
+    check_image(image)
+    check_model(model, image)
+    with undisturbed(model):
+        yield image.detach().clone()
 
 
 def check_image(image: object) -> None:
