@@ -8,7 +8,14 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError, ModelError
 
-__all__ = ["Target", "class_logits", "class_scores", "predicted_classes", "target_classes"]
+__all__ = [
+    "Target",
+    "all_class_scores",
+    "class_logits",
+    "class_scores",
+    "predicted_classes",
+    "target_classes",
+]
 
 Target: TypeAlias = "int | Sequence[int] | Tensor | Literal['predicted'] | Callable[..., Tensor]"
 """What is explained: a class index for all images, one for each image (a sequence or an integer
@@ -89,11 +96,22 @@ def class_scores(output: object, target: Target) -> Tensor:
                 f"shape ({'N' if count is None else count},), but it returned {came}."
             )
         return scores
+    scores = all_class_scores(output)
+    return scores.gather(1, target_classes(scores, target)[:, None]).squeeze(1)
+
+
+def all_class_scores(output: object) -> Tensor:
+    """Return the score of every class, shape (N, classes): what :func:`class_scores` gives for it.
+
+    Args:
+        output: what the model returned for N images.
+
+    Raises:
+        ModelError: there are no logits in the output.
+    """
     logits = class_logits(output)
-    classes = target_classes(logits, target)
-    scores = logits.gather(1, classes[:, None]).squeeze(1)
     # Undo the halving of class_logits: the score of a single unit is what the unit puts out.
-    return 2 * scores if _is_single_unit(output) else scores
+    return 2 * logits if _is_single_unit(output) else logits
 
 
 def _is_single_unit(output: object) -> bool:
@@ -132,17 +150,7 @@ def target_classes(logits: Tensor, target: Target) -> Tensor:
         if target != "predicted":
             raise InputError(f"Expected a class index or 'predicted' as target, got '{target}'.")
         return logits.argmax(1)
-    if target is None or isinstance(target, bool):
-        raise InputError(
-            f"Expected a class index, one for each image, or 'predicted' as target, got {target}."
-        )
-    wanted = torch.as_tensor(target, device=logits.device)
-    if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
-        raise InputError(
-            f"Expected class indices (integers) as target, got {wanted.dtype}. For one-hot or "
-            "soft labels pass labels.argmax(1); to explain something else than a class pass a "
-            "callable."
-        )
+    wanted = _class_indices(target, logits.device)
     if wanted.dim() == 0:
         wanted = wanted.expand(count)
     if wanted.shape != (count,):
@@ -158,3 +166,24 @@ def target_classes(logits: Tensor, target: Target) -> Tensor:
             f"got {int(wanted[outside][0])}."
         )
     return wanted
+
+
+def _class_indices(target: object, device: torch.device) -> Tensor:
+    if target is None or isinstance(target, bool):
+        raise InputError(
+            f"Expected a class index, one for each image, or 'predicted' as target, got {target}."
+        )
+    try:
+        # A clone, because labels that came under inference mode cannot be part of a graph.
+        indices = torch.as_tensor(target, device=device).clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Expected class indices (integers) as target, got {target!r} ({error})."
+        ) from error
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise InputError(
+            f"Expected class indices (integers) as target, got {indices.dtype}. For one-hot or "
+            "soft labels pass labels.argmax(1); to explain something else than a class pass a "
+            "callable."
+        )
+    return indices

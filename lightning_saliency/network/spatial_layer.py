@@ -63,7 +63,8 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     ]
     try:
         with torch.enable_grad():
-            output = model(image[:1].clone().requires_grad_())
+            # The second clone: a model that writes into its input may not write into a leaf.
+            output = model(image[:1].clone().requires_grad_().clone())
     finally:
         for handle in handles:
             handle.remove()

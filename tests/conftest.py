@@ -1,0 +1,17 @@
+"""What every test gets: one thread, and a check that it left the global state as it was."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from traces import differences, global_flags
+
+# Many small operations: more threads only wait for one another.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _global_state_is_left_alone() -> Iterator[None]:
+    before = global_flags()
+    yield
+    assert differences(before, global_flags()) == []
