@@ -3,5 +3,6 @@
 from lightning_saliency.attribution.grad_cam import GradCAM
 from lightning_saliency.attribution.gradient import Gradient
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.rise import RISE, RISEEstimate
 
-__all__ = ["AttributionMethod", "GradCAM", "Gradient"]
+__all__ = ["AttributionMethod", "GradCAM", "Gradient", "RISE", "RISEEstimate"]

@@ -1,0 +1,127 @@
+"""From the scores of masked images to a map: the average that RISE takes over its masks."""
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.image.random_mask import MaskBlock
+
+__all__ = ["MaskAverage", "rank_correlation"]
+
+
+class MaskAverage:
+    """The mean over masks of score x mask, gathered block by block, in two halves.
+
+    Only sums are kept, so the memory does not grow with the number of masks. The blocks go to one
+    half and the other in turn; how well the maps of the halves agree says how much noise there is.
+
+    Args:
+        halves: False keeps one sum for all masks, which takes half the memory.
+    """
+
+    def __init__(self, halves: bool = True) -> None:
+        self._halves = halves
+        self._counts: list[int] = []
+        self._reference: Tensor
+        self._scores: Tensor
+        self._masks: Tensor
+        self._weighted: Tensor
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks were added."""
+        return len(self._counts)
+
+    @property
+    def num_masks(self) -> int:
+        """How many masks were added."""
+        return sum(self._counts)
+
+    def add(self, scores: Tensor, block: MaskBlock) -> None:
+        """Add the scores of a block of masks.
+
+        Args:
+            scores: (N, K, M), K scores of each image under each of the M masks.
+            block: the masks.
+        """
+        if not self._counts:
+            self._begin(scores, block)
+        half = self.num_blocks % len(self._weighted)
+        self._counts.append(len(block))
+        # Scores near their mean keep the sums small, and with them the rounding errors.
+        deviations = scores - self._reference[..., None]
+        self._weighted[half] += block.weighted_sum(deviations)
+        self._scores[half] += deviations.sum(-1)
+        self._masks[half] += block.weighted_sum(torch.ones_like(scores[0, 0]))
+
+    def _begin(self, scores: Tensor, block: MaskBlock) -> None:
+        self._reference = scores.mean(-1)
+        parts = 2 if self._halves else 1
+        size = (block.upsampling.vertical.shape[1], block.upsampling.horizontal.shape[1])
+        self._scores = scores.new_zeros(parts, *scores.shape[:2])
+        self._masks = scores.new_zeros(parts, *size)
+        self._weighted = scores.new_zeros(parts, *scores.shape[:2], *size)
+
+    def mean(self, centred: bool, half: int | None = None) -> Tensor:
+        """Return the mean over the masks of score x mask, for each pixel.
+
+        Args:
+            centred: take mean((score - mean score) x mask) instead: the covariance of the score
+                with the mask.
+            half: 0 or 1 for the masks of one half, None for all.
+
+        Returns:
+            (N, K, H, W).
+        """
+        if half is None and len(self._weighted) > 1:
+            count = self.num_masks
+            scores, masks, weighted = self._scores.sum(0), self._masks.sum(0), self._weighted.sum(0)
+        else:
+            part = half or 0
+            count = sum(self._counts[part :: len(self._weighted)])
+            scores, masks, weighted = self._scores[part], self._masks[part], self._weighted[part]
+        level = -scores / count if centred else self._reference
+        return torch.addcmul(weighted, level[..., None, None], masks).div_(count)
+
+    def split_half(self, centred: bool) -> Tensor:
+        """Return the Spearman correlation between the maps of the two halves, shape (N, K).
+
+        NaN if only one half has masks, or a map is constant.
+
+        Args:
+            centred: as for :meth:`mean`.
+        """
+        if self.num_blocks < 2:
+            return torch.full_like(self._reference, torch.nan)
+        return rank_correlation(self.mean(centred, 0).flatten(2), self.mean(centred, 1).flatten(2))
+
+    def select(self, images: Tensor) -> "MaskAverage":
+        """Return the sums of some of the images.
+
+        Args:
+            images: bool, (N,).
+        """
+        chosen = MaskAverage(self._halves)
+        chosen._counts = list(self._counts)
+        chosen._masks = self._masks
+        chosen._reference = self._reference[images]
+        chosen._scores = self._scores[:, images]
+        chosen._weighted = self._weighted[:, images]
+        return chosen
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Return Spearman's correlation along the last dimension; NaN where one side is constant.
+
+    Args:
+        first: (..., n); equal values are ranked in any order, so there should be few of them.
+        second: (..., n).
+
+    Returns:
+        (...).
+    """
+    ranks = [values.argsort(-1).argsort(-1).to(values.dtype) for values in (first, second)]
+    middle = (first.shape[-1] - 1) / 2
+    products = (ranks[0] - middle) * (ranks[1] - middle)
+    correlation = products.mean(-1) / ((first.shape[-1] ** 2 - 1) / 12)
+    constant = (first.amax(-1) == first.amin(-1)) | (second.amax(-1) == second.amin(-1))
+    return correlation.masked_fill(constant, torch.nan)

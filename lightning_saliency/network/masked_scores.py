@@ -1,0 +1,70 @@
+"""Score many masked versions of images."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.errors import ModelError
+from lightning_saliency.network.batching import Batches
+
+__all__ = ["masked_scores"]
+
+
+def masked_scores(
+    model: nn.Module,
+    image: Tensor,
+    masks: Tensor,
+    score: Callable[[object, Tensor], Tensor],
+    batches: Batches,
+    autocast: bool = False,
+) -> Tensor:
+    """Return the scores of each image times each mask.
+
+    No more than one batch of masked images is in memory at a time. Call this inside
+    :func:`~lightning_saliency.network.undisturbed.undisturbed` and ``torch.no_grad()``.
+
+    Args:
+        model: takes images and returns something that ``score`` understands.
+        image: (N, C, H, W).
+        masks: (M, 1, H, W), shared by the images.
+        score: takes the model's output for some masked images, and for each of them which of the
+            N images it was made of (int64); returns its K scores, (rows, K).
+        batches: how many masked images go through the model at once.
+        autocast: run the model under autocast to bfloat16.
+
+    Returns:
+        (N, K, M), float32 at least.
+
+    Raises:
+        ModelError: the model did not return one row for each masked image.
+    """
+    masks = masks.to(image.dtype)
+
+    def work(batch: slice) -> Tensor:
+        rows = torch.arange(batch.start, batch.stop, device=image.device)
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=autocast):
+            output = model(_masked(image, masks, batch))
+        scores = score(output, rows // len(masks))
+        if len(scores) != len(rows):
+            raise ModelError(
+                f"Expected the model to return one row of scores for each of the {len(rows)} "
+                f"images of a batch, but it returned {len(scores)}."
+            )
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    scores = torch.cat(batches.run(work, len(image) * len(masks)))
+    return scores.reshape(len(image), len(masks), -1).mT
+
+
+def _masked(image: Tensor, masks: Tensor, batch: slice) -> Tensor:
+    """Return a slice of the list of all images under all masks, image by image."""
+    masked = image.new_empty(batch.stop - batch.start, *image.shape[1:])
+    start = batch.start
+    while start < batch.stop:
+        owner, first = divmod(start, len(masks))
+        stop = min(batch.stop, (owner + 1) * len(masks))
+        some = masks[first : first + stop - start]
+        torch.mul(image[owner], some, out=masked[start - batch.start : stop - batch.start])
+        start = stop
+    return masked
