@@ -1,0 +1,55 @@
+"""Numbers about saliency maps: how alike they are, how far they moved, what they lie on."""
+
+from lightning_saliency.metrics.comparable import comparable, degenerate
+from lightning_saliency.metrics.drift import (
+    MEASURES,
+    NO_DRIFT,
+    SaliencyDrift,
+    calibrated_drift,
+    chance_drift,
+    drift_amount,
+    mean_drift,
+    sample_drift,
+)
+from lightning_saliency.metrics.localisation import (
+    energy_inside,
+    rank_accuracy,
+    region_area,
+    region_mass,
+    top10_region_iou,
+)
+from lightning_saliency.metrics.map_similarity import (
+    center_shift,
+    log2_norm_ratio,
+    spearman,
+    ssim,
+    top10,
+    top10_iou,
+)
+from lightning_saliency.metrics.pointing_game import PointingGame, pointing_hit
+
+__all__ = [
+    "MEASURES",
+    "NO_DRIFT",
+    "PointingGame",
+    "SaliencyDrift",
+    "calibrated_drift",
+    "center_shift",
+    "chance_drift",
+    "comparable",
+    "degenerate",
+    "drift_amount",
+    "energy_inside",
+    "log2_norm_ratio",
+    "mean_drift",
+    "pointing_hit",
+    "rank_accuracy",
+    "region_area",
+    "region_mass",
+    "sample_drift",
+    "spearman",
+    "ssim",
+    "top10",
+    "top10_iou",
+    "top10_region_iou",
+]

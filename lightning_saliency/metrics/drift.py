@@ -1,0 +1,207 @@
+"""How far saliency maps have moved from earlier maps of the same images.
+
+Drift by itself says little: a method with chance in it moves a little on unchanged weights, and
+maps of different images may be alike to begin with. So it can also be given relative to both, see
+:func:`calibrated_drift`.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from lightning_saliency.metrics.comparable import comparable, degenerate, widen
+from lightning_saliency.metrics.map_similarity import (
+    center_shift,
+    log2_norm_ratio,
+    spearman,
+    ssim,
+    top10_iou,
+)
+
+__all__ = [
+    "MEASURES",
+    "NO_DRIFT",
+    "SaliencyDrift",
+    "calibrated_drift",
+    "chance_drift",
+    "drift_amount",
+    "mean_drift",
+    "sample_drift",
+]
+
+_Number = TypeVar("_Number", float, Tensor)
+
+MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {
+        "top10_iou": top10_iou,
+        "spearman": spearman,
+        "ssim": ssim,
+        "center_shift": center_shift,
+        "log2_norm_ratio": log2_norm_ratio,
+    }
+)
+"""The measures by the names under which they are logged."""
+
+NO_DRIFT: Mapping[str, float] = MappingProxyType(
+    {"top10_iou": 1.0, "spearman": 1.0, "ssim": 1.0, "center_shift": 0.0, "log2_norm_ratio": 0.0}
+)
+"""What each measure gives for equal maps, exactly."""
+
+
+def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str, Tensor]:
+    """Compare each map with the reference of the same image, by all measures.
+
+    Args:
+        current: (N, 1, H, W), floating point.
+        reference: maps of the same images; (N, 1, H, W), or already made comparable.
+        size: compare at no more than this many pixels on the longer side.
+
+    Returns:
+        For each name of :data:`MEASURES` (N,), on the maps' device. All of them are NaN where one
+        of the two maps is degenerate, none elsewhere.
+
+    Raises:
+        InputError: these are no maps, or they differ in number, aspect ratio or device.
+    """
+    current, reference = comparable(current, size), comparable(reference, size)
+    return {name: measure(current, reference) for name, measure in MEASURES.items()}
+
+
+def mean_drift(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Average over the samples that could be compared.
+
+    Args:
+        values: from :func:`sample_drift`, for all samples or some of them.
+
+    Returns:
+        For each measure its mean over the samples without NaN, and ``degenerate_frac``, the
+        fraction of samples with NaN; float32, no dimensions. A mean over no sample is NaN.
+    """
+    means = {
+        name: widen(value).nanmean().float().to(value.device) for name, value in values.items()
+    }
+    missing = torch.stack([value.isnan() for value in values.values()]).any(0)
+    return {**means, "degenerate_frac": missing.float().mean()}
+
+
+def chance_drift(maps: Tensor, size: int = 64) -> dict[str, Tensor]:
+    """Compare each map with that of the next sample: what no relation at all would give.
+
+    Args:
+        maps: (N, 1, H, W), one explanation of different images by one method.
+        size: compare at no more than this many pixels on the longer side.
+
+    Returns:
+        For each name of :data:`MEASURES` (M,), where M is the number of maps that are not
+        degenerate, 0 if there is only one.
+
+    Raises:
+        InputError: these are no maps.
+    """
+    maps = comparable(maps, size)
+    maps = maps[~degenerate(maps)]
+    if len(maps) == 1:
+        maps = maps[:0]
+    return sample_drift(maps, maps.roll(1, 0), size)
+
+
+def drift_amount(measure: str, value: _Number) -> _Number:
+    """Turn a measure's value into one that is 0 for equal maps and larger the more they differ.
+
+    That is 1 - value for the similarities, the value itself for ``center_shift``, and the
+    magnitude for ``log2_norm_ratio``. Alarms watch this.
+
+    Args:
+        measure: a name of :data:`MEASURES`.
+        value: what it gave.
+    """
+    return abs(NO_DRIFT[measure] - value)
+
+
+def calibrated_drift(
+    values: Mapping[str, Tensor],
+    chance: Mapping[str, Tensor],
+    noise: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Give drift relative to the method's own noise and to chance.
+
+    With the :func:`drift_amount` d: max(0, d - d_noise) / (d_chance - d_noise). 0 is what running
+    the method twice on the same weights gives, 1 is as different as the map of another image.
+
+    Args:
+        values: means from :func:`mean_drift`; more names than the measures may be in it.
+        chance: means of :func:`chance_drift`, of the same explanation.
+        noise: means of the drift between two runs on the same weights with different seeds; None
+            for a method without chance in it.
+
+    Returns:
+        A number >= 0 for each measure but ``log2_norm_ratio``, for which chance has no meaning;
+        NaN where noise moves the maps as far as chance does, so that nothing can be said.
+    """
+    relative = {}
+    for name in MEASURES:
+        if name != "log2_norm_ratio":
+            amount, most = drift_amount(name, values[name]), drift_amount(name, chance[name])
+            least = torch.zeros_like(most) if noise is None else drift_amount(name, noise[name])
+            share = (amount - least).clamp_min(0) / (most - least)
+            relative[name] = share.where(most > least, torch.nan)
+    return relative
+
+
+class SaliencyDrift(Metric):
+    """Mean drift of saliency maps over samples, batches and processes.
+
+    ``update(current, reference)`` takes maps of the same images from two times; ``compute()``
+    returns what :func:`mean_drift` does, for the samples of all batches and processes.
+
+    Args:
+        size: compare at no more than this many pixels on the longer side.
+        kwargs: what every ``torchmetrics.Metric`` takes, for instance ``sync_on_compute``.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.arange(16.0).reshape(1, 1, 4, 4)
+        >>> drift = SaliencyDrift()
+        >>> drift.update(maps, maps.flip(2))
+        >>> drift.compute()["spearman"]
+        tensor(-0.8824)
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    def __init__(self, size: int = 64, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+        for name in MEASURES:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, current: Tensor, reference: Tensor) -> None:
+        """Compare a batch of maps with the references of the same images.
+
+        Args:
+            current: (N, 1, H, W), floating point; N may be 0.
+            reference: (N, 1, H, W), or already made comparable.
+
+        Raises:
+            InputError: these are no maps, or they differ in number, aspect ratio or device.
+        """
+        for name, values in sample_drift(current, reference, self.size).items():
+            getattr(self, name).append(values.to(self.device, torch.float32))
+
+    @property
+    def per_sample(self) -> dict[str, Tensor]:
+        """The values of :func:`sample_drift` of this process, in the order of the updates."""
+        states = {name: getattr(self, name) for name in MEASURES}
+        none = torch.zeros(0, device=self.device)
+        return {name: dim_zero_cat(state) if len(state) else none for name, state in states.items()}
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the mean of each measure, and ``degenerate_frac``; see :func:`mean_drift`."""
+        return mean_drift(self.per_sample)

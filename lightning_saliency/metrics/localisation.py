@@ -1,0 +1,189 @@
+"""How much of a saliency map lies on a region: an object, or a place that should not matter.
+
+The functions take maps (N, 1, H, W) and regions, bool, (N, 1, H, W) or (1, 1, H, W) for one region
+in all images, and return (N,). They have in common:
+
+- A degenerate map (constant, all zero, not finite) gives NaN; so does a region without a pixel,
+  except in :func:`region_mass`, where it holds 0.
+- A map that knows nothing of the region has about its :func:`region_area` in
+  :func:`energy_inside`, :func:`region_mass` and :func:`rank_accuracy`: they mean something only
+  beside it.
+- What becomes of negative values, each function says.
+
+Whether the largest value lies on the region is in
+:mod:`~lightning_saliency.metrics.pointing_game`.
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.metrics.comparable import check_maps, degenerate, widen
+from lightning_saliency.metrics.map_similarity import top10
+
+__all__ = [
+    "check_regions",
+    "energy_inside",
+    "rank_accuracy",
+    "region_area",
+    "region_mass",
+    "top10_region_iou",
+]
+
+
+def energy_inside(maps: Tensor, regions: Tensor, subtract_minimum: bool = False) -> Tensor:
+    """Return the share of the positive values that lies in the region; negative ones count as 0.
+
+    Known as the energy-based pointing game (Wang et al. Score-CAM. CVPR workshops 2020,
+    arXiv:1910.01279) and as relevance mass accuracy (Arras, Osman, Samek. CLEVR-XAI. Information
+    Fusion 2022, arXiv:2003.07258).
+
+    Args:
+        maps: (N, 1, H, W), floating point.
+        regions: (N, 1, H, W) or (1, 1, H, W), bool.
+        subtract_minimum: subtract each map's minimum first. For maps with a large value everywhere,
+            such as RISE's, of which the share is otherwise the region's area whatever they show.
+
+    Returns:
+        (N,), in [0, 1]; NaN for a degenerate map, one without a positive value, an empty region.
+
+    Raises:
+        InputError: these are no maps and regions, or they do not fit together.
+    """
+    values, inside = _pixels(maps, regions)
+    if subtract_minimum:
+        values = values - values.amin(1, keepdim=True)
+    share = _share(values.clamp_min(0), inside)
+    return _result(share, maps, inside.any(1))
+
+
+def region_mass(maps: Tensor, regions: Tensor, subtract_minimum: bool = False) -> Tensor:
+    """Return the share of the map's magnitude that lies in the region.
+
+    Evidence against the class counts like evidence for it: both show that the network uses the
+    region. For maps without negative values this is :func:`energy_inside`.
+
+    Args:
+        maps: (N, 1, H, W), floating point.
+        regions: (N, 1, H, W) or (1, 1, H, W), bool.
+        subtract_minimum: subtract each map's minimum first; see :func:`energy_inside`.
+
+    Returns:
+        (N,), in [0, 1], 0 for an empty region; NaN for a degenerate map.
+
+    Raises:
+        InputError: these are no maps and regions, or they do not fit together.
+    """
+    values, inside = _pixels(maps, regions)
+    if subtract_minimum:
+        values = values - values.amin(1, keepdim=True)
+    return _result(_share(values.abs(), inside), maps)
+
+
+def region_area(regions: Tensor) -> Tensor:
+    """Return the share of the picture that each region takes.
+
+    Args:
+        regions: (N, 1, H, W), bool.
+
+    Returns:
+        (N,), float32, in [0, 1].
+    """
+    return regions.flatten(1).float().mean(1)
+
+
+def rank_accuracy(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return the share of the K largest pixels that lies in the region of K pixels.
+
+    Relevance rank accuracy of Arras, Osman, Samek. CLEVR-XAI. Information Fusion 2022,
+    arXiv:2003.07258. The values are ordered with their sign. Where equal pixels compete for the
+    last places, the result is the mean over all ways to choose among them.
+
+    Args:
+        maps: (N, 1, H, W), floating point.
+        regions: (N, 1, H, W) or (1, 1, H, W), bool.
+
+    Returns:
+        (N,), in [0, 1]; NaN for a degenerate map or an empty region.
+
+    Raises:
+        InputError: these are no maps and regions, or they do not fit together.
+    """
+    values, inside = _pixels(maps, regions)
+    places = inside.sum(1, keepdim=True)
+    ordered = values.sort(1, descending=True).values
+    last = ordered.gather(1, (places - 1).clamp_min(0))
+    above, tied = values > last, values == last
+    left = (places - above.sum(1, keepdim=True)).to(values.dtype)
+    chosen = above + tied * (left / tied.sum(1, keepdim=True))
+    share = (chosen * inside).sum(1) / places[:, 0]
+    return _result(share, maps, inside.any(1))
+
+
+def top10_region_iou(maps: Tensor, regions: Tensor) -> Tensor:
+    """Return the overlap (intersection over union) of the tenth of largest pixels and the region.
+
+    The values are ordered with their sign;
+    :func:`~lightning_saliency.metrics.map_similarity.top10` says what happens to ties.
+
+    Args:
+        maps: (N, 1, H, W), floating point.
+        regions: (N, 1, H, W) or (1, 1, H, W), bool.
+
+    Returns:
+        (N,), in [0, 1]; NaN for a degenerate map or an empty region.
+
+    Raises:
+        InputError: these are no maps and regions, or they do not fit together.
+    """
+    values, inside = _pixels(maps, regions)
+    largest = top10(maps).flatten(1).to(values.device)
+    shared = (largest & inside).sum(1).to(values.dtype)
+    return _result(shared / (largest | inside).sum(1), maps, inside.any(1))
+
+
+def check_regions(maps: Tensor, regions: object) -> Tensor:
+    """Raise unless there is a region for each map; return one for each.
+
+    Args:
+        maps: (N, 1, H, W), floating point.
+        regions: should be (N, 1, H, W) or (1, 1, H, W), bool, on the maps' device.
+
+    Returns:
+        (N, 1, H, W), bool.
+
+    Raises:
+        InputError: these are no maps and regions, or they do not fit together.
+    """
+    check_maps(maps)
+    if not isinstance(regions, Tensor) or regions.dtype != torch.bool:
+        came = regions.dtype if isinstance(regions, Tensor) else type(regions).__name__
+        raise InputError(f"Expected regions as a bool tensor, got {came}. Give regions > 0.5.")
+    one_for_all = (1, *maps.shape[1:])
+    if regions.shape not in (maps.shape, one_for_all) or regions.device != maps.device:
+        raise InputError(
+            f"Expected regions of shape {tuple(maps.shape)} or {one_for_all} on {maps.device}, "
+            f"like the maps, got {tuple(regions.shape)} on {regions.device}."
+        )
+    return regions.expand_as(maps)
+
+
+def _pixels(maps: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the maps in float64 and the regions, both (N, H * W), on one device."""
+    regions = check_regions(maps, regions)
+    values = widen(maps).flatten(1)
+    return values, regions.flatten(1).to(values.device)
+
+
+def _share(values: Tensor, inside: Tensor) -> Tensor:
+    # NaN where the sum is 0.
+    return (values * inside).sum(1) / values.sum(1)
+
+
+def _result(share: Tensor, maps: Tensor, defined: Tensor | None = None) -> Tensor:
+    """Put NaN where nothing can be said, and give back the maps' device and a dtype like theirs."""
+    valid = ~degenerate(maps).to(share.device)
+    if defined is not None:
+        valid = valid & defined
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    return share.where(valid, torch.nan).to(dtype).to(maps.device)

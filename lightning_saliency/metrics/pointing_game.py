@@ -1,0 +1,167 @@
+"""The pointing game: does the largest value of a map lie on the object?
+
+Zhang, Lin, Brandt, Shen, Sclaroff. Top-down neural attention by excitation backprop. ECCV 2016,
+arXiv:1608.00507.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.metrics.comparable import check_maps, degenerate
+from lightning_saliency.metrics.localisation import check_regions
+
+__all__ = ["PointingGame", "largest_point", "pointing_hit"]
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def largest_point(maps: Tensor) -> Tensor:
+    """Return where each map is largest; among equal values the first, row by row.
+
+    The first pixel of an area where a map saturates is a corner of it: smooth such maps first.
+
+    Args:
+        maps: (N, 1, H, W), floating point.
+
+    Returns:
+        (N, 2), integer: row and column.
+
+    Raises:
+        InputError: ``maps`` are no maps.
+    """
+    check_maps(maps)
+    place = maps.detach().flatten(1).argmax(1)
+    return torch.stack((place // maps.shape[3], place % maps.shape[3]), dim=1)
+
+
+def pointing_hit(maps: Tensor, masks: Tensor, tolerance: float = 15) -> Tensor:
+    """Tell which maps have their largest value on the object or nearer to it than ``tolerance``.
+
+    Args:
+        maps: (N, 1, H, W), floating point. The published game resizes them to the original image.
+        masks: (N, 1, H, W) or (1, 1, H, W), bool: the object.
+        tolerance: distance in pixels, >= 0. The largest value hits if its distance to some pixel
+            of the object is smaller: with 1 it must be on the object, with 0 nothing hits. 15 is
+            meant for photographs of about 500 pixels; for smaller images take as much less.
+
+    Returns:
+        (N,), bool. A degenerate map (constant, all zero, not finite) points nowhere and misses,
+        and nothing hits an empty mask.
+
+    Raises:
+        InputError: these are no maps and masks, they do not fit together, or the tolerance is
+            negative.
+    """
+    if not tolerance >= 0:
+        raise InputError(f"Expected a tolerance of 0 pixels or more, got {tolerance}.")
+    masks = check_regions(maps, masks)
+    point = largest_point(maps)[:, :, None, None]
+    rows = torch.arange(maps.shape[2], device=maps.device)[:, None]
+    columns = torch.arange(maps.shape[3], device=maps.device)
+    squared_distance = (rows - point[:, 0]) ** 2 + (columns - point[:, 1]) ** 2
+    near = squared_distance < tolerance**2
+    return (near & masks[:, 0]).flatten(1).any(1) & ~degenerate(maps)
+
+
+class PointingGame(Metric):
+    """Accuracy of pointing at objects, over batches and processes.
+
+    The game is played once for each class in an image: ``update(maps, masks, classes)`` takes the
+    map that explains the class and the mask of all its objects. The accuracy of a class is its
+    hits over its hits and misses; a class that never occurred has 0 and counts in the mean, which
+    is how published figures are computed. :func:`pointing_hit` says what hits.
+
+    Args:
+        num_classes: number of classes of the dataset.
+        tolerance: in pixels, see :func:`pointing_hit`.
+        average: ``"macro"`` for the mean over the classes, ``"none"`` for each class.
+        kwargs: what every ``torchmetrics.Metric`` takes.
+
+    Attributes:
+        hits: (num_classes,), integer.
+        misses: (num_classes,), integer.
+
+    Raises:
+        InputError: ``num_classes`` is below 1, ``average`` unknown, or the tolerance negative.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.zeros(2, 1, 8, 8)
+        >>> maps[:, :, 2, 2] = 1.0
+        >>> masks = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+        >>> masks[0, :, 3:, 3:] = True
+        >>> masks[1, :, 6:, 6:] = True
+        >>> game = PointingGame(num_classes=2, tolerance=3)
+        >>> game.update(maps, masks, torch.tensor([0, 1]))
+        >>> game.compute()
+        tensor(0.5000)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    hits: Tensor
+    misses: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        tolerance: float = 15,
+        average: Literal["macro", "none"] = "macro",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise InputError(f"Expected num_classes to be at least 1, got {num_classes}.")
+        if not tolerance >= 0:
+            raise InputError(f"Expected a tolerance of 0 pixels or more, got {tolerance}.")
+        if average not in ("macro", "none"):
+            raise InputError(f"Expected average to be 'macro' or 'none', got '{average}'.")
+        self.num_classes = num_classes
+        self.tolerance = tolerance
+        self.average = average
+        for state in ("hits", "misses"):
+            none = torch.zeros(num_classes, dtype=torch.long)
+            self.add_state(state, default=none, dist_reduce_fx="sum")
+
+    def update(self, maps: Tensor, masks: Tensor, classes: Tensor) -> None:
+        """Play the game for a batch.
+
+        Args:
+            maps: (N, 1, H, W), floating point, at the size of the masks; N may be 0.
+            masks: (N, 1, H, W), bool: the objects of the class in the image.
+            classes: (N,), integer, in [0, num_classes): the class that each map explains.
+
+        Raises:
+            InputError: these do not fit together, or a class is out of range.
+        """
+        hit = pointing_hit(maps, masks, self.tolerance)
+        self._check_classes(classes, len(hit))
+        classes = classes.to(hit.device)
+        hits = classes[hit].bincount(minlength=self.num_classes)
+        self.hits = self.hits + hits.to(self.hits.device)
+        misses = classes[~hit].bincount(minlength=self.num_classes)
+        self.misses = self.misses + misses.to(self.misses.device)
+
+    def compute(self) -> Tensor:
+        """Return the accuracy, float32: no dimensions, or (num_classes,) for ``"none"``."""
+        accuracy = self.hits / (self.hits + self.misses).clamp_min(1)
+        return accuracy.mean() if self.average == "macro" else accuracy
+
+    def _check_classes(self, classes: object, count: int) -> None:
+        if not isinstance(classes, Tensor) or classes.dtype not in _INTEGERS:
+            came = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+            raise InputError(f"Expected classes as an integer tensor ({count},), got {came}.")
+        if classes.shape != (count,):
+            raise InputError(
+                f"Expected one class for each of {count} maps, got shape {tuple(classes.shape)}."
+            )
+        outside = classes[(classes < 0) | (classes >= self.num_classes)]
+        if len(outside) > 0:
+            raise InputError(
+                f"Expected classes from 0 to {self.num_classes - 1}, got {int(outside[0])}."
+            )
