@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
     from lightning_saliency.network.score import Target
 
-__all__ = ["AttributionMethod", "check_image", "guarded"]
+__all__ = [
+    "AttributionMethod",
+    "check_image",
+    "check_model",
+    "guarded",
+    "require_python_model",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ class Capture:
 
     @property
     def activation(self) -> Tensor:
-        """The layer's output, of whatever shape it has; it is part of the graph of the score.
+        """The layer's output, of whatever shape; it is part of the graph of the score.
 
         Raises:
             LayerError: the layer did not run, ran several times, or put out no single tensor.

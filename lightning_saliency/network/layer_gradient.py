@@ -9,7 +9,7 @@ from lightning_saliency.errors import ModelError
 from lightning_saliency.network.activation import capture
 from lightning_saliency.network.score import Target, class_scores
 
-__all__ = ["layer_gradient"]
+__all__ = ["layer_gradient", "score_gradient"]
 
 
 def layer_gradient(

@@ -1,0 +1,401 @@
+"""The names that users rely on: there, documented, and called as promised."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torchmetrics
+from package_source import FILES, PACKAGE, module_name
+
+import lightning_saliency
+from lightning_saliency.attribution import AttributionMethod
+
+MODULES = {module_name(path): path for path in FILES}
+PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+
+every_module = pytest.mark.parametrize("module", MODULES)
+
+
+def public_names(module: str) -> list[str]:
+    return list(getattr(importlib.import_module(module), "__all__", []))
+
+
+def importable_modules() -> Iterator[str]:
+    """Yield the modules that can be imported, so that a broken one fails its own test only."""
+    for module in MODULES:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            continue
+        yield module
+
+
+def public_objects() -> Iterator[tuple[str, Any]]:
+    """Yield the public functions and classes once each, by the full name of their definition."""
+    for module in importable_modules():
+        for name in public_names(module):
+            found = getattr(importlib.import_module(module), name, None)
+            defined_here = getattr(found, "__module__", None) == module
+            if defined_here and (inspect.isclass(found) or inspect.isroutine(found)):
+                yield f"{module.removeprefix(PACKAGE + '.')}.{name}", found
+
+
+def public_callables() -> Iterator[tuple[str, Any]]:
+    """Yield the public functions and methods, without what a class inherits."""
+    for name, found in public_objects():
+        if not inspect.isclass(found):
+            yield name, found
+            continue
+        for attribute, member in vars(found).items():
+            function = member.fget if isinstance(member, property) else member
+            function = getattr(function, "__func__", function)
+            if not attribute.startswith("_") and inspect.isfunction(function):
+                yield f"{name}.{attribute}", function
+
+
+OBJECTS = dict(public_objects())
+CALLABLES = dict(public_callables())
+every_object = pytest.mark.parametrize("name", OBJECTS)
+every_callable = pytest.mark.parametrize("name", CALLABLES)
+
+
+@every_module
+def test_can_be_imported(module: str) -> None:
+    importlib.import_module(module)
+
+
+# --- __all__ ----------------------------------------------------------------------------------
+
+
+@every_module
+def test_all_is_sorted_and_its_names_exist(module: str) -> None:
+    names = public_names(module)
+    assert names == sorted(names)
+    assert len(set(names)) == len(names)
+    loaded = importlib.import_module(module)
+    assert [name for name in names if not hasattr(loaded, name)] == []
+
+
+@every_module
+def test_all_lists_what_the_module_defines(module: str) -> None:
+    path = MODULES[module]
+    if path.name == "__init__.py":
+        return
+    defined = [name for name in _defined_in(path) if not name.startswith("_")]
+    assert [name for name in defined if name not in public_names(module)] == []
+
+
+def _defined_in(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+
+
+@pytest.mark.parametrize(
+    ("package", "kind"),
+    [
+        ("attribution", AttributionMethod),
+        ("callbacks", pl.Callback),
+        ("metrics", torchmetrics.Metric),
+    ],
+)
+def test_packages_export_every_one_of_their_kind(package: str, kind: type) -> None:
+    exported = public_names(f"{PACKAGE}.{package}")
+    concrete = {
+        name.rpartition(".")[2]
+        for name, found in OBJECTS.items()
+        if name.startswith(f"{package}.")
+        and inspect.isclass(found)
+        and issubclass(found, kind)
+        and not inspect.isabstract(found)
+    }
+    assert concrete <= set(exported)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_only_gather_names(package: str) -> None:
+    body = ast.parse(MODULES[package].read_text()).body
+    assert ast.get_docstring(ast.Module(body, [])) is not None
+    gathered = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
+    assert [type(node).__name__ for node in body if not isinstance(node, gathered)] == []
+
+
+def test_the_top_has_the_callbacks() -> None:
+    callbacks = set(public_names(f"{PACKAGE}.callbacks"))
+    assert set(lightning_saliency.__all__) - {"__version__"} == callbacks
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", lightning_saliency.__version__)
+
+
+# --- docstrings -------------------------------------------------------------------------------
+
+
+@every_module
+def test_modules_have_a_docstring(module: str) -> None:
+    assert importlib.import_module(module).__doc__
+
+
+@every_object
+def test_functions_and_classes_have_a_docstring(name: str) -> None:
+    found = OBJECTS[name]
+    # A dataclass without one is given its signature as docstring.
+    assert found.__doc__
+    assert not found.__doc__.startswith(f"{found.__name__}(")
+
+
+@every_callable
+def test_methods_have_a_docstring_of_their_own_or_inherit_one(name: str) -> None:
+    found = CALLABLES[name]
+    owner = OBJECTS.get(name.rpartition(".")[0])
+    documented = inspect.getdoc(getattr(owner, found.__name__, found) if owner else found)
+    assert documented
+
+
+def _mentions_tensor(annotation: object) -> bool:
+    return bool(re.search(r"\bTensor\b", str(annotation)))
+
+
+# "(N, C, H, W)", "(N,)", "(N, classes)": at least one capital and a comma in parentheses.
+SHAPE = re.compile(
+    r"\([^()]*[A-Z][^()]*,[^()]*\)|\([a-z0-9*]+, [^()]*\)|any shape|same shape|scalar"
+)
+
+
+@every_callable
+def test_functions_on_tensors_give_shapes(name: str) -> None:
+    function = CALLABLES[name]
+    if not any(map(_mentions_tensor, inspect.get_annotations(function).values())):
+        return
+    owner = OBJECTS.get(name.rpartition(".")[0])
+    texts = [function.__doc__, owner and owner.__doc__]
+    # An override keeps the promise of what it overrides.
+    texts += [
+        getattr(cls, function.__name__, None).__doc__ for cls in getattr(owner, "__mro__", ())
+    ]
+    found = any(SHAPE.search(text) for text in texts if text)
+    assert found, f"{name} takes or returns tensors, of which shape?"
+
+
+@every_object
+def test_every_argument_is_described(name: str) -> None:
+    found = OBJECTS[name]
+    if inspect.isclass(found):
+        if not (dataclasses.is_dataclass(found) or "__init__" in vars(found)):
+            return
+        lines = [cls.__doc__ or "" for cls in found.__mro__ if cls.__module__.startswith(PACKAGE)]
+    else:
+        lines = [found.__doc__ or ""]
+    described = " ".join(lines)
+    parameters = [p for p in inspect.signature(found).parameters if not p.startswith("_")]
+    assert [p for p in parameters if not re.search(rf"\b{re.escape(p)}\b", described)] == []
+
+
+@every_callable
+def test_raised_errors_are_listed(name: str) -> None:
+    function = CALLABLES[name]
+    raised = _raised_in(function)
+    assert [error for error in raised if error not in (function.__doc__ or "")] == []
+
+
+def _raised_in(function: Any) -> list[str]:
+    tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(inspect.unwrap(function))))
+    calls = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    names = [call.func.id for call in calls if _is_named_call(call)]  # type: ignore[attr-defined]
+    return sorted({name for name in names if name.endswith("Error")})
+
+
+def _is_named_call(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+# --- names and signatures that are fixed ------------------------------------------------------
+
+REQUIRED = inspect.Parameter.empty
+ANY = object()
+"""There is a default, and it may change."""
+
+GRADIENT_LIKE: dict[str, Any] = {
+    "model": REQUIRED,
+    "input": REQUIRED,
+    "target": REQUIRED,
+    "saliency_layer": "",
+    "resize": False,
+    "resize_mode": "bilinear",
+    "smooth": 0.0,
+}
+FUNCTIONS: dict[str, dict[str, Any]] = {
+    "attribution.gradient.gradient": GRADIENT_LIKE,
+    "attribution.deconvnet.deconvnet": GRADIENT_LIKE,
+    "attribution.guided_backprop.guided_backprop": GRADIENT_LIKE,
+    "attribution.grad_cam.grad_cam": GRADIENT_LIKE,
+    "attribution.linear_approx.linear_approx": GRADIENT_LIKE,
+    "attribution.excitation_backprop.excitation_backprop": GRADIENT_LIKE,
+    "attribution.excitation_backprop.contrastive_excitation_backprop": {
+        **GRADIENT_LIKE,
+        "contrast_layer": REQUIRED,
+        "classifier_layer": None,
+    },
+    "attribution.rise.rise": {
+        "model": REQUIRED,
+        "input": REQUIRED,
+        "num_masks": ANY,
+        "num_cells": 7,
+        "p": 0.5,
+        "batch_size": ANY,
+        "seed": 0,
+        "resize": False,
+    },
+    "attribution.rise.rise_class": {
+        "model": REQUIRED,
+        "input": REQUIRED,
+        "target": REQUIRED,
+        "num_masks": ANY,
+        "num_cells": 7,
+        "p": 0.5,
+        "batch_size": ANY,
+        "seed": 0,
+        "resize": False,
+    },
+    "attribution.extremal_perturbation.extremal_perturbation": {
+        "model": REQUIRED,
+        "input": REQUIRED,
+        "target": REQUIRED,
+        "areas": (0.1,),
+        "perturbation": "blur",
+        "max_iter": ANY,
+        "num_levels": 8,
+        "step": ANY,
+        "sigma": ANY,
+        "jitter": True,
+        "variant": "preserve",
+        "reward_func": ANY,
+        "debug": False,
+    },
+    "benchmark.get_example_data": {"arch": ANY},
+    "benchmark.plot_example": {
+        "input": REQUIRED,
+        "saliency": REQUIRED,
+        "method": REQUIRED,
+        "category_id": REQUIRED,
+        "save_path": None,
+        "show_plot": False,
+    },
+    "utils.get_device": {},
+}
+NAMES: dict[str, list[str]] = {
+    "attribution": [
+        "AttributionMethod",
+        "ContrastiveExcitationBackprop",
+        "DeconvNet",
+        "ExcitationBackprop",
+        "ExtremalPerturbation",
+        "GradCAM",
+        "Gradient",
+        "GuidedBackprop",
+        "LinearApprox",
+        "RISE",
+    ],
+    "attribution.extremal_perturbation": ["contrastive_reward", "simple_reward"],
+    "": [
+        "ContrastiveExcitationBackpropCallback",
+        "DeconvNetCallback",
+        "ExcitationBackpropCallback",
+        "ExtremalPerturbationCallback",
+        "GradCAMCallback",
+        "GradientCallback",
+        "GuidedBackpropCallback",
+        "LinearApproxCallback",
+        "RISECallback",
+        "SaliencyCallback",
+    ],
+}
+CALLBACK_SETTINGS: dict[str, Any] = {
+    "samples": 8,
+    "dataloader_idx": 0,
+    "target": "label",
+    "every_n_epochs": 1,
+    "unpack": None,
+    "forward": None,
+    "mean": None,
+    "std": None,
+    "class_names": None,
+    "max_overhead": None,
+    "on_error": "warn",
+    "name": None,
+}
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(f"{PACKAGE}.{name}".rstrip("."))
+
+
+def exists(module: str, name: str) -> bool:
+    try:
+        return hasattr(load(module), name)
+    except ImportError:
+        return False
+
+
+def wait_for(module: str, name: str) -> None:
+    if not exists(module, name):
+        pytest.skip(f"{module}.{name} is not there yet")
+
+
+def assert_called_like(function: Any, wanted: dict[str, Any]) -> None:
+    parameters = inspect.signature(function).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    assert not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    for name, default in wanted.items():
+        assert name in parameters
+        if default is ANY:
+            assert parameters[name].default is not REQUIRED
+        else:
+            assert parameters[name].default == default
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_called_as_promised(name: str) -> None:
+    module, _, function = name.rpartition(".")
+    wait_for(module, function)
+    found = getattr(load(module), function)
+    wanted = FUNCTIONS[name]
+    assert_called_like(found, wanted)
+    # What has no default comes first, and in this order.
+    required = [argument for argument, default in wanted.items() if default is REQUIRED]
+    leading = [argument for argument in inspect.signature(found).parameters if argument in required]
+    assert leading == required
+
+
+@pytest.mark.parametrize("name", [n for n, s in FUNCTIONS.items() if s is GRADIENT_LIKE])
+def test_gradient_like_functions_take_their_arguments_in_one_order(name: str) -> None:
+    module, _, function = name.rpartition(".")
+    wait_for(module, function)
+    parameters = list(inspect.signature(getattr(load(module), function)).parameters)
+    assert parameters[: len(GRADIENT_LIKE)] == list(GRADIENT_LIKE)
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in NAMES.items() for n in names])
+def test_fixed_names(module: str, name: str) -> None:
+    wait_for(module, name)
+    assert name in public_names(f"{PACKAGE}.{module}".rstrip("."))
+
+
+@pytest.mark.parametrize("name", NAMES[""])
+def test_callbacks_take_the_same_settings(name: str) -> None:
+    wait_for("", name)
+    callback = getattr(lightning_saliency, name)
+    assert_called_like(callback, CALLBACK_SETTINGS)
+    if name == "SaliencyCallback":
+        assert next(iter(inspect.signature(callback).parameters)) == "method"
+        return
+    method = getattr(load("attribution"), name.removesuffix("Callback"))
+    for field in dataclasses.fields(method):
+        parameter = inspect.signature(callback).parameters[field.name]
+        assert parameter.default == field.default
