@@ -2,7 +2,8 @@
 
 from lightning_saliency.attribution.grad_cam import GradCAM
 from lightning_saliency.attribution.gradient import Gradient
+from lightning_saliency.attribution.mask_average import RISEEstimate
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.attribution.rise import RISE, RISEEstimate
+from lightning_saliency.attribution.rise import RISE
 
 __all__ = ["AttributionMethod", "GradCAM", "Gradient", "RISE", "RISEEstimate"]

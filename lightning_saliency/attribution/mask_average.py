@@ -1,11 +1,79 @@
 """From the scores of masked images to a map: the average that RISE takes over its masks."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from lightning_saliency.image.random_mask import MaskBlock
 
-__all__ = ["MaskAverage", "rank_correlation"]
+__all__ = ["MaskAverage", "RISEEstimate", "estimate_maps", "rank_correlation"]
+
+
+@dataclass(frozen=True)
+class RISEEstimate:
+    """Maps, and how far they can be trusted.
+
+    Attributes:
+        saliency: (N, 1, H, W), the maps.
+        split_half: (N,), Spearman correlation between the map from one half of the masks and the
+            map from the other; NaN where there are no two halves or one of them is constant. With
+            a correlation of r, that of the whole map with the map of infinitely many masks is
+            about ``sqrt(2 * r / (1 + r))`` (Spearman 1910, Brown 1910): 0.82 stands for 0.95.
+        num_masks: (N,), int64, how many masks were used.
+    """
+
+    saliency: Tensor
+    split_half: Tensor
+    num_masks: Tensor
+
+
+def estimate_maps(
+    blocks: Iterable[MaskBlock],
+    scores: Callable[[MaskBlock, Tensor], Tensor],
+    image_indices: Tensor,
+    centred: bool,
+    until: float | None = None,
+) -> RISEEstimate:
+    """Return the mean over masks of score x mask for each image, and the images' own errors.
+
+    Args:
+        blocks: the masks, at least one block.
+        scores: takes a block and the indices (n,) of the images that still need it; returns their
+            scores (n, 1, M) under its masks.
+        image_indices: (N,), int64: 0, 1, ..., on the images' device.
+        centred: subtract the mean score, see :meth:`MaskAverage.mean`.
+        until: an image needs no more masks once its split-half correlation is at least this,
+            looked at after every second block; None for all blocks.
+    """
+    average = MaskAverage()
+    running = image_indices
+    settled: list[tuple[Tensor, RISEEstimate]] = []
+    for block in blocks:
+        average.add(scores(block, running), block)
+        if until is None or average.num_blocks % 2:
+            continue
+        reached = average.split_half(centred)[:, 0] >= until
+        if bool(reached.any()):
+            settled.append((running[reached], _summary(average.select(reached), centred)))
+            average, running = average.select(~reached), running[~reached]
+            if not len(running):
+                break
+    if len(running):
+        settled.append((running, _summary(average, centred)))
+    order = torch.cat([indices for indices, _ in settled]).argsort()
+    return RISEEstimate(
+        torch.cat([estimate.saliency for _, estimate in settled])[order],
+        torch.cat([estimate.split_half for _, estimate in settled])[order],
+        torch.cat([estimate.num_masks for _, estimate in settled])[order],
+    )
+
+
+def _summary(average: "MaskAverage", centred: bool) -> RISEEstimate:
+    saliency = average.mean(centred)
+    counts = torch.full((len(saliency),), average.num_masks, device=saliency.device)
+    return RISEEstimate(saliency, average.split_half(centred)[:, 0], counts)
 
 
 class MaskAverage:

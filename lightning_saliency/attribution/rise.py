@@ -4,88 +4,34 @@ Petsiuk, Das, Saenko. RISE: randomized input sampling for explanation of black-b
 BMVC 2018, arXiv:1806.07421.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal, TypeAlias, get_args
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.mask_average import MaskAverage
+from lightning_saliency.attribution.mask_average import MaskAverage, RISEEstimate, estimate_maps
 from lightning_saliency.attribution.method import AttributionMethod, guarded
+from lightning_saliency.attribution.rise_estimator import ESTIMATORS, RISEEstimator, RISEPreset
 from lightning_saliency.errors import InputError
-from lightning_saliency.image.random_mask import (
-    MaskBlock,
-    Upsampling,
-    balanced_masks,
-    independent_masks,
-)
+from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.batching import Batches, BatchSize, check_batch_size
-from lightning_saliency.network.masked_scores import masked_scores
-from lightning_saliency.network.score import (
-    Target,
-    all_class_scores,
-    class_logits,
-    class_scores,
-    target_classes,
-)
+from lightning_saliency.network.masked_scores import masked_scores, target_score
+from lightning_saliency.network.score import ScoreKind, Target, all_class_scores
 
-__all__ = ["RISE", "RISEEstimate", "RISEPreset", "RISEScore", "rise", "rise_class"]
-
-RISEScore: TypeAlias = Literal["probability", "logit", "log_probability", "sigmoid"]
-"""What is averaged over the masks: the softmax of the logits, the logit itself, the logarithm of
-the softmax, or the sigmoid of the logit."""
-
-RISEPreset: TypeAlias = Literal["paper", "torchray"]
-"""A published estimator."""
-
-
-@dataclass(frozen=True)
-class _Estimator:
-    """How scores and masks become a map."""
-
-    num_masks: int
-    score: RISEScore
-    balanced: bool  # balanced masks, not independent ones
-    centred: bool  # the mean score is subtracted
-    per_kept: bool  # divided by the probability that a cell is kept
-    reflect: bool  # how the grid goes on beyond its border
-
-
-_ESTIMATORS: dict[RISEPreset | None, _Estimator] = {
-    None: _Estimator(1024, "probability", True, True, True, False),
-    "paper": _Estimator(8000, "probability", False, False, True, False),
-    "torchray": _Estimator(8000, "sigmoid", False, False, False, True),
-}
-
-
-@dataclass(frozen=True)
-class RISEEstimate:
-    """Maps, and how far they can be trusted.
-
-    Attributes:
-        saliency: (N, 1, H, W), the maps.
-        split_half: (N,), Spearman correlation between the maps from one half of the masks and
-            from the other; NaN where there are no two halves or one of them is constant. With a
-            correlation of r, that of the whole map with the map of infinitely many masks is about
-            ``sqrt(2 * r / (1 + r))`` (Spearman 1910, Brown 1910): 0.82 stands for 0.95.
-        num_masks: (N,), int64, how many masks were used.
-    """
-
-    saliency: Tensor
-    split_half: Tensor
-    num_masks: Tensor
+__all__ = ["RISE", "rise", "rise_class"]
 
 
 @dataclass(frozen=True)
 class RISE(AttributionMethod):
     """The mean score over random masks that keep the pixel, minus the mean over all masks.
 
-    The model sees each image times many smooth random masks (0 = black, in the units of the
-    model's input). Maps are in units of the score, and have a sign: below 0 the score is better
-    without the pixel. The model needs no gradient and is looked at from outside only.
+    The model sees each image times many smooth random masks, so that what is masked out becomes 0
+    (the mean colour, if the images are normalised). Maps are in units of the score, and have a
+    sign: below 0 the score is better without the pixel. The model is looked at from outside only;
+    it needs no gradient and no layers of any kind.
 
     By default this is the paper's map with less noise at the same number of masks. The masks come
     in balanced blocks (:func:`~lightning_saliency.image.random_mask.balanced_masks`), and the mean
@@ -127,7 +73,7 @@ class RISE(AttributionMethod):
     p: float = 0.5
     batch_size: BatchSize = "auto"
     seed: int = 0
-    score: RISEScore | None = None
+    score: ScoreKind | None = None
     preset: RISEPreset | None = None
     until: float | None = None
     autocast: bool = False
@@ -139,12 +85,12 @@ class RISE(AttributionMethod):
             InputError: one of them is out of its range.
         """
         super().__post_init__()
-        if self.num_masks is not None and not _is_positive_integer(self.num_masks):
+        if self.num_masks is not None and not _is_count(self.num_masks):
             raise InputError(f"Expected num_masks >= 1, got {self.num_masks!r}.")
         cells = self.num_cells if isinstance(self.num_cells, (tuple, list)) else [self.num_cells]
-        if len(cells) not in (1, 2) or not all(map(_is_positive_integer, cells)):
+        if len(cells) not in (1, 2) or not all(map(_is_count, cells)):
             raise InputError(
-                f"Expected num_cells >= 1, or a pair (rows, columns) of such, got "
+                "Expected num_cells >= 1, or a pair (rows, columns) of such, got "
                 f"{self.num_cells!r}."
             )
         if not 0 < self.p < 1:
@@ -153,15 +99,12 @@ class RISE(AttributionMethod):
         self._check_choices()
 
     def _check_choices(self) -> None:
-        if self.score is not None and self.score not in get_args(RISEScore):
-            raise InputError(
-                f"Expected score to be one of {', '.join(get_args(RISEScore))}, got {self.score!r}."
-            )
-        if self.preset is not None and self.preset not in get_args(RISEPreset):
-            raise InputError(
-                f"Expected preset to be None or one of {', '.join(get_args(RISEPreset))}, got "
-                f"{self.preset!r}."
-            )
+        for name, choices in (("score", get_args(ScoreKind)), ("preset", get_args(RISEPreset))):
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise InputError(
+                    f"Expected {name} to be None or one of {', '.join(choices)}, got {value!r}."
+                )
         if self.until is not None and not 0 < self.until < 1:
             raise InputError(
                 f"Expected until, a split-half correlation, in (0, 1), got {self.until}."
@@ -205,118 +148,59 @@ class RISE(AttributionMethod):
             InputError: the image or a setting cannot be used.
             ModelError: the model does not return class scores.
         """
+        kind = self.score or self._estimator.score
         with guarded(model, image) as images, torch.no_grad():
             batches = Batches(self.batch_size, images.device)
             average = MaskAverage(halves=False)
             for block in self._blocks(images):
-                average.add(
-                    masked_scores(
-                        model, images, block.masks, self._every_class, batches, self.autocast
-                    ),
-                    block,
+                scores = masked_scores(
+                    model,
+                    images,
+                    block.masks,
+                    lambda output, _: all_class_scores(output, kind),
+                    batches,
+                    self.autocast,
                 )
-            return self._finish(self._map(average), images)
+                average.add(scores, block)
+            saliency = average.mean(self._estimator.centred).div_(self._estimator.divisor(self.p))
+            return self._finish(saliency, images)
 
     def _prepare(self, model: nn.Module, image: Tensor) -> "RISE":
-        self._upsampling(image)
+        self._blocks(image)
         return self
-
-    @property
-    def _estimator(self) -> _Estimator:
-        return _ESTIMATORS[self.preset]
 
     @torch.no_grad()
     def _estimate(self, model: nn.Module, image: Tensor, target: Target) -> RISEEstimate:
-        batches = Batches(self.batch_size, image.device)
-        score = self._one_score(model, image, target, batches)
-        average = MaskAverage()
-        running = torch.arange(len(image), device=image.device)
-        settled: list[tuple[Tensor, RISEEstimate]] = []
-        for block in self._blocks(image):
-            scores = masked_scores(
+        estimator, batches = self._estimator, Batches(self.batch_size, image.device)
+        score = target_score(model, image, target, self.score or estimator.score, batches)
+
+        def scores(block: MaskBlock, running: Tensor) -> Tensor:
+            return masked_scores(
                 model,
                 image[running],
                 block.masks,
-                partial(score, running),
+                lambda output, owner: score(output, running[owner]),
                 batches,
                 self.autocast,
             )
-            average.add(scores, block)
-            if self.until is None or average.num_blocks % 2:
-                continue
-            reached = average.split_half(self._estimator.centred)[:, 0] >= self.until
-            if bool(reached.any()):
-                settled.append((running[reached], self._summary(average.select(reached))))
-                average, running = average.select(~reached), running[~reached]
-                if not len(running):
-                    break
-        if len(running):
-            settled.append((running, self._summary(average)))
-        return _in_order(settled)
 
-    def _summary(self, average: MaskAverage) -> RISEEstimate:
-        saliency = self._map(average)
-        counts = torch.full((len(saliency),), average.num_masks, device=saliency.device)
-        return RISEEstimate(saliency, average.split_half(self._estimator.centred)[:, 0], counts)
+        indices = torch.arange(len(image), device=image.device)
+        found = estimate_maps(self._blocks(image), scores, indices, estimator.centred, self.until)
+        return replace(found, saliency=found.saliency / estimator.divisor(self.p))
 
-    def _map(self, average: MaskAverage) -> Tensor:
-        saliency = average.mean(self._estimator.centred)
-        return saliency.div_(self.p) if self._estimator.per_kept else saliency
-
-    def _upsampling(self, image: Tensor) -> Upsampling:
-        cells = self.num_cells
-        return Upsampling(
-            (image.shape[2], image.shape[3]),
-            (cells, cells) if isinstance(cells, int) else (cells[0], cells[1]),
-            self._estimator.reflect,
-            image.device,
-            torch.promote_types(image.dtype, torch.float32),
-        )
+    @property
+    def _estimator(self) -> RISEEstimator:
+        estimator = ESTIMATORS[self.preset]
+        if self.preset == "torchray" and not isinstance(self.batch_size, str):
+            return replace(estimator, block_size=self.batch_size)
+        return estimator
 
     def _blocks(self, image: Tensor) -> Iterator[MaskBlock]:
-        upsampling = self._upsampling(image)
-        count = self.num_masks or self._estimator.num_masks
-        if self._estimator.balanced and self.p == 0.5:
-            return balanced_masks(upsampling, count, self.seed)
-        size = 128
-        if self.preset == "torchray":
-            # TorchRay draws its masks batch by batch.
-            size = 32 if isinstance(self.batch_size, str) else self.batch_size
-        return independent_masks(upsampling, count, self.p, self.seed, size)
-
-    def _one_score(
-        self, model: nn.Module, image: Tensor, target: Target, batches: Batches
-    ) -> Callable[[Tensor, object, Tensor], Tensor]:
-        """Return what makes the target's score (rows, 1) from which images run, output, owner."""
-        if callable(target) and not isinstance(target, Tensor):
-            return lambda _, output, __: class_scores(output, target)[:, None]
-        logits = batches.run(lambda batch: class_logits(model(image[batch])), len(image))
-        classes = target_classes(torch.cat(logits), target)
-        return lambda running, output, owner: self._every_class(output, owner).gather(
-            1, classes[running[owner]][:, None]
-        )
-
-    def _every_class(self, output: object, _owner: Tensor) -> Tensor:
-        score = self.score or self._estimator.score
-        if score in ("probability", "log_probability"):
-            logits = class_logits(output)
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            return logits.softmax(1) if score == "probability" else logits.log_softmax(1)
-        scores = all_class_scores(output)
-        return scores.sigmoid() if score == "sigmoid" else scores
+        upsampling = self._estimator.upsampling(image, self.num_cells)
+        return self._estimator.masks(upsampling, self.num_masks, self.p, self.seed)
 
 
-def _in_order(parts: list[tuple[Tensor, RISEEstimate]]) -> RISEEstimate:
-    """Put estimates of some of the images together, in the order of the images."""
-    order = torch.cat([images for images, _ in parts]).argsort()
-    return RISEEstimate(
-        torch.cat([estimate.saliency for _, estimate in parts])[order],
-        torch.cat([estimate.split_half for _, estimate in parts])[order],
-        torch.cat([estimate.num_masks for _, estimate in parts])[order],
-    )
-
-
-def _is_positive_integer(value: object) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -330,7 +214,7 @@ def rise(
     seed: int = 0,
     resize: bool | tuple[int, int] = False,
     resize_mode: ResizeMode = "bilinear",
-    score: RISEScore | None = None,
+    score: ScoreKind | None = None,
     preset: RISEPreset | None = None,
     autocast: bool = False,
 ) -> Tensor:
@@ -357,18 +241,8 @@ def rise(
         InputError: the image or a setting cannot be used.
         ModelError: the model does not return class scores.
     """
-    method = RISE(
-        num_masks,
-        num_cells,
-        p,
-        batch_size,
-        seed,
-        score,
-        preset,
-        autocast=autocast,
-        resize=resize,
-        resize_mode=resize_mode,
-    )
+    method = RISE(num_masks, num_cells, p, batch_size, seed, score, preset, autocast=autocast)
+    method = replace(method, resize=resize, resize_mode=resize_mode)
     return method.all_classes(model, input)
 
 
@@ -383,7 +257,7 @@ def rise_class(
     seed: int = 0,
     resize: bool | tuple[int, int] = False,
     resize_mode: ResizeMode = "bilinear",
-    score: RISEScore | None = None,
+    score: ScoreKind | None = None,
     preset: RISEPreset | None = None,
     until: float | None = None,
     autocast: bool = False,
@@ -391,20 +265,20 @@ def rise_class(
     """Return the :class:`RISE` map of one class for each image, without holding the others.
 
     Args:
-        model: takes ``input`` and returns class scores; it is not changed.
+        model: see :func:`rise`, as for all that is not explained here.
         input: (N, C, H, W).
         target: class index, one for each image, ``"predicted"``, or a callable.
-        num_masks: how many masks at most; None for 1,024, or 8,000 with a preset.
-        num_cells: cells of the coarse grid in each direction, or (rows, columns).
-        p: probability that a cell is kept.
-        batch_size: how many masked images go through the model at once, or ``"auto"``.
-        seed: of the masks.
-        resize: a pair (height, width) resizes the maps, which have the size of the image.
-        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        score: ``"probability"``, ``"logit"``, ``"log_probability"`` or ``"sigmoid"``.
-        preset: None, ``"paper"`` or ``"torchray"``.
+        num_masks: how many masks at most.
+        num_cells: see :func:`rise`.
+        p: see :func:`rise`.
+        batch_size: see :func:`rise`.
+        seed: see :func:`rise`.
+        resize: see :func:`rise`.
+        resize_mode: see :func:`rise`.
+        score: see :func:`rise`.
+        preset: see :func:`rise`.
         until: stop when the maps of two halves of the masks correlate as well as this.
-        autocast: run the model under autocast to bfloat16.
+        autocast: see :func:`rise`.
 
     Returns:
         (N, 1, H, W).
@@ -413,17 +287,5 @@ def rise_class(
         InputError: the image, the target or a setting cannot be used.
         ModelError: the model does not return class scores.
     """
-    method = RISE(
-        num_masks,
-        num_cells,
-        p,
-        batch_size,
-        seed,
-        score,
-        preset,
-        until,
-        autocast,
-        resize=resize,
-        resize_mode=resize_mode,
-    )
-    return method(model, input, target)
+    method = RISE(num_masks, num_cells, p, batch_size, seed, score, preset, until, autocast)
+    return replace(method, resize=resize, resize_mode=resize_mode)(model, input, target)

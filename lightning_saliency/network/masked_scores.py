@@ -7,8 +7,16 @@ from torch import Tensor, nn
 
 from lightning_saliency.errors import ModelError
 from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.score import (
+    ScoreKind,
+    Target,
+    all_class_scores,
+    class_logits,
+    class_scores,
+    target_classes,
+)
 
-__all__ = ["masked_scores"]
+__all__ = ["masked_scores", "target_score"]
 
 
 def masked_scores(
@@ -55,6 +63,32 @@ def masked_scores(
 
     scores = torch.cat(batches.run(work, len(image) * len(masks)))
     return scores.reshape(len(image), len(masks), -1).mT
+
+
+def target_score(
+    model: nn.Module, image: Tensor, target: Target, kind: ScoreKind, batches: Batches
+) -> Callable[[object, Tensor], Tensor]:
+    """Return the ``score`` of :func:`masked_scores` that belongs to a target.
+
+    The model runs once on the images as they are, to find their classes.
+
+    Args:
+        model: as in :func:`masked_scores`, as for ``image`` and ``batches``.
+        image: (N, C, H, W).
+        target: a callable is applied to the model's output for each batch of masked images.
+        kind: what stands for a class.
+        batches: how many images go through the model at once.
+
+    Raises:
+        InputError: a target is no class of the model, or there is not one for each image.
+        ModelError: the model does not return class scores.
+    """
+    if callable(target) and not isinstance(target, Tensor):
+        return lambda output, _: class_scores(output, target)[:, None]
+    # A clone, because the model may write into its input.
+    logits = batches.run(lambda batch: class_logits(model(image[batch].clone())), len(image))
+    classes = target_classes(torch.cat(logits), target)
+    return lambda output, owner: all_class_scores(output, kind).gather(1, classes[owner][:, None])
 
 
 def _masked(image: Tensor, masks: Tensor, batch: slice) -> Tensor:

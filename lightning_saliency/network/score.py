@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_saliency.errors import InputError, ModelError
 
 __all__ = [
+    "ScoreKind",
     "Target",
     "all_class_scores",
     "class_logits",
@@ -21,6 +22,10 @@ Target: TypeAlias = "int | Sequence[int] | Tensor | Literal['predicted'] | Calla
 """What is explained: a class index for all images, one for each image (a sequence or an integer
 tensor of shape (N,)), ``"predicted"`` for the class that the model predicts, or a callable from
 the model's output to scores of shape (N,)."""
+
+ScoreKind: TypeAlias = Literal["probability", "logit", "log_probability", "sigmoid"]
+"""What stands for a class: the softmax of the logits, the logit itself, the logarithm of the
+softmax, or the sigmoid of the logit."""
 
 
 def class_logits(output: object) -> Tensor:
@@ -100,18 +105,27 @@ def class_scores(output: object, target: Target) -> Tensor:
     return scores.gather(1, target_classes(scores, target)[:, None]).squeeze(1)
 
 
-def all_class_scores(output: object) -> Tensor:
-    """Return the score of every class, shape (N, classes): what :func:`class_scores` gives for it.
+def all_class_scores(output: object, kind: ScoreKind = "logit") -> Tensor:
+    """Return the score of every class, shape (N, classes).
 
     Args:
         output: what the model returned for N images.
+        kind: ``"logit"`` for what :func:`class_scores` gives; the others are computed from the
+            logits, in float32 at least.
 
     Raises:
         ModelError: there are no logits in the output.
     """
     logits = class_logits(output)
+    if kind != "logit":
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if kind == "probability":
+        return logits.softmax(1)
+    if kind == "log_probability":
+        return logits.log_softmax(1)
     # Undo the halving of class_logits: the score of a single unit is what the unit puts out.
-    return 2 * logits if _is_single_unit(output) else logits
+    scores = 2 * logits if _is_single_unit(output) else logits
+    return scores.sigmoid() if kind == "sigmoid" else scores
 
 
 def _is_single_unit(output: object) -> bool:
