@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_args
@@ -64,17 +64,15 @@ class AttributionMethod(ABC):
                 f"Expected resize_mode to be one of {', '.join(get_args(ResizeMode))}, got "
                 f"'{self.resize_mode}'."
             )
-        if not isinstance(self.resize, bool) and (
-            len(self.resize) != 2 or min(self.resize) < 1 or isinstance(self.resize, str)
-        ):
+        if not isinstance(self.resize, bool) and not _is_size(self.resize):
             raise InputError(
                 "Expected resize to be True (the image's size), False, or a pair (height, width) "
                 f"of positive pixels, got {self.resize!r}."
             )
-        if not 0 <= self.smooth < 1:
+        if not isinstance(self.smooth, (int, float)) or not 0 <= self.smooth < 1:
             raise InputError(
                 "Expected smooth to be a fraction of the map's longer side, from 0 to below 1, "
-                f"got {self.smooth}."
+                f"got {self.smooth!r}."
             )
 
     def __call__(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
@@ -165,6 +163,14 @@ class AttributionMethod(ABC):
         if self.smooth > 0:
             saliency = gaussian_blur(saliency, self.smooth * max(saliency.shape[2:]))
         return saliency
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, Sequence)
+        and len(size) == 2
+        and all(isinstance(length, int) and length > 0 for length in size)
+    )
 
 
 @contextmanager

@@ -157,7 +157,7 @@ class RISE(AttributionMethod):
                     model,
                     images,
                     block.masks,
-                    lambda output, _: all_class_scores(output, kind),
+                    lambda output, owner: all_class_scores(output, kind, len(owner)),
                     batches,
                     self.autocast,
                 )

@@ -38,7 +38,8 @@ def layer_gradient(
 
     Raises:
         LayerError: the layer does not exist, did not run once, or has no tensor as output.
-        ModelError: the score does not depend on the layer in a differentiable way.
+        ModelError: the model returns no logits for each image, or the score does not depend on
+            the layer in a differentiable way.
     """
     with rules or nullcontext():
         if layer:
@@ -49,7 +50,7 @@ def layer_gradient(
             activation = image.requires_grad_()
             # A clone, because a model that writes into its input may not write into a leaf.
             output = model(activation.clone())
-    scores = class_scores(output, target)
+    scores = class_scores(output, target, len(image))
     return activation.detach(), score_gradient(scores, activation, layer)
 
 

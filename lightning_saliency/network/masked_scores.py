@@ -84,11 +84,20 @@ def target_score(
         ModelError: the model does not return class scores.
     """
     if callable(target) and not isinstance(target, Tensor):
-        return lambda output, _: class_scores(output, target)[:, None]
-    # A clone, because the model may write into its input.
-    logits = batches.run(lambda batch: class_logits(model(image[batch].clone())), len(image))
+        return lambda output, owner: class_scores(output, target, len(owner))[:, None]
+
+    def clean(batch: slice) -> Tensor:
+        # A clone, because the model may write into its input.
+        images = image[batch].clone()
+        return class_logits(model(images), len(images))
+
+    logits = batches.run(clean, len(image))
     classes = target_classes(torch.cat(logits), target)
-    return lambda output, owner: all_class_scores(output, kind).gather(1, classes[owner][:, None])
+
+    def score(output: object, owner: Tensor) -> Tensor:
+        return all_class_scores(output, kind, len(owner)).gather(1, classes[owner][:, None])
+
+    return score
 
 
 def _masked(image: Tensor, masks: Tensor, batch: slice) -> Tensor:

@@ -28,13 +28,12 @@ ScoreKind: TypeAlias = Literal["probability", "logit", "log_probability", "sigmo
 softmax, or the sigmoid of the logit."""
 
 
-def class_logits(output: object) -> Tensor:
+def class_logits(output: object, count: int | None = None) -> Tensor:
     """Return the logits of each image, shape (N, classes), out of whatever a model returns.
 
     Understood are a tensor (N, classes); score maps (N, classes, H, W), which are averaged over
     space; an object or a mapping with ``logits`` (or ``out``, as torchvision's segmentation models
-    call it); a tuple or list whose first entry is one of
-    these; and one unit, (N,) or (N, 1).
+    call it); a tuple or list whose first entry is one of these; and one unit, (N,) or (N, 1).
 
     One unit stands for two classes, 0 and 1, whose logits are minus and plus what the unit puts
     out: (N, 2) comes back, with half the value in each, so that their softmax is the unit's
@@ -42,11 +41,18 @@ def class_logits(output: object) -> Tensor:
 
     Args:
         output: what the model returned.
+        count: N; the output is checked to have a row for each image if this is given.
 
     Raises:
-        ModelError: there are no logits in it.
+        ModelError: there are no logits in it, or not one row for each image.
     """
     logits = _find_logits(output)
+    if count not in (None, len(logits)):
+        raise ModelError(
+            f"Expected the model to return one row of logits for each of {count} images, but it "
+            f"returned {len(logits)}: a tensor of shape {tuple(logits.shape)}. Look for squeeze() "
+            "or a mean over the batch in the model's forward."
+        )
     if logits.dim() > 2:
         logits = logits.flatten(2).mean(2)
     if logits.dim() == 1:
@@ -75,7 +81,7 @@ def _find_logits(output: object) -> Tensor:
     return found
 
 
-def class_scores(output: object, target: Target) -> Tensor:
+def class_scores(output: object, target: Target, count: int | None = None) -> Tensor:
     """Return the score that is explained, one for each image, shape (N,).
 
     With a class as target it is that class's logit: before softmax, because the softmax couples
@@ -85,15 +91,16 @@ def class_scores(output: object, target: Target) -> Tensor:
     Args:
         output: what the model returned for N images.
         target: see :data:`Target`.
+        count: N, to check that there is a score for each image.
 
     Raises:
-        ModelError: there are no logits in the output.
+        ModelError: there are no logits in the output, or not one row for each image.
         InputError: a target is no class of the model, there is not one for each image, or a
             callable did not return one score for each image.
     """
     if callable(target) and not isinstance(target, Tensor):
         scores = target(output)
-        count = _batch_size(output)
+        count = count or _batch_size(output)
         if not isinstance(scores, Tensor) or scores.dim() != 1 or count not in (None, len(scores)):
             came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise InputError(
@@ -101,22 +108,23 @@ def class_scores(output: object, target: Target) -> Tensor:
                 f"shape ({'N' if count is None else count},), but it returned {came}."
             )
         return scores
-    scores = all_class_scores(output)
+    scores = all_class_scores(output, count=count)
     return scores.gather(1, target_classes(scores, target)[:, None]).squeeze(1)
 
 
-def all_class_scores(output: object, kind: ScoreKind = "logit") -> Tensor:
+def all_class_scores(output: object, kind: ScoreKind = "logit", count: int | None = None) -> Tensor:
     """Return the score of every class, shape (N, classes).
 
     Args:
         output: what the model returned for N images.
         kind: ``"logit"`` for what :func:`class_scores` gives; the others are computed from the
             logits, in float32 at least.
+        count: N, to check that there are scores for each image.
 
     Raises:
-        ModelError: there are no logits in the output.
+        ModelError: there are no logits in the output, or not one row for each image.
     """
-    logits = class_logits(output)
+    logits = class_logits(output, count)
     if kind != "logit":
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if kind == "probability":

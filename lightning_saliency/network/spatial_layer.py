@@ -46,6 +46,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
 
     Raises:
         LayerError: no layer has such an output.
+        ModelError: no layer that has one can be differentiated.
     """
     runs: Counter[str] = Counter()
     finished: list[tuple[str, Tensor]] = []
@@ -68,12 +69,19 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    candidates = [(name, found) for name, found in finished if runs[name] == 1]
-    if not candidates:
+    pictures = [(name, found) for name, found in finished if runs[name] == 1]
+    if not pictures:
         raise LayerError(
             f"Expected a layer of {type(model).__name__} with an output of shape (N, K, h, w) for "
             f"Grad-CAM and linear approximation, but none of the {len(runs)} layers that ran has "
             "one. Name a layer and its layout, or take a gradient method or RISE."
+        )
+    candidates = [(name, found) for name, found in pictures if found.requires_grad]
+    if not candidates:
+        raise ModelError(
+            f"Expected the layers of {type(model).__name__} to be differentiable, but none of the "
+            f"{len(pictures)} with a spatial output is. Look for detach() and no_grad() in the "
+            "model's forward, or take RISE, which needs no gradient."
         )
     for name in _with_influence(output, candidates, size):
         return name
@@ -83,7 +91,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
 
 def _is_picture(layer: nn.Module, output: Tensor, size: tuple[int, int]) -> bool:
     grid = find_grid(output, size)
-    if grid is None or max(grid) < 2 or not output.requires_grad:
+    if grid is None or max(grid) < 2:
         return False
     # Inside an attention block many linear layers put out tokens (queries, keys, values); only
     # normalisations and whole blocks put out the features that the next block reads.
