@@ -95,6 +95,8 @@ class RISE(AttributionMethod):
             )
         if not 0 < self.p < 1:
             raise InputError(f"Expected p, the share of kept cells, in (0, 1), got {self.p}.")
+        if not isinstance(self.seed, int):
+            raise InputError(f"Expected seed to be an integer, got {self.seed!r}.")
         check_batch_size(self.batch_size)
         self._check_choices()
 
