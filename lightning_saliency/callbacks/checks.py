@@ -1,0 +1,115 @@
+"""What can be wrong with a callback's settings, found before the first training step."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lightning_saliency.callbacks.forward import explained_model
+from lightning_saliency.callbacks.monitor import Monitor
+from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.loggers import takes_images
+from lightning_saliency.network.layers import find_layer
+
+if TYPE_CHECKING:
+    from lightning_saliency.callbacks.saliency import SaliencyCallback
+
+__all__ = ["check_settings", "check_tags", "check_trainer"]
+
+
+def check_settings(
+    dataloader_idx: int, every_n_epochs: int, on_error: str, name: str | None
+) -> None:
+    """Check what can be checked without a trainer.
+
+    Args:
+        dataloader_idx: must be >= 0.
+        every_n_epochs: must be >= 1.
+        on_error: must be "warn" or "raise".
+        name: must be None or a text that can stand in a tag.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    if dataloader_idx < 0:
+        raise InputError(f"Expected dataloader_idx to be >= 0, got {dataloader_idx}.")
+    if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int):
+        raise InputError(f"Expected every_n_epochs to be an integer, got {every_n_epochs!r}.")
+    if every_n_epochs < 1:
+        raise InputError(
+            f"Expected every_n_epochs to be at least 1, got {every_n_epochs}. To explain nothing, "
+            "leave the callback out."
+        )
+    if on_error not in ("warn", "raise"):
+        raise InputError(f"Expected on_error to be 'warn' or 'raise', got {on_error!r}.")
+    if name is not None and (not name or name != name.strip("/ ")):
+        raise InputError(
+            "Expected name to be a text that can stand at the front of a tag, without spaces or "
+            f"slashes at its ends, got {name!r}."
+        )
+
+
+def check_tags(callback: SaliencyCallback, trainer: pl.Trainer) -> None:
+    """Check that no other callback writes the same tags.
+
+    Args:
+        callback: the one that is set up.
+        trainer: has it and the others.
+
+    Raises:
+        InputError: another one does.
+    """
+    for other in trainer.callbacks:  # type: ignore[attr-defined]
+        if other is callback or not isinstance(getattr(other, "monitor", None), Monitor):
+            continue
+        same = callback.monitor.tags & other.monitor.tags
+        if same:
+            raise InputError(
+                f"Expected each saliency callback to write tags of its own, but two of them write "
+                f"'{min(same)}'. Give one of them a name, for instance "
+                f"{type(callback).__name__}(..., name='second')."
+            )
+
+
+def check_trainer(
+    callback: SaliencyCallback, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str
+) -> None:
+    """Check the settings against the run they are used in.
+
+    Args:
+        callback: the one that is set up.
+        trainer: of the run.
+        pl_module: the module that is trained.
+        stage: "fit", "validate", "test" or "predict".
+
+    Raises:
+        InputError: there is nothing to take samples from, or nothing to call.
+        LayerError: a layer does not exist.
+    """
+    if stage == "fit" and callback.samples.known is None and not trainer.enable_validation:
+        raise InputError(
+            "Expected validation data to take the samples from, but this run has no validation "
+            "(no val_dataloader, no validation_step, or limit_val_batches=0). Give the samples "
+            "yourself: samples=(images, labels)."
+        )
+    model = explained_model(pl_module, callback.monitor.forward)
+    # Layers that configure_model makes are not there yet; they are checked on the first sample.
+    if not is_overridden("configure_model", pl_module):
+        for entry in callback.monitor.methods:
+            for setting in fields(entry.method):
+                layer = getattr(entry.method, setting.name)
+                if setting.name.endswith("_layer") and isinstance(layer, str) and layer:
+                    find_layer(model, layer)
+    if stage == "predict" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    if not any(takes_images(logger) for logger in trainer.loggers):
+        have = ", ".join(type(logger).__name__ for logger in trainer.loggers) or "no logger"
+        rank_zero_warn(
+            f"The run has {have}, which takes no images: the saliency maps will not be seen, only "
+            "their numbers. Add lightning.pytorch.loggers.TensorBoardLogger to the Trainer.",
+            category=SaliencyWarning,
+        )

@@ -1,0 +1,181 @@
+"""Explain the samples once: the maps, and what the model says of the samples at that time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.from_function import FromFunction
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.callbacks.batch import class_indices
+from lightning_saliency.errors import InputError
+from lightning_saliency.network.score import class_logits, target_classes
+from lightning_saliency.network.undisturbed import undisturbed
+
+if TYPE_CHECKING:
+    from lightning_saliency.callbacks.samples import SampleSet
+
+__all__ = [
+    "ClassChoice",
+    "Explanation",
+    "NamedMethod",
+    "choices_of",
+    "explain",
+    "methods_of",
+    "predict",
+]
+
+ClassChoice: TypeAlias = Literal["label", "predicted"] | int
+"""The class that is explained: each sample's label, the class predicted now, or one class."""
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method and the name under which its maps are logged."""
+
+    name: str
+    method: AttributionMethod
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one method says about the samples at one time; all on the CPU.
+
+    Attributes:
+        saliency: (N, 1, H, W), float32.
+        target: (N,), the explained classes.
+        predicted: (N,), the classes that the model predicts.
+        probability: (N,), float32, the explained classes' probabilities.
+    """
+
+    saliency: Tensor
+    target: Tensor
+    predicted: Tensor
+    probability: Tensor
+
+
+def methods_of(method: object) -> list[NamedMethod]:
+    """Return the method or methods that a user gave, with their names.
+
+    Args:
+        method: an :class:`AttributionMethod`, a callable (model, image, target) -> (N, 1, H, W),
+            or a list of these.
+
+    Raises:
+        InputError: it is neither, or two have the same name.
+    """
+    given = list(method) if isinstance(method, (list, tuple)) else [method]
+    if not given:
+        raise InputError("Expected at least one attribution method, got an empty list.")
+    named = []
+    for entry in given:
+        if isinstance(entry, type) and issubclass(entry, AttributionMethod):
+            raise InputError(
+                f"Expected a method with its settings, got the class {entry.__name__}. Add "
+                f"parentheses: {entry.__name__}()."
+            )
+        if isinstance(entry, AttributionMethod):
+            named.append(NamedMethod(entry.name, entry))
+        elif callable(entry):
+            name = getattr(entry, "__name__", type(entry).__name__).strip("<>")
+            named.append(NamedMethod(name, FromFunction(entry)))
+        else:
+            raise InputError(
+                "Expected an attribution method such as GradCAM(), a callable (model, image, "
+                f"target) -> maps, or a list of these, got {entry!r}."
+            )
+    names = [entry.name for entry in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"Expected methods of different names in one callback, got '{twice[0]}' twice; their "
+            "tags would be the same. Put the second in a callback of its own with name=."
+        )
+    return named
+
+
+def choices_of(target: object) -> list[ClassChoice]:
+    """Return the classes to explain that a user gave as ``target``.
+
+    Args:
+        target: "label", "predicted", a class index, or a pair of "label" and "predicted".
+
+    Raises:
+        InputError: it is none of these.
+    """
+    given: Sequence[Any] = target if isinstance(target, (list, tuple)) else [target]
+    for entry in given:
+        is_index = isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
+        if not is_index and entry not in ("label", "predicted"):
+            raise InputError(
+                "Expected target to be 'label', 'predicted', a class index, or the pair ('label', "
+                f"'predicted'), got {target!r}."
+            )
+    if not given or len(set(given)) != len(given):
+        raise InputError(f"Expected different targets, got {target!r}.")
+    return list(given)
+
+
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the model's logits (N, classes) on ``images``, float32.
+
+    Args:
+        model: in any state; it is not changed.
+        images: (N, C, H, W), on the model's device.
+
+    Raises:
+        ModelError: the model returns no logits.
+    """
+    with undisturbed(model), torch.no_grad():
+        return class_logits(model(images.clone())).detach().float()
+
+
+def explain(
+    model: nn.Module,
+    method: AttributionMethod,
+    samples: SampleSet,
+    logits: Tensor,
+    choice: ClassChoice,
+) -> Explanation:
+    """Explain ``samples``.
+
+    Args:
+        model: in any state; it is not changed.
+        method: computes the maps.
+        samples: on the model's device.
+        logits: (N, classes), the model's on these samples.
+        choice: the class that is explained.
+
+    Raises:
+        SaliencyError: the method does not apply, or the labels are no classes of the model.
+    """
+    target = chosen_classes(samples, logits, choice)
+    saliency = method(model, samples.images, target)
+    probability = logits.softmax(1).gather(1, target[:, None]).squeeze(1)
+    return Explanation(
+        saliency=saliency.float().cpu(),
+        target=target.cpu(),
+        predicted=logits.argmax(1).cpu(),
+        probability=probability.cpu(),
+    )
+
+
+def chosen_classes(samples: SampleSet, logits: Tensor, choice: ClassChoice) -> Tensor:
+    """Return the classes to explain, int64, shape (N,), on the logits' device.
+
+    Args:
+        samples: with labels, if these are chosen.
+        logits: (N, classes), the model's on these samples.
+        choice: "label", "predicted", or one class for all.
+
+    Raises:
+        InputError: there are no labels, or they are no classes of the model.
+    """
+    if choice == "label":
+        labels = class_indices(samples.labels, "the validation samples")
+        return target_classes(logits, labels)
+    return target_classes(logits, choice)

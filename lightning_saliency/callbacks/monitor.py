@@ -1,0 +1,191 @@
+"""What a callback does when it explains: prepare, explain, measure, draw, log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from lightning_saliency.callbacks.drift import DriftTracker
+from lightning_saliency.callbacks.explain import (
+    ClassChoice,
+    Explanation,
+    NamedMethod,
+    chosen_classes,
+    explain,
+    predict,
+)
+from lightning_saliency.callbacks.forward import Forward, explained_model
+from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.ranks import gather_shares, on_every_rank, share_of_this_rank
+from lightning_saliency.callbacks.samples import SampleSet
+from lightning_saliency.loggers import log_image, takes_images
+from lightning_saliency.network.undisturbed import undisturbed
+
+__all__ = ["Monitor"]
+
+
+class Monitor:
+    """The methods of one callback, their references and their pictures.
+
+    A series is what is followed over the run: one method and one choice of class.
+
+    Args:
+        methods: with their names.
+        choices: which classes are explained.
+        forward: the user's own way to call the module.
+        pictures: draws.
+        name: put before all tags.
+
+    Attributes:
+        is_prepared: whether the methods have been tried on a sample.
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[NamedMethod],
+        choices: Sequence[ClassChoice],
+        forward: Forward | None,
+        pictures: Pictures,
+        name: str | None = None,
+    ) -> None:
+        self.methods = list(methods)
+        self.choices = list(choices)
+        self.forward = forward
+        self.is_prepared = False
+        self._pictures = pictures
+        self._prefix = f"{name}/" if name else ""
+        self._drift = {series: DriftTracker() for series in self._series()}
+
+    @property
+    def tags(self) -> set[str]:
+        """The beginnings of the tags that are written, each up to the sample or the measure."""
+        families = self._series()
+        if len(families) > 1:
+            families.append("compare")
+        return {f"{self._prefix}saliency/{family}" for family in families}
+
+    def prepare(self, probe: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check on a sample that everything can be explained, and settle what is left open.
+
+        Args:
+            probe: one sample is enough.
+            trainer: of the run.
+            pl_module: the module that will be explained.
+
+        Raises:
+            SaliencyError: a method, a label or a setting does not fit the module or the data.
+        """
+        model = explained_model(pl_module, self.forward)
+        probe = _as_the_model_takes_it(probe, trainer, pl_module)
+        self._pictures.show(probe.images)
+        with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
+            logits = predict(model, probe.images)
+            for choice in self.choices:
+                chosen_classes(probe, logits, choice)
+            self.methods = [
+                NamedMethod(entry.name, entry.method.prepare(model, probe.images))
+                for entry in self.methods
+            ]
+        self.is_prepared = True
+
+    def explain(
+        self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
+    ) -> None:
+        """Explain the samples, and log the numbers and the pictures.
+
+        Args:
+            samples: the same ones each time, and on each process.
+            trainer: of the run.
+            pl_module: the module that is explained.
+            step: at which the pictures are logged.
+
+        Raises:
+            Exception: whatever went wrong. Numbers that were measured before it are logged.
+        """
+        explanations = self._explanations(samples, trainer, pl_module)
+        for series, explanation in explanations.items():
+            for what, value in self._drift[series].measure(explanation).items():
+                kind, _, measure = what.partition("/")
+                pl_module.log(
+                    f"{self._prefix}saliency_{kind}/{series}/{measure}",
+                    value,
+                    on_step=False,
+                    on_epoch=True,
+                    batch_size=len(samples),
+                    add_dataloader_idx=False,
+                )
+        loggers = [logger for logger in trainer.loggers if takes_images(logger)]
+        if not loggers or not trainer.is_global_zero:
+            return
+        drawn = self._pictures.draw(samples.images, explanations, trainer.current_epoch)
+        for tag, picture in drawn:
+            for logger in loggers:
+                log_image(logger, self._prefix + tag, picture, step)
+
+    def filmstrip(self, method: str | None = None) -> Tensor:
+        """Return a filmstrip as logged last; see :meth:`Pictures.filmstrip`."""
+        return self._pictures.filmstrip(method)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the references and the pictures for a checkpoint."""
+        return {
+            "drift": {series: tracker.state_dict() for series, tracker in self._drift.items()},
+            "pictures": self._pictures.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the references and pictures of a checkpoint.
+
+        Args:
+            state: from :meth:`state_dict`.
+        """
+        for series, entry in state["drift"].items():
+            if series in self._drift:
+                self._drift[series].load_state_dict(entry)
+        self._pictures.load_state_dict(state["pictures"])
+
+    def _explanations(
+        self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, Explanation]:
+        if not self.is_prepared:
+            self.prepare(samples[:1], trainer, pl_module)
+        model = explained_model(pl_module, self.forward)
+        mine = _as_the_model_takes_it(share_of_this_rank(samples, trainer), trainer, pl_module)
+
+        def compute() -> dict[str, Explanation]:
+            # The module's own flags too, where the model is only a part or a view of it.
+            with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
+                logits = predict(model, mine.images)
+                return {
+                    self._key(entry, choice): explain(model, entry.method, mine, logits, choice)
+                    for entry in self.methods
+                    for choice in self.choices
+                }
+
+        count = len(samples)
+        return {
+            series: Explanation(
+                saliency=gather_shares(part.saliency, count, trainer),
+                target=gather_shares(part.target, count, trainer),
+                predicted=gather_shares(part.predicted, count, trainer),
+                probability=gather_shares(part.probability, count, trainer),
+            )
+            for series, part in on_every_rank(compute, trainer).items()
+        }
+
+    def _series(self) -> list[str]:
+        return [self._key(entry, choice) for entry in self.methods for choice in self.choices]
+
+    def _key(self, entry: NamedMethod, choice: ClassChoice) -> str:
+        return entry.name if len(self.choices) == 1 else f"{entry.name}/{choice}"
+
+
+def _as_the_model_takes_it(
+    samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
+) -> SampleSet:
+    samples = samples.to(pl_module.device)
+    # Tensors that the user gave may have another precision than the model.
+    return SampleSet(trainer.precision_plugin.convert_input(samples.images), samples.labels)

@@ -1,0 +1,339 @@
+"""The callback: explain the same validation samples again and again while a network trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.callbacks.batch import Unpack
+from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.checks import check_settings, check_tags, check_trainer
+from lightning_saliency.callbacks.explain import ClassChoice, choices_of, methods_of
+from lightning_saliency.callbacks.fetch import fetch_batch
+from lightning_saliency.callbacks.forward import Forward
+from lightning_saliency.callbacks.monitor import Monitor
+from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.ranks import first_samples_of_all
+from lightning_saliency.callbacks.samples import Samples, SampleSpec
+from lightning_saliency.errors import SaliencyWarning
+
+__all__ = ["SaliencyCallback"]
+
+Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
+
+# After this many failures in a row the callback stops trying.
+_MOST_FAILURES = 3
+
+
+class SaliencyCallback(pl.Callback):
+    """Explain the same validation samples after each validation run, and log how they change.
+
+    Nothing about the training changes: weights, losses and random streams are those of a run
+    without the callback, to the last bit. An explanation that fails is reported and skipped.
+
+    Explanations are made after each validation run of ``fit`` (never in the sanity check), of
+    ``trainer.validate`` and of ``trainer.test``; an epoch that ends without a validation run is
+    explained at its end. Logged are, at the step at which Lightning logs the validation metrics:
+
+    - ``saliency/<method>/sample_<i>``: image, map and overlay of one sample;
+    - ``saliency/compare/sample_<i>``: all methods side by side, if there are several;
+    - ``saliency_filmstrip/<method>``: samples down, explained epochs across, the whole history in
+      one image;
+    - ``saliency_drift/<method>/<reference>/<measure>``: similarity to the ``previous`` and to the
+      first (``pinned``) explanation, means over the samples: ``top10_iou``, ``spearman`` and
+      ``ssim`` (1 = has not moved), ``center_shift`` (0 to 1, in image diagonals),
+      ``log2_norm_ratio`` (0 = as strong). NaN if all maps are constant or not finite;
+    - ``saliency_target/<method>/<what>``: ``probability`` of the explained classes, ``flips`` (the
+      share of samples whose predicted class has changed since the previous explanation) and
+      ``degenerate_frac`` (the share of maps that are constant or not finite).
+
+    The numbers are in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint. With
+    two targets, ``<method>`` is ``<method>/label`` and ``<method>/predicted``.
+
+    Args:
+        method: an :class:`AttributionMethod`, a callable (model, image, target) -> (N, 1, H, W), or
+            a list of these.
+        samples: that many first validation samples; a list of indices into the validation dataset;
+            or a pair of tensors, images (N, C, H, W) as the model takes them and labels (N,).
+        dataloader_idx: which validation loader the samples come from.
+        target: the class that is explained: each sample's ``"label"``, the class that is
+            ``"predicted"`` at the time, a class index for all, or both ("label", "predicted").
+        every_n_epochs: explain in the first epoch that can be, and then every so many epochs.
+        unpack: from a batch to (images, labels or None), if the batch is not of a usual form.
+        forward: from (pl_module, images) to what holds the class scores, if that is not
+            ``pl_module(images)``.
+        mean: per channel; how the images were normalised, to show them as they were.
+        std: per channel, like ``mean``.
+        class_names: shown instead of class indices.
+        max_overhead: skip explanations that would take more than this share of the run's time.
+        on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
+            switches the callback off after three failures in a row; ``"raise"`` ends the run.
+        name: put before all tags; needed when two callbacks use the same method.
+
+    Raises:
+        InputError: a setting cannot be used. What depends on the module, the data or the other
+            callbacks is checked before the first training step.
+    """
+
+    def __init__(
+        self,
+        method: Method | list[Method],
+        samples: SampleSpec = 8,
+        dataloader_idx: int = 0,
+        target: ClassChoice | tuple[ClassChoice, ClassChoice] = "label",
+        every_n_epochs: int = 1,
+        unpack: Unpack | None = None,
+        forward: Forward | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        max_overhead: float | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_settings(dataloader_idx, every_n_epochs, on_error, name)
+        self.dataloader_idx = dataloader_idx
+        self.every_n_epochs = every_n_epochs
+        self.on_error = on_error
+        self.samples = Samples(samples, unpack)
+        self.budget = Budget(max_overhead)
+        self.monitor = Monitor(
+            methods=methods_of(method),
+            choices=choices_of(target),
+            forward=forward,
+            pictures=Pictures(mean, std, class_names),
+            name=name,
+        )
+        self._is_set_up = False
+        self._last_epoch: int | None = None
+        self._saw_validation = False
+        self._failures = 0
+
+    @property
+    @override
+    def state_key(self) -> str:
+        """What this callback's state is filed under in a checkpoint: the tags that it writes."""
+        key = self._generate_state_key(tags=sorted(self.monitor.tags))
+        # The Trainer asks for a key at once, and refuses equal ones without saying what to do;
+        # setup, which comes before any checkpoint, looks for equal tags and says it.
+        return key if self._is_set_up else f"{key}@{id(self)}"
+
+    def filmstrip(self, method: str | None = None) -> Tensor:
+        """Return the filmstrip as last logged: samples down, explained epochs across.
+
+        Args:
+            method: the ``<method>`` of the tags, for instance ``"grad_cam"``; None for the first.
+
+        Returns:
+            (3, H, W), RGB in [0, 1].
+
+        Raises:
+            InputError: nothing was explained under that name.
+        """
+        return self.monitor.filmstrip(method)
+
+    # When: the hooks of Lightning.
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check the settings against the trainer and the module."""
+        check_tags(self, trainer)
+        check_trainer(self, trainer, pl_module, stage)
+        self._is_set_up = True
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Be ready for another trainer."""
+        self._is_set_up = False
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of the budget."""
+        self.budget.start()
+
+    @override
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Try the methods on what the sanity check has shown, before the first training step."""
+        probe = self.samples.known or self.samples.gathered()
+        if probe is not None:
+            self.monitor.prepare(probe[:1], trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Try the methods on a sample, where there was no sanity check."""
+        if self.monitor.is_prepared:
+            return
+        probe = self.samples.known
+        if probe is None:
+            wanted = self.samples.indices or [0]
+            batch = fetch_batch(trainer, pl_module, self.dataloader_idx, wanted)
+            probe = None if batch is None else self.samples.of(batch)
+        if probe is not None:
+            self.monitor.prepare(probe[:1], trainer, pl_module)
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that this epoch has not been validated yet."""
+        self._saw_validation = False
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to gather the samples, as long as they are not known."""
+        self._begin_to_gather(trainer, pl_module)
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Gather samples in the form in which the model is about to see them."""
+        self._gather(batch, dataloader_idx)
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Explain the samples, except in the sanity check."""
+        if trainer.sanity_checking:
+            return
+        self._saw_validation = True
+        self._keep_samples(trainer)
+        self._explain_if_due(trainer, pl_module, _validation_step(trainer))
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to gather the samples, as long as they are not known."""
+        self._begin_to_gather(trainer, pl_module)
+
+    @override
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Gather samples in the form in which the model is about to see them."""
+        self._gather(batch, dataloader_idx)
+
+    @override
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Explain the samples."""
+        self._keep_samples(trainer)
+        self._explain_if_due(trainer, pl_module, _validation_step(trainer))
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Explain the samples, if the epoch ended without a validation run."""
+        # After a resume this hook can come for an epoch that was explained before the checkpoint.
+        if not self._saw_validation and self._last_epoch != trainer.current_epoch:
+            # Lightning logs the metrics of an epoch's end one step back, at its last batch.
+            self._explain_if_due(trainer, pl_module, _validation_step(trainer) - 1)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how often the budget was kept by leaving an explanation out."""
+        if self.budget.skipped:
+            rank_zero_info(
+                f"Explanations took {self.budget.overhead:.1%} of the run; {self.budget.skipped} "
+                f"were skipped to keep within max_overhead={self.budget.share}."
+            )
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the samples, the references, the filmstrips and the accounts."""
+        return {
+            "samples": self.samples.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "budget": self.budget.state_dict(),
+            "last_epoch": self._last_epoch,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was saved: the same samples and references."""
+        self.samples.load_state_dict(state_dict["samples"])
+        self.monitor.load_state_dict(state_dict["monitor"])
+        self.budget.load_state_dict(state_dict["budget"])
+        self._last_epoch = state_dict["last_epoch"]
+
+    # How the hooks do it.
+
+    def _begin_to_gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.samples.begin()
+        if self.samples.known is None and self.samples.indices is not None:
+            batch = fetch_batch(trainer, pl_module, self.dataloader_idx, self.samples.indices)
+            if batch is not None:
+                self.samples.gather(batch)
+
+    def _gather(self, batch: Any, dataloader_idx: int) -> None:
+        if self.samples.indices is None and dataloader_idx == self.dataloader_idx:
+            self.samples.gather(batch)
+
+    def _keep_samples(self, trainer: pl.Trainer) -> None:
+        seen = self.samples.gathered()
+        if self.samples.known is not None or seen is None:
+            return
+        if self.samples.indices is None:
+            seen = first_samples_of_all(seen, self.samples.count, trainer)
+        if len(seen) < self.samples.count:
+            rank_zero_warn(
+                f"Expected {self.samples.count} samples, but the validation run had only "
+                f"{len(seen)}; these are explained. Raise limit_val_batches, or lower samples.",
+                category=SaliencyWarning,
+            )
+        self.samples.keep(seen)
+
+    def _explain_if_due(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
+    ) -> None:
+        samples = self.samples.known
+        if samples is None or self._failures >= _MOST_FAILURES or not self._is_due(trainer):
+            return
+        if not trainer.strategy.broadcast(self.budget.allows_next()):
+            self.budget.skipped += 1
+            return
+        try:
+            with self.budget.spending():
+                self.monitor.explain(samples, trainer, pl_module, step)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self._report(error, trainer)
+        else:
+            self._failures = 0
+        self._last_epoch = trainer.current_epoch
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if self._last_epoch is None or trainer.state.fn != "fit":
+            return True
+        # Counting from the last explained epoch, and not in multiples, works together with every
+        # rhythm of validation; several runs within one epoch are all explained.
+        since = trainer.current_epoch - self._last_epoch
+        return since == 0 or since >= self.every_n_epochs
+
+    def _report(self, error: Exception, trainer: pl.Trainer) -> None:
+        self._failures += 1
+        consequence = "training goes on"
+        if self._failures == _MOST_FAILURES:
+            consequence += ", and after three failures in a row nothing more is explained"
+        rank_zero_warn(
+            f"The explanation of epoch {trainer.current_epoch} failed and is skipped; "
+            f"{consequence}. {type(error).__name__}: {error}",
+            category=SaliencyWarning,
+        )
+
+
+def _validation_step(trainer: pl.Trainer) -> int:
+    # The step of Lightning's own epoch metrics; global_step counts every optimizer.
+    return trainer.fit_loop.epoch_loop._batches_that_stepped

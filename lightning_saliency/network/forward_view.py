@@ -1,0 +1,38 @@
+"""A module seen through another forward."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["ForwardView"]
+
+
+class ForwardView(nn.Module):
+    """The layers of ``module`` under their own names, called in another way.
+
+    It holds no weights of its own: parameters, buffers and layers are the module's, so hooks,
+    layer names and :func:`~lightning_saliency.network.undisturbed.undisturbed` work on it as on
+    the module (but for the module's own training flag, which it does not share).
+
+    Args:
+        module: whose layers they are.
+        forward: from (module, images) to what the model puts out.
+    """
+
+    def __init__(self, module: nn.Module, forward: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.__dict__["_parameters"] = module._parameters
+        self.__dict__["_buffers"] = module._buffers
+        self.__dict__["_modules"] = module._modules
+        # Not as attributes of a module, which would register the module as a layer of itself.
+        self.__dict__["_viewed"] = (module, forward)
+
+    def forward(self, images: Tensor) -> Any:
+        """Return what ``forward(module, images)`` returns.
+
+        Args:
+            images: (N, C, H, W).
+        """
+        module, forward = self.__dict__["_viewed"]
+        return forward(module, images)
