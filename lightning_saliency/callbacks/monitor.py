@@ -116,6 +116,8 @@ class Monitor:
                     on_epoch=True,
                     batch_size=len(samples),
                     add_dataloader_idx=False,
+                    # Equal on all processes already; this tells Lightning so.
+                    sync_dist=True,
                 )
         loggers = [logger for logger in trainer.loggers if takes_images(logger)]
         if not loggers or not trainer.is_global_zero:
