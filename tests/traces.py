@@ -35,7 +35,8 @@ def bits(tensor: Tensor | None) -> str:
     """Return dtype, shape, device and a digest of the very bits of a tensor."""
     if tensor is None:
         return "none"
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    # A clone, because memory that NumPy has seen can never again be resized.
+    flat = tensor.detach().cpu().clone().contiguous().reshape(-1)
     digest = hashlib.sha1(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
     return f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device} {digest}"
 

@@ -61,20 +61,29 @@ def capture(model: nn.Module, layer: str, *, start_graph: bool = False) -> Itera
             ends here; this is what makes Grad-CAM cost little more than a forward pass.
 
     Raises:
-        LayerError: there is no such layer.
+        LayerError: there is no such layer, or its output cannot be caught.
     """
     caught = Capture(layer)
+    found = find_layer(model, layer)
+    if isinstance(found, torch.jit.ScriptModule):
+        raise LayerError(
+            f"Expected layer '{layer}' to be in Python, but it is scripted or traced, and what it "
+            "puts out cannot be caught. Explain the model before torch.jit.script or "
+            "torch.jit.trace, or choose a layer around it."
+        )
 
     def keep(_module: nn.Module, _inputs: object, output: object) -> object:
-        if isinstance(output, Tensor) and output.is_floating_point():
-            if start_graph:
-                output = output.detach().requires_grad_()
+        if not isinstance(output, Tensor) or not output.is_floating_point():
             caught._outputs.append(output)
-            return output.clone()
+            return output
+        if start_graph:
+            output = output.detach().requires_grad_()
         caught._outputs.append(output)
-        return output
+        # Models run their frozen parts in no_grad(); the graph goes on after them all the same.
+        with torch.enable_grad():
+            return output.clone()
 
-    handle = find_layer(model, layer).register_forward_hook(keep)
+    handle = found.register_forward_hook(keep)
     try:
         # The caller records the graph here, whatever mode it came from.
         with torch.enable_grad():

@@ -12,11 +12,13 @@ __all__ = ["find_layer", "layer_names"]
 def layer_names(model: nn.Module) -> dict[str, nn.Module]:
     """Return the model's layers by name, without the ``_orig_mod.`` that compiling puts in.
 
+    A layer that the model holds under several names is there under each of them.
+
     Args:
         model: any module; the model itself is not among its layers.
     """
     layers: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
         if plain:
             # A compiled module and the module inside it share a name; hooks belong on the outer.

@@ -22,6 +22,8 @@ _PASSED_OVER = (
     nn.Dropout2d,
     nn.Identity,
     nn.Upsample,
+    # Not for what it does: nobody can look into it.
+    torch.jit.ScriptModule,
 )
 
 
@@ -57,9 +59,11 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
         if isinstance(output, Tensor) and _is_picture(layer, output, size):
             finished.append((name, output))
 
+    # A layer that the model holds under several names goes by the first.
+    layers = {layer: name for name, layer in reversed(layer_names(model).items())}
     handles = [
         layer.register_forward_hook(lambda m, _inputs, output, name=name: note(name, m, output))
-        for name, layer in layer_names(model).items()
+        for layer, name in layers.items()
         if not isinstance(layer, _PASSED_OVER)
     ]
     try:
@@ -74,7 +78,8 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
         raise LayerError(
             f"Expected a layer of {type(model).__name__} with an output of shape (N, K, h, w) for "
             f"Grad-CAM and linear approximation, but none of the {len(runs)} layers that ran has "
-            "one. Name a layer and its layout, or take a gradient method or RISE."
+            "one (layers that are scripted or traced do not count). Name a layer and its layout, "
+            "or take a gradient method or RISE."
         )
     candidates = [(name, found) for name, found in pictures if found.requires_grad]
     if not candidates:

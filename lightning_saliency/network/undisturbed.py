@@ -16,7 +16,10 @@ __all__ = ["preserved_random_streams", "undisturbed"]
 
 _HOOK_TABLES = (
     "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
     "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
     "_backward_hooks",
     "_backward_pre_hooks",
 )
@@ -36,16 +39,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     of Python.
 
     Tensors that were made under ``inference_mode`` (batches of ``Trainer.validate``, for instance)
-    must be cloned inside this context before a gradient can be taken through them. Buffers and
-    parameters of the model that were made so are replaced by clones for the while.
+    must be cloned inside this context before a gradient can be taken through them. Tensors that
+    the model's modules hold and that were made so are replaced by clones for the while.
 
-    What it cannot undo: what the model's own ``forward`` does to Python objects, files or loggers.
+    What it cannot undo: what the model's own ``forward`` writes into weights, Python objects, files
+    or loggers.
 
     Args:
         model: the model, or a part of it; only its own modules are looked after.
 
     Raises:
-        ModelError: the model has lazy layers that no input has shaped yet.
+        ModelError: the model has lazy layers that no input has shaped yet, or keeps tensors of an
+            inference run where they are not found.
     """
     modules = list(model.modules())
     _refuse_lazy_layers(model)
@@ -61,6 +66,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         # A hook that is added after the first compiled call is silently skipped by that code.
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_preserved_hooks(modules))
+        stack.enter_context(_explained_inference_error())
+        stack.enter_context(_no_inference_tensors(modules))
         stack.enter_context(_preserved_buffers(modules))
         stack.enter_context(_frozen_parameters(modules))
         stack.enter_context(_eval_mode(modules))
@@ -125,67 +132,109 @@ def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
 @contextmanager
 def _frozen_parameters(modules: list[nn.Module]) -> Iterator[None]:
     saved: list[tuple[Tensor, bool, Tensor | None]] = []
-    swapped: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         for module in modules:
-            for name, parameter in module._parameters.items():
-                if parameter is None:
-                    continue
-                if parameter.is_inference():
-                    clone = nn.Parameter(parameter.clone(), requires_grad=False)
-                    swapped.append((module._parameters, name, parameter))
-                    module._parameters[name] = clone
-                    continue
-                # With .grad set aside, not even a backward() or zero_grad() of a user's own
-                # method can touch what gradient accumulation has gathered so far.
-                saved.append((parameter, parameter.requires_grad, parameter.grad))
-                parameter.requires_grad_(False)
-                parameter.grad = None
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    # With .grad set aside, not even a backward() or zero_grad() of a user's own
+                    # method can touch what gradient accumulation has gathered so far.
+                    saved.append((parameter, parameter.requires_grad, parameter.grad))
+                    parameter.requires_grad_(False)
+                    parameter.grad = None
         yield
     finally:
         # A parameter that two modules share was saved twice, the second time already frozen.
         for frozen, requires_grad, grad in reversed(saved):
             frozen.requires_grad_(requires_grad)
             frozen.grad = grad
-        for table, name, original in swapped:
+
+
+@contextmanager
+def _no_inference_tensors(modules: list[nn.Module]) -> Iterator[None]:
+    """Replace what was made in inference mode, which no gradient passes, by clones."""
+    clones: dict[Tensor, Tensor] = {}
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    try:
+        for module in modules:
+            tables: list[dict[str, Any]] = [module._parameters, module._buffers, vars(module)]
+            for table in tables:
+                for name, tensor in list(table.items()):
+                    if isinstance(tensor, Tensor) and tensor.is_inference():
+                        clone = clones.setdefault(tensor, _clone(tensor))
+                        replaced.append((table, name, tensor))
+                        table[name] = clone
+        yield
+    finally:
+        for table, name, original in replaced:
             table[name] = original
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    clone = tensor.clone()
+    return nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
+
+
+@contextmanager
+def _explained_inference_error() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        raise ModelError(
+            "Expected a model without tensors that were made in inference mode, but it keeps one "
+            "where it is not found, in a list for instance. Make it a buffer, or run with "
+            f"Trainer(inference_mode=False). ({error})"
+        ) from error
 
 
 @contextmanager
 def _preserved_buffers(modules: list[nn.Module]) -> Iterator[None]:
-    tables = [(module, dict(module._buffers)) for module in modules]
-    copies: dict[Tensor, Tensor] = {}
-    for module, table in tables:
-        for name, buffer in table.items():
-            if buffer is None or buffer in copies:
-                continue
-            copies[buffer] = buffer.detach().clone()
-            if buffer.is_inference():
-                module._buffers[name] = copies[buffer]
+    tables = [(module._buffers, dict(module._buffers.items())) for module in modules]
+    saved: dict[Tensor, tuple[Tensor, Tensor]] = {}
+    for _, table in tables:
+        for buffer in table.values():
+            if buffer is not None and buffer not in saved:
+                # The first of these shares its memory with the buffer, the second keeps the values.
+                saved[buffer] = buffer.detach(), buffer.detach().clone()
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, copy in copies.items():
-                # Inference tensors were never given to the model, so they cannot have changed.
-                if not buffer.is_inference() and not _same(buffer, copy):
-                    buffer.copy_(copy)
-        for module, table in tables:
-            module._buffers.clear()
-            module._buffers.update(table)
+            for buffer, (memory, values) in saved.items():
+                if not _same(buffer, values):
+                    buffer.data = memory
+                    buffer.copy_(values)
+        for table, entries in tables:
+            _put_back(table, entries)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)
+def _same(buffer: Tensor, values: Tensor) -> bool:
+    return buffer.shape == values.shape and torch.equal(buffer, values)
 
 
 @contextmanager
 def _preserved_hooks(modules: list[nn.Module]) -> Iterator[None]:
     tables = [getattr(module, name) for module in modules for name in _HOOK_TABLES]
-    before = [list(table) for table in tables]
+    before = [dict(table) for table in tables]
+    # Modules refuse to mix the two kinds of backward hook and note here which they have.
+    kinds = [module._is_full_backward_hook for module in modules]
     try:
         yield
     finally:
-        for table, keys in zip(tables, before, strict=True):
-            for key in [key for key in table if key not in keys]:
-                del table[key]
+        for table, entries in zip(tables, before, strict=True):
+            _put_back(table, entries)
+        for module, kind in zip(modules, kinds, strict=True):
+            module._is_full_backward_hook = kind
+
+
+def _put_back(table: Any, entries: dict[Any, Any]) -> None:
+    """Give a table of a module its entries again, in their order."""
+    # A scripted module has a table of another kind, which cannot lose or gain entries.
+    if isinstance(table, dict) and _identities(table) != _identities(entries):
+        table.clear()
+        table.update(entries)
+
+
+def _identities(table: dict[Any, Any]) -> list[tuple[Any, int]]:
+    return [(key, id(value)) for key, value in table.items()]
