@@ -179,10 +179,9 @@ def independent_masks(
 def balanced_masks(upsampling: Upsampling, num_masks: int, seed: int = 0) -> Iterator[MaskBlock]:
     """Draw blocks of masks in which the cells are exactly balanced, each kept half of the time.
 
-    A block is a Hadamard matrix of the smallest order 2**k that is larger than the number of
-    cells, followed by its negative. Each cell takes one of its columns, other than the constant
-    one, at random and with a random sign; +1 keeps the cell, -1 does not. All masks of a block
-    have one random shift.
+    A block is a Hadamard matrix of the smallest order 2**k that has a column for each cell,
+    followed by its negative. Each cell takes one of the columns, at random and with a random sign;
+    +1 keeps the cell, -1 does not. All masks of a block have one random shift.
 
     Args:
         upsampling: of the grids to the image.
@@ -198,7 +197,7 @@ def balanced_masks(upsampling: Upsampling, num_masks: int, seed: int = 0) -> Ite
     size = balanced_block_size(rows * columns)
     design = hadamard_matrix(size // 2)
     for _ in range(-(-num_masks // size)):
-        chosen = 1 + torch.randperm(len(design) - 1, generator=generator)[: rows * columns]
+        chosen = torch.randperm(len(design), generator=generator)[: rows * columns]
         signs = 2 * torch.randint(0, 2, (rows * columns,), generator=generator) - 1
         runs = design[:, chosen] * signs
         grids = torch.cat([runs, -runs]).reshape(size, rows, columns) > 0
@@ -212,8 +211,8 @@ def balanced_block_size(cells: int) -> int:
     Args:
         cells: how many cells a grid has, >= 1.
     """
-    # Twice the smallest power of two that is larger than the number of cells.
-    return int(2 << cells.bit_length())
+    # Twice the smallest power of two that is at least the number of cells.
+    return int(2 << (cells - 1).bit_length())
 
 
 def hadamard_matrix(order: int) -> Tensor:

@@ -90,7 +90,7 @@ def test_split_half_is_spearmans(design: object, centred: bool) -> None:
     for i in range(3):
         for k in range(2):
             wanted = spearmanr(*(average.mean(centred, h)[i, k].flatten() for h in (0, 1)))
-            assert float(came[i, k]) == pytest.approx(wanted.statistic, abs=1e-6)
+            assert float(came[i, k]) == pytest.approx(wanted.statistic, abs=1e-3)
 
 
 def test_split_half_needs_two_halves() -> None:

@@ -192,6 +192,10 @@ def test_no_more_than_one_batch_at_a_time() -> None:
     RISE(256, batch_size=24)(model, make_images(3), 1)
     assert max(model.seen) == 24
     assert sum(model.seen) == 3 + 3 * 256
+    model.seen.clear()
+    RISE(256, batch_size=24).all_classes(model, make_images(3))
+    assert max(model.seen) == 24
+    assert sum(model.seen) == 3 * 256
 
 
 def test_out_of_memory_halves_the_batch() -> None:
@@ -273,15 +277,18 @@ def test_estimate_agrees_with_the_call() -> None:
     assert (estimate.split_half <= 1).all()
 
 
-@pytest.mark.parametrize("p", [0.5, 0.4])
-def test_until_stops_early(p: float) -> None:
+@pytest.mark.parametrize(("p", "until"), [(0.5, 0.9), (0.4, 0.6)])
+def test_until_stops_early(p: float, until: float) -> None:
     model, images = setting()
-    method = RISE(4096, p=p, score="log_probability", until=0.6)
-    estimate = method.estimate(model, images, 1)
+    method = RISE(4096, p=p, score="log_probability", until=until)
+    images = torch.cat([images.flip(3), images])
+    targets = [0, 3, 1, 4]
+    estimate = method.estimate(model, images, targets)
     assert (estimate.num_masks < 4096).all()
-    assert (estimate.split_half >= 0.6).all()
-    for i in range(2):
-        alone = method.estimate(model, images[i : i + 1], 1)
+    assert (estimate.split_half >= until).all()
+    assert len(estimate.num_masks.unique()) > 1
+    for i, target in enumerate(targets):
+        alone = method.estimate(model, images[i : i + 1], target)
         assert alone.num_masks[0] == estimate.num_masks[i]
         torch.testing.assert_close(alone.saliency[0], estimate.saliency[i])
 

@@ -123,6 +123,21 @@ def test_target_score_of_a_callable() -> None:
     assert torch.equal(score(logits, torch.zeros(4)), (logits[:, 1] - logits[:, 0])[:, None])
 
 
+def test_model_that_writes_into_its_input() -> None:
+    class Writer(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2).mean((2, 3))
+
+    _, images, masks = setting()
+    wanted, batches = images.clone(), Batches(7, images.device)
+    score = target_score(Writer(), images, "predicted", "logit", batches)
+    came = masked_scores(Writer(), images, masks, score, batches)
+    assert torch.equal(images, wanted)
+    classes = images.mean((2, 3)).argmax(1)
+    means = (2 * images[:, None] * masks).mean((3, 4))
+    torch.testing.assert_close(came[:, 0], torch.stack([means[i, :, classes[i]] for i in range(3)]))
+
+
 def test_target_is_checked_before_the_masks() -> None:
     model, images, _ = setting()
     for target in (5, [0, 1], "label"):
