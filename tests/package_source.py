@@ -19,6 +19,8 @@ class Import(NamedTuple):
     line: int
     lazy: bool
     """It happens when a function runs, not when the file is imported."""
+    typing: bool
+    """It never happens; only the type checker reads it."""
 
     def __str__(self) -> str:
         return f"{self.module} (line {self.line})"
@@ -32,20 +34,26 @@ def module_name(path: Path) -> str:
 
 def imports(path: Path) -> list[Import]:
     """Return what a file imports; ``from package import name`` counts as ``package.name``."""
-    return list(_imports_in(ast.parse(path.read_text()), path, lazy=False))
+    return list(_imports_in(ast.parse(path.read_text()), path, lazy=False, typing=False))
 
 
-def _imports_in(node: ast.AST, path: Path, lazy: bool) -> Iterator[Import]:
+def _imports_in(node: ast.AST, path: Path, lazy: bool, typing: bool) -> Iterator[Import]:
+    modules: list[str] = []
     if isinstance(node, ast.Import):
-        yield from (Import(alias.name, node.lineno, lazy) for alias in node.names)
+        modules = [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        start = node.module or ""
-        if node.level:
-            parts = module_name(path).split(".")
-            parts = parts if path.name == "__init__.py" else parts[:-1]
-            base = ".".join(parts[: len(parts) - node.level + 1])
-            start = f"{base}.{start}".rstrip(".")
-        yield from (Import(f"{start}.{alias.name}", node.lineno, lazy) for alias in node.names)
-    inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        modules = [f"{_start_of(node, path)}.{alias.name}" for alias in node.names]
+    yield from (Import(module, node.lineno, lazy, typing) for module in modules)
+    lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    typing = typing or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     for child in ast.iter_child_nodes(node):
-        yield from _imports_in(child, path, inside)
+        yield from _imports_in(child, path, lazy, typing)
+
+
+def _start_of(node: ast.ImportFrom, path: Path) -> str:
+    start = node.module or ""
+    if node.level:
+        parts = module_name(path).split(".")
+        parts = parts if path.name == "__init__.py" else parts[:-1]
+        start = ".".join([*parts[: len(parts) - node.level + 1], start])
+    return start.rstrip(".")

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 import torchmetrics
 from package_source import FILES, PACKAGE, module_name
 
@@ -53,6 +54,9 @@ def public_callables() -> Iterator[tuple[str, Any]]:
     for name, found in public_objects():
         if not inspect.isclass(found):
             yield name, found
+            continue
+        # The methods of a function of autograd are torch's, and documented there.
+        if issubclass(found, torch.autograd.Function):
             continue
         for attribute, member in vars(found).items():
             function = member.fget if isinstance(member, property) else member
