@@ -180,20 +180,19 @@ class Pictures:
 
     def _name(self, index: int) -> str:
         if self.class_names is None or index >= len(self.class_names):
-            return str(index)
+            return f"class {index}"
         return self.class_names[index]
 
     def _caption(self, explanation: Explanation, index: int, epoch: int) -> list[str]:
         target, predicted = int(explanation.target[index]), int(explanation.predicted[index])
         probability = float(explanation.probability[index])
         verdict = "predicted" if target == predicted else f"predicted: {self._name(predicted)}"
-        return [f"epoch {epoch}   class {self._name(target)} ({probability:.2f}), {verdict}"]
+        return [f"epoch {epoch}: {self._name(target)} ({probability:.2f}), {verdict}"]
 
     def _draw_strip(self, series: str, shown: Tensor, explanation: Explanation) -> Tensor:
         strip = self._strips[series]
-        rows = [
-            f"{index}: {self._name(int(target))}" for index, target in enumerate(explanation.target)
-        ]
+        named = [self._name(int(target)) for target in explanation.target]
+        rows = [f"{index}: {name}" for index, name in enumerate(named)]
         columns = [str(epoch) for epoch in strip.epochs.values()]
         title = f"{series}, by epoch"
         legend = (strip.scale or ColourScale(), strip.signed)

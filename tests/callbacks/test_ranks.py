@@ -1,0 +1,91 @@
+"""Two processes explain what one would."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
+from torch import Tensor, nn
+
+from lightning_saliency import SaliencyCallback
+from lightning_saliency.attribution import GradCAM, Gradient
+
+pytestmark = [
+    *QUIET,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:It is recommended to use .self.log.'val_loss'.*"),
+    # Lightning's own gathering calls it.
+    pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional.all_gather is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks.*"),
+]
+
+
+class Still(TinyModule):
+    """Trains without changing, so that runs of any number of processes have one model."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def on_train_start(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0
+
+
+def run(folder: Path, processes: int, *callbacks: Any, **settings: Any) -> None:
+    torch.manual_seed(0)
+    several = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {}
+    trainer = make_trainer(folder, *callbacks, **several, **settings)
+    trainer.fit(Still(), train_loader(), val_loader())
+
+
+def pictures(folder: Path) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
+    found = events(folder)
+    return {
+        (tag, number): np.asarray(Image.open(io.BytesIO(event.encoded_image_string))).astype(int)
+        for tag in found.Tags()["images"]
+        for number, event in enumerate(found.Images(tag))
+    }
+
+
+def numbers(folder: Path) -> dict[str, list[float]]:
+    found = events(folder)
+    tags = [tag for tag in found.Tags()["scalars"] if tag.startswith("saliency")]
+    return {tag: [event.value for event in found.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize("samples", [[4, 1, 9], 5], ids=["by index", "the first"])
+def test_two_processes_log_what_one_logs(tmp_path: Path, samples: Any) -> None:
+    for processes in (1, 2):
+        callback = SaliencyCallback([Gradient(), GradCAM()], samples=samples, on_error="raise")
+        run(tmp_path / str(processes), processes, callback)
+    one, two = (pictures(tmp_path / str(processes)) for processes in (1, 2))
+    assert one.keys() == two.keys()
+    for key, picture in one.items():
+        # One step of 256: a batch of another size is summed in another order.
+        assert np.abs(picture - two[key]).max() <= 1, key
+    alone, shared = (numbers(tmp_path / str(processes)) for processes in (1, 2))
+    assert alone.keys() == shared.keys()
+    for tag, values in alone.items():
+        assert shared[tag] == pytest.approx(values, abs=1e-5), tag
+
+
+def fails_on_the_second_process(model: nn.Module, image: Tensor, target: Any) -> Tensor:
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+        raise ZeroDivisionError("only here")
+    return image.abs().sum(1, keepdim=True)
+
+
+# The warning is given in the processes; that the run goes on to its end is seen from here.
+@pytest.mark.filterwarnings("ignore:The explanation of epoch")
+def test_a_failure_on_one_process_is_skipped_by_all(tmp_path: Path) -> None:
+    run(tmp_path, 2, SaliencyCallback(fails_on_the_second_process, samples=4), max_epochs=5)
+    found = events(tmp_path)
+    assert [event.step for event in found.Scalars("val_loss")] == [1, 3, 5, 7, 9]
+    assert not [tag for tag in found.Tags()["scalars"] if tag.startswith("saliency")]
