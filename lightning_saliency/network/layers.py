@@ -19,11 +19,14 @@ def layer_names(model: nn.Module) -> dict[str, nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
-        if plain:
+        if plain := _plain(name):
             # A compiled module and the module inside it share a name; hooks belong on the outer.
             layers.setdefault(plain, module)
     return layers
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -37,16 +40,16 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
         LayerError: there is no such layer; the message lists the nearest names.
     """
     layers = layer_names(model)
-    if name in layers:
-        return layers[name]
+    if _plain(name) in layers:
+        return layers[_plain(name)]
     last = name.rpartition(".")[2]
     same_ending = [known for known in layers if last and known.rpartition(".")[2] == last]
     near = dict.fromkeys(difflib.get_close_matches(name, layers, n=3, cutoff=0.5) + same_ending)
     if near:
         hint = "Did you mean " + " or ".join(f"'{known}'" for known in list(near)[:4]) + "?"
     else:
-        top = [known for known in layers if "." not in known]
-        hint = "Its outermost layers are " + ", ".join(f"'{known}'" for known in top[:12]) + "."
+        top = [f"'{known}'" for known in layers if "." not in known]
+        hint = f"Its outermost layers are {', '.join(top[:12])}." if top else "It has no layers."
     raise LayerError(
         f"Expected the name of a layer of {type(model).__name__}, but it has no '{name}'. {hint}"
     )
