@@ -1,0 +1,28 @@
+"""Maps as pictures: RGB tensors in [0, 1] that read at a glance and claim no more than is there."""
+
+from lightning_saliency.rendering.colormap import apply_colormap
+from lightning_saliency.rendering.display import displayable
+from lightning_saliency.rendering.filmstrip import Frame, film_frame, filmstrip, thin
+from lightning_saliency.rendering.grid import Cell, grid
+from lightning_saliency.rendering.heatmap import Heatmap, heatmap
+from lightning_saliency.rendering.overlay import overlay
+from lightning_saliency.rendering.panel import compare_panel, panel
+from lightning_saliency.rendering.scale import ColourScale, colour_scale
+
+__all__ = [
+    "Cell",
+    "ColourScale",
+    "Frame",
+    "Heatmap",
+    "apply_colormap",
+    "colour_scale",
+    "compare_panel",
+    "displayable",
+    "film_frame",
+    "filmstrip",
+    "grid",
+    "heatmap",
+    "overlay",
+    "panel",
+    "thin",
+]

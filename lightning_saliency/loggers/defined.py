@@ -1,0 +1,30 @@
+"""What an object really can do.
+
+Lightning's ``DummyLogger`` (under ``fast_dev_run``) and the experiment of every rank above zero
+answer to any name and do nothing, so ``hasattr`` says nothing about them.
+"""
+
+import inspect
+
+__all__ = ["has_attribute", "has_method"]
+
+
+def has_method(owner: object, name: str) -> bool:
+    """Return whether ``owner`` defines the method, rather than answering to any name.
+
+    Args:
+        owner: anything.
+        name: of the method.
+    """
+    return has_attribute(owner, name) and callable(getattr(owner, name))
+
+
+def has_attribute(owner: object, name: str) -> bool:
+    """Return whether ``owner`` or its class holds the attribute; runs no code of theirs.
+
+    Args:
+        owner: anything.
+        name: of the attribute, method or property.
+    """
+    missing = object()
+    return inspect.getattr_static(owner, name, missing) is not missing

@@ -1,0 +1,218 @@
+"""The history of all samples in one picture: samples down, explained epochs across.
+
+TensorBoard keeps ten images of a tag by default. A filmstrip that is logged anew at every
+explanation holds the whole history in its last image.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.rendering.canvas import PALE_INK, Canvas, fit_cell, reduced
+from lightning_saliency.rendering.heatmap import Heatmap
+from lightning_saliency.rendering.scale import ColourScale
+from lightning_saliency.rendering.text import text_width
+
+__all__ = ["Frame", "film_frame", "filmstrip", "thin"]
+
+_CELL = 64
+_BAR = 4
+_MOST_PIXELS = 330_000
+_GAP, _MARGIN = 3, 8
+_FONT, _LINE = 13, 18
+_LEGEND = 100
+_WIDEST_LABEL = 120
+
+
+def thin(count: int, most: int = 16) -> list[int]:
+    """Choose which of ``count`` explanations a filmstrip shows.
+
+    They are evenly spaced: every first, second, fourth, eighth ... one, and the last. The spacing
+    doubles when there are too many, and what was left out never comes back. So columns stay where
+    they are from one epoch to the next, and frames that are left out need not be kept.
+
+    Args:
+        count: number of explanations so far, >= 0.
+        most: greatest number of columns, >= 2.
+
+    Returns:
+        Ascending indices; always the first (0) and the last (``count - 1``), at most ``most``.
+
+    Raises:
+        InputError: one of them is too small.
+
+    Example:
+        >>> thin(5, most=8)
+        [0, 1, 2, 3, 4]
+        >>> thin(20, most=8)
+        [0, 4, 8, 12, 16, 19]
+    """
+    if count < 0 or most < 2:
+        raise InputError(f"Expected count >= 0 and most >= 2, got {count} and {most}.")
+    step = 1
+    while len(chosen := _every(count, step)) > most:
+        step *= 2
+    return chosen
+
+
+def _every(count: int, step: int) -> list[int]:
+    chosen = list(range(0, count, step))
+    if count and chosen[-1] != count - 1:
+        chosen.append(count - 1)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a filmstrip keeps of one explanation; 12 KiB for each sample.
+
+    Plain values: ``dataclasses.asdict(frame)`` can be saved, and ``Frame(**saved)`` restores it.
+
+    Attributes:
+        pictures: (N, 3, h, w), uint8, on the CPU; the longer side is at most 64 pixels.
+        fault: for each sample why it has no picture, or ``""``; see
+            :class:`~lightning_saliency.rendering.heatmap.Heatmap`.
+        relative_strength: each map's strength divided by that of the strongest first map, or NaN.
+    """
+
+    pictures: Tensor
+    fault: tuple[str, ...]
+    relative_strength: tuple[float, ...]
+
+
+def film_frame(overlaid: Tensor, heat: Heatmap) -> Frame:
+    """Reduce one explanation to what a filmstrip keeps of it.
+
+    Args:
+        overlaid: (N, 3, H, W), in [0, 1]: the maps laid over the images, or the maps alone.
+        heat: the N painted maps.
+
+    Returns:
+        Small pictures and what is to be written on them.
+
+    Raises:
+        InputError: the shape or the number of samples is another.
+    """
+    if overlaid.dim() != 4 or overlaid.shape[1] != 3 or len(overlaid) != len(heat):
+        raise InputError(
+            f"Expected pictures of shape ({len(heat)}, 3, H, W), one for each map, got "
+            f"{tuple(overlaid.shape)}."
+        )
+    size = fit_cell((overlaid.shape[2], overlaid.shape[3]), _CELL, _CELL)
+    return Frame(reduced(overlaid, size), heat.fault, heat.relative_strength)
+
+
+def filmstrip(
+    frames: Sequence[Frame],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    images: Tensor | None = None,
+    title: str = "",
+    legend: tuple[ColourScale, bool] | None = None,
+) -> Tensor:
+    """Draw the history: one row for each sample, one column for each frame.
+
+    Under each picture a bar shows how strong its map is beside the strongest of the run's first
+    maps, on a log scale: none at 1/1000, half the width at 1, the whole width at 1000 times.
+
+    Pictures are at most 64 pixels, and smaller where they are many: all together hold at most
+    330 000 pixels, which stay below one megabyte as a PNG whatever they show.
+
+    Args:
+        frames: from :func:`film_frame`, all of one shape, oldest first; choose them with
+            :func:`thin` if there are many.
+        row_labels: N texts, such as the classes; they are cut off after 120 pixels.
+        column_labels: for each frame a text, such as the epoch.
+        images: (N, 3, H, W), in [0, 1]: the inputs, shown in a first column; None for none.
+        title: what the strip shows, for instance ``"grad_cam, by epoch"``.
+        legend: the colour scale and whether the colours have a sign, for the line beneath; None
+            for none.
+
+    Returns:
+        (3, height, width), float32 in [0, 1], on the CPU.
+
+    Raises:
+        InputError: there is no frame, the shapes differ, or labels are missing.
+    """
+    _check_strip(frames, row_labels, column_labels, images)
+    rows, _, high, wide = frames[0].pictures.shape
+    shown = len(frames) + (images is not None)
+    cell = _cell_size((high, wide), rows * shown)
+    side = min(_WIDEST_LABEL, max(text_width(label, _FONT) for label in row_labels)) + _MARGIN
+    left = _MARGIN + side
+    top = _MARGIN + (_LINE if title else 0) + _LINE
+    pitch = cell[0] + _BAR + 2 * _GAP, cell[1] + _GAP
+    foot = top + rows * pitch[0]
+    width = left + shown * pitch[1] + _MARGIN
+    sheet = Canvas(foot + (_LINE if legend else 0) + _MARGIN, width)
+    sheet.text(title, _MARGIN, left, width=width - left - _MARGIN, size=_FONT)
+    for row, label in enumerate(row_labels):
+        middle = top + row * pitch[0] + (cell[0] - _LINE) // 2
+        sheet.text(label, middle, _MARGIN, width=side - _MARGIN, size=_FONT, align="right")
+    columns = [
+        (label, frame.pictures, frame.fault, frame.relative_strength)
+        for label, frame in zip(column_labels, frames, strict=True)
+    ]
+    if images is not None:
+        columns.insert(0, ("input", images, ("",) * rows, (math.nan,) * rows))
+    for label, pictures, faults, ratios in columns:
+        sheet.text(
+            label, top - _LINE, left, width=cell[1], size=_FONT, align="centre", ink=PALE_INK
+        )
+        for row, (fault, ratio) in enumerate(zip(faults, ratios, strict=True)):
+            corner = top + row * pitch[0], left
+            sheet.paste(pictures[row], *corner, cell)
+            if fault:
+                sheet.stamp(fault, *corner, *cell)
+            sheet.bar(corner[0] + cell[0] + 1, left, _BAR, _bar_length(ratio, cell[1]), PALE_INK)
+        left += pitch[1]
+    if legend:
+        _draw_footer(sheet, legend, foot, _MARGIN + side, width - 2 * _MARGIN - side)
+    return sheet.picture()
+
+
+def _cell_size(size: tuple[int, int], count: int) -> tuple[int, int]:
+    fraction = min(1.0, math.sqrt(_MOST_PIXELS / (count * size[0] * size[1])))
+    return max(1, int(size[0] * fraction)), max(1, int(size[1] * fraction))
+
+
+def _bar_length(ratio: float, width: int) -> int:
+    if not ratio > 0:
+        return 0
+    return round(width * min(1.0, max(0.0, 0.5 + math.log10(ratio) / 6)))
+
+
+def _draw_footer(
+    sheet: Canvas, legend: tuple[ColourScale, bool], top: int, left: int, width: int
+) -> None:
+    used = sheet.legend(*legend, top, left, _FONT, _LEGEND) + 2 * _FONT
+    note = "bars: mean of the map, log scale; half = first maps, full = 1000 times that"
+    sheet.text(note, top, left + used, width=max(0, width - used), size=_FONT, ink=PALE_INK)
+
+
+def _check_strip(
+    frames: Sequence[Frame],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    images: Tensor | None,
+) -> None:
+    shapes = {tuple(frame.pictures.shape) for frame in frames}
+    shape = next(iter(shapes), ())
+    if len(shapes) != 1 or len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        raise InputError(
+            "Expected at least one frame, all of one shape (N, 3, h, w), got "
+            + (", ".join(map(str, sorted(shapes))) or "none")
+            + "."
+        )
+    if images is not None and (images.dim() != 4 or tuple(images.shape[:2]) != shape[:2]):
+        raise InputError(
+            f"Expected images of shape ({shape[0]}, 3, H, W), got {tuple(images.shape)}."
+        )
+    if len(row_labels) != shape[0] or len(column_labels) != len(frames):
+        raise InputError(
+            f"Expected {shape[0]} row labels and {len(frames)} column labels, got "
+            f"{len(row_labels)} and {len(column_labels)}."
+        )

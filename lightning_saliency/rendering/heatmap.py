@@ -1,0 +1,156 @@
+"""Saliency maps as coloured pictures that do not claim more than the map holds.
+
+A map without information is never painted as if it had some: it is hatched in grey, and panels and
+filmstrips print the word from :attr:`Heatmap.fault` across it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.rendering.colormap import DIVERGING, SEQUENTIAL, apply_colormap
+from lightning_saliency.rendering.scale import FAINT, ColourScale, is_informative, strength
+
+__all__ = ["Heatmap", "heatmap"]
+
+_HATCH_DARK, _HATCH_LIGHT = 0.55, 0.85
+_STRIPES = 8
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Painted maps, and what a reader must be told about them; indexing selects one sample.
+
+    Attributes:
+        colour: (N, 3, H, W), float32 in [0, 1], on the CPU.
+        opacity: (N, 1, H, W), float32 in [0, 1]: how much each pixel shows of the map when it is
+            laid over the image; 0 where the map is zero, 1 at full colour, at pixels that are not
+            finite and in hatched maps.
+        fault: for each map ``""``, or why it is hatched: ``"NaN"`` (no finite pixel), ``"zero"``,
+            ``"constant"``, ``"negative"`` (no pixel is positive, and the map was not said to have
+            a sign).
+        strength: mean absolute value of each map, in the map's units.
+        clipped: for each map the fraction of its finite pixels beyond full colour.
+        non_finite: for each map the fraction of pixels that are NaN or infinite.
+        scale: what the colours mean.
+        signed: whether negative values have colours of their own.
+    """
+
+    colour: Tensor
+    opacity: Tensor
+    fault: tuple[str, ...]
+    strength: tuple[float, ...]
+    clipped: tuple[float, ...]
+    non_finite: tuple[float, ...]
+    scale: ColourScale
+    signed: bool
+
+    def __len__(self) -> int:
+        return len(self.fault)
+
+    def __getitem__(self, index: int) -> Heatmap:
+        chosen = range(len(self))[index]
+        one = slice(chosen, chosen + 1)
+        return Heatmap(
+            self.colour[one],
+            self.opacity[one],
+            self.fault[one],
+            self.strength[one],
+            self.clipped[one],
+            self.non_finite[one],
+            self.scale,
+            self.signed,
+        )
+
+    @property
+    def colormap(self) -> str:
+        """The name of the colormap that the maps are painted with."""
+        return DIVERGING if self.signed else SEQUENTIAL
+
+    @property
+    def relative_strength(self) -> tuple[float, ...]:
+        """Each map's strength divided by that of the strongest first map; NaN if there is none."""
+        first = self.scale.reference
+        return tuple(value / first if first > 0 else torch.nan for value in self.strength)
+
+    @property
+    def faint(self) -> tuple[bool, ...]:
+        """Whether each map has all but vanished, measured by the run's first maps."""
+        return tuple(ratio < FAINT for ratio in self.relative_strength)
+
+
+def heatmap(saliency: Tensor, scale: ColourScale, signed: bool = False) -> Heatmap:
+    """Paint maps.
+
+    Args:
+        saliency: (N, 1, H, W), floating point, on any device; may hold anything.
+        scale: what the colours mean, the same for every map of the method in a run; see
+            :func:`~lightning_saliency.rendering.scale.colour_scale`.
+        signed: True gives negative values colours of their own (blue; red is positive); False
+            paints them like zero.
+
+    Returns:
+        The pictures and what they do not show, on the CPU.
+
+    Raises:
+        InputError: ``saliency`` has another shape, or no pixels.
+    """
+    if saliency.dim() != 4 or saliency.shape[1] != 1 or saliency.numel() == 0:
+        raise InputError(f"Expected maps of shape (N, 1, H, W), got {tuple(saliency.shape)}.")
+    maps = saliency.detach().double().cpu()
+    position = scale.position(maps)
+    if signed:
+        colour = apply_colormap(position / 2 + 0.5, DIVERGING)
+        height = position.abs()
+    else:
+        colour = apply_colormap(position, SEQUENTIAL)
+        height = position
+    opacity = height.clamp(0, 1).nan_to_num(1.0).float()
+    fault = _faults(maps, signed)
+    faulty = torch.tensor([bool(word) for word in fault]).view(-1, 1, 1, 1)
+    finite = maps.isfinite()
+    beyond = (height > 1).flatten(1).sum(1).double() / finite.flatten(1).sum(1).clamp(min=1)
+    return Heatmap(
+        colour=torch.where(faulty, _hatch(maps.shape[2], maps.shape[3]), colour),
+        opacity=torch.where(faulty, 1.0, opacity),
+        fault=fault,
+        strength=tuple(strength(maps).tolist()),
+        clipped=tuple(beyond.tolist()),
+        non_finite=tuple((~finite).double().mean((1, 2, 3)).tolist()),
+        scale=scale,
+        signed=signed,
+    )
+
+
+def _faults(maps: Tensor, signed: bool) -> tuple[str, ...]:
+    finite = maps.isfinite()
+    values = torch.where(finite, maps, 0.0)
+    words = []
+    for some_finite, informative, some, positive in zip(
+        finite.any(3).any(2).any(1).tolist(),
+        is_informative(maps).tolist(),
+        (values != 0).any(3).any(2).any(1).tolist(),
+        (values > 0).any(3).any(2).any(1).tolist(),
+        strict=True,
+    ):
+        if not some_finite:
+            words.append("NaN")
+        elif not some:
+            words.append("zero")
+        elif not informative:
+            words.append("constant")
+        else:
+            words.append("" if positive or signed else "negative")
+    return tuple(words)
+
+
+def _hatch(height: int, width: int) -> Tensor:
+    """Return grey diagonal stripes (3, height, width), as many on a small map as on a large one."""
+    period = max(4, max(height, width) // _STRIPES)
+    diagonal = torch.arange(height)[:, None] + torch.arange(width)
+    stripes = torch.where(diagonal % period < period / 2, _HATCH_DARK, _HATCH_LIGHT)
+    return stripes.expand(3, height, width)

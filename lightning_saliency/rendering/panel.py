@@ -1,0 +1,118 @@
+"""One sample in one picture: what the network saw, what mattered, and the numbers to it."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.rendering.grid import Cell, grid
+from lightning_saliency.rendering.heatmap import Heatmap
+
+__all__ = ["compare_panel", "panel"]
+
+# More than these side by side get too small on a screen.
+_METHODS_IN_A_ROW = 5
+# Below this fraction it is not worth a word.
+_NOTABLE = 0.005
+
+
+def panel(
+    image: Tensor,
+    heat: Heatmap,
+    overlaid: Tensor,
+    caption: Sequence[str] = (),
+    title: str = "map",
+) -> Tensor:
+    """Draw one sample: input, map and overlay in a row, what to read beneath.
+
+    The last line is always there: the colour scale, how strong the map is (its mean absolute
+    value, and how many times that of the strongest first map of the run), and what the colours do
+    not show.
+
+    Args:
+        image: (3, H, W), in [0, 1].
+        heat: one painted map, ``heat[i]`` of a batch; of any size.
+        overlaid: (3, H, W), in [0, 1], the map laid over the image.
+        caption: lines of text, such as ``["epoch 12 · target 7 · predicted 7 (0.93)"]``.
+        title: stands above the map, for instance the method's name.
+
+    Returns:
+        (3, height, width), float32 in [0, 1], on the CPU. The longer side of the input, the map and
+        the overlay is 192 to 256 pixels (between 128 and 192 it stays as it is).
+
+    Raises:
+        InputError: a picture has another shape, or there is more than one map.
+    """
+    _check_single(heat)
+    row = [
+        Cell(image, "input"),
+        Cell(heat.colour[0], title, heat.fault[0]),
+        Cell(overlaid, "overlay", heat.fault[0]),
+    ]
+    return grid([row], caption, [(heat.scale, heat.signed)], _remark(heat))
+
+
+def compare_panel(
+    image: Tensor,
+    heats: Mapping[str, Heatmap],
+    overlays: Mapping[str, Tensor],
+    caption: Sequence[str] = (),
+) -> Tensor:
+    """Draw one sample with several methods: each method's map, and beneath it its overlay.
+
+    Args:
+        image: (3, H, W), in [0, 1].
+        heats: for each method's name one painted map; shown in this order, five in a row.
+        overlays: for each of the names the overlay (3, H, W), in [0, 1].
+        caption: lines of text.
+
+    Returns:
+        (3, height, width), float32 in [0, 1], on the CPU.
+
+    Raises:
+        InputError: there is no method, the names of both differ, or a picture has another shape.
+    """
+    if not heats or heats.keys() != overlays.keys():
+        raise InputError(
+            "Expected a map and an overlay for each of the same methods, got maps of "
+            f"{list(heats)} and overlays of {list(overlays)}."
+        )
+    for heat in heats.values():
+        _check_single(heat)
+    names = list(heats)
+    rows: list[list[Cell]] = []
+    for start in range(0, len(names), _METHODS_IN_A_ROW):
+        chosen = names[start : start + _METHODS_IN_A_ROW]
+        rows.append([Cell(image, "input") if start == 0 else Cell()])
+        rows[-1] += [Cell(heats[name].colour[0], name, heats[name].fault[0]) for name in chosen]
+        rows.append([Cell()])
+        rows[-1] += [Cell(overlays[name], "", heats[name].fault[0]) for name in chosen]
+    # References differ from method to method, but not what the colours stand for.
+    legends = {
+        (heat.scale.label(), heat.signed): (heat.scale, heat.signed) for heat in heats.values()
+    }
+    return grid(rows, caption, list(legends.values()))
+
+
+def _check_single(heat: Heatmap) -> None:
+    if len(heat) != 1:
+        raise InputError(
+            f"Expected the painted map of one sample, got {len(heat)}; select it with heat[i]."
+        )
+
+
+def _remark(heat: Heatmap) -> str:
+    """Return how strong the map is, and what its colours do not show."""
+    words = []
+    if heat.non_finite[0] > 0 and heat.fault[0] != "NaN":
+        words.append(f"{heat.non_finite[0]:.1%} NaN")
+    if heat.scale.unit == "value" and heat.clipped[0] > _NOTABLE:
+        words.append(f"{heat.clipped[0]:.0%} beyond")
+    if heat.faint[0] and not heat.fault[0]:
+        words.append("faint")
+    if heat.fault[0] != "NaN":
+        words.append(f"mean {heat.strength[0]:.2g}")
+        ratio = heat.relative_strength[0]
+        if ratio > 0:
+            words.append(f"{ratio:.2g}x first" if ratio < 100 else f"{ratio:.0f}x first")
+    return ", ".join(words)

@@ -1,0 +1,58 @@
+"""Fonts and the measuring of text, without any drawing."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+from PIL import ImageFont
+
+__all__ = ["font", "shorten", "text_width"]
+
+
+@lru_cache(maxsize=16)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of all pictures, DejaVu Sans, which matplotlib brings along.
+
+    Args:
+        size: height of a line in pixels, roughly.
+    """
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
+    )
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: int) -> int:
+    """Return how many pixels wide a line is.
+
+    Args:
+        text: one line.
+        size: font size.
+    """
+    return round(font(size).getlength(text) + 0.5)
+
+
+def shorten(text: str, width: int, size: int) -> str:
+    """Return ``text`` as one line that fits, cut off with an ellipsis if it must be.
+
+    Args:
+        text: any text; line breaks and runs of spaces become single spaces.
+        width: pixels that it may take.
+        size: font size.
+
+    Returns:
+        The text; empty if not even the ellipsis fits.
+    """
+    line = " ".join(text.split())
+    if text_width(line, size) <= width:
+        return line
+    # Halving: the width grows with the number of characters kept.
+    low, high = 0, len(line)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text_width(line[:middle].rstrip() + "…", size) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    short = line[:low].rstrip() + "…"
+    return short if text_width(short, size) <= width else ""

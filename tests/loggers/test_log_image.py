@@ -1,0 +1,268 @@
+"""TensorBoard for real, read back with its own reader; the others by what they document."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.loggers import log_image, takes_images
+
+TAG = "saliency/grad_cam/sample_0"
+
+
+def picture() -> torch.Tensor:
+    return torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+
+
+def as_png(image: torch.Tensor) -> np.ndarray:
+    return np.rint(image.double().numpy() * 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def read_back(folder: str) -> EventAccumulator:
+    reader = EventAccumulator(folder, size_guidance={"images": 0})
+    reader.Reload()
+    return reader
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, pytorch_lightning.loggers.TensorBoardLogger])
+def test_tensorboard_shows_the_image_to_the_last_bit(kind: Any, tmp_path: Path) -> None:
+    logger = kind(tmp_path)
+    assert takes_images(logger)
+    images = {step: picture() * (step / 7) for step in (3, 7)}
+    for step, image in images.items():
+        assert log_image(logger, TAG, image, step)
+    logger.experiment.close()
+    reader = read_back(logger.log_dir)
+    assert reader.Tags()["images"] == [TAG]
+    events = reader.Images(TAG)
+    assert [event.step for event in events] == [3, 7]
+    for event in events:
+        assert (event.height, event.width) == (5, 7)
+        shown = np.array(Image.open(BytesIO(event.encoded_image_string)))
+        assert np.array_equal(shown, as_png(images[event.step]))
+
+
+def test_the_same_as_add_image_of_the_rounded_picture(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    log_image(logger, "ours", picture(), 1)
+    logger.experiment.add_image("theirs", torch.from_numpy(as_png(picture())), 1, dataformats="HWC")
+    logger.experiment.close()
+    reader = read_back(logger.log_dir)
+    ours, theirs = reader.Images("ours")[0], reader.Images("theirs")[0]
+    decoded = [np.array(Image.open(BytesIO(e.encoded_image_string))) for e in (ours, theirs)]
+    assert np.array_equal(*decoded)
+    assert (ours.step, ours.height, ours.width) == (theirs.step, theirs.height, theirs.width)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.uint8])
+def test_any_dtype_and_memory_layout(dtype: torch.dtype, tmp_path: Path) -> None:
+    steps = torch.tensor([0, 64, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 4)
+    image = steps if dtype == torch.uint8 else (steps.double() / 255).to(dtype)
+    logger = TensorBoardLogger(tmp_path)
+    assert log_image(logger, TAG, image, 0)
+    logger.experiment.close()
+    event = read_back(logger.log_dir).Images(TAG)[0]
+    shown = np.array(Image.open(BytesIO(event.encoded_image_string)))
+    assert (shown == [0, 64, 255]).all()
+
+
+def test_values_outside_the_range_are_clipped_and_nan_is_black(tmp_path: Path) -> None:
+    image = torch.tensor([-1.0, 2.0, float("nan")]).view(3, 1, 1)
+    logger = TensorBoardLogger(tmp_path)
+    log_image(logger, TAG, image.requires_grad_(), 0)
+    logger.experiment.close()
+    event = read_back(logger.log_dir).Images(TAG)[0]
+    assert np.array(Image.open(BytesIO(event.encoded_image_string))).tolist() == [[[0, 255, 0]]]
+
+
+class OtherWriter:
+    """What tensorboardX has."""
+
+    def __init__(self) -> None:
+        self.images: list[tuple[Any, ...]] = []
+
+    def add_image(
+        self,
+        tag: str,
+        img_tensor: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        dataformats: str = "CHW",
+    ) -> None:
+        self.images.append((tag, img_tensor, global_step, dataformats))
+
+
+class OwnWriter(SummaryWriter):
+    """A user's own, which must be asked and not passed by."""
+
+    def add_image(self, tag: str, *args: Any, **kwargs: Any) -> None:
+        super().add_image("own/" + tag, *args, **kwargs)
+
+
+class WithExperiment:
+    def __init__(self, experiment: Any) -> None:
+        self.experiment = experiment
+
+
+def test_another_writer_with_the_same_method() -> None:
+    logger = WithExperiment(OtherWriter())
+    assert takes_images(logger)
+    assert log_image(logger, TAG, picture(), 3)
+    [(tag, pixels, step, formats)] = logger.experiment.images
+    assert (tag, step, formats) == (TAG, 3, "HWC")
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, as_png(picture()))
+
+
+def test_a_writer_that_overrides_add_image(tmp_path: Path) -> None:
+    writer = OwnWriter(str(tmp_path))
+    assert log_image(WithExperiment(writer), TAG, picture(), 3)
+    writer.close()
+    assert read_back(str(tmp_path)).Tags()["images"] == ["own/" + TAG]
+
+
+class WeightsAndBiases:
+    """The documented method of ``WandbLogger``."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    @property
+    def experiment(self) -> object:
+        raise AssertionError("a run would be started for the question alone")
+
+    def log_image(
+        self, key: str, images: list[Any], step: int | None = None, **kwargs: Any
+    ) -> None:
+        self.calls.append((key, images, step))
+
+
+class MlflowClient:
+    """The documented method of ``mlflow.MlflowClient``, from version 2.13 on."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def log_image(
+        self,
+        run_id: str,
+        image: Any,
+        artifact_file: str | None = None,
+        key: str | None = None,
+        step: int | None = None,
+        timestamp: int | None = None,
+        synchronous: bool | None = None,
+    ) -> None:
+        self.calls.append((run_id, image, artifact_file, key, step))
+
+
+class OldMlflowClient:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def log_image(self, run_id: str, image: Any, artifact_file: str) -> None:
+        self.calls.append((run_id, image, artifact_file))
+
+
+class MlflowLogger(WithExperiment):
+    @property
+    def run_id(self) -> str:
+        return "abc"
+
+
+class CometExperiment:
+    """The documented method of Comet's experiments."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def log_image(
+        self,
+        image_data: Any,
+        name: str | None = None,
+        overwrite: bool = False,
+        image_format: str = "png",
+        step: int | None = None,
+    ) -> None:
+        self.calls.append((image_data, name, step))
+
+
+def test_weights_and_biases() -> None:
+    logger = WeightsAndBiases()
+    assert takes_images(logger)
+    assert log_image(logger, TAG, picture(), 3)
+    [(key, [image], step)] = logger.calls
+    assert (key, step) == (TAG, 3)
+    assert np.array_equal(np.asarray(image), as_png(picture()))
+
+
+def test_mlflow() -> None:
+    logger = MlflowLogger(MlflowClient())
+    assert takes_images(logger)
+    assert log_image(logger, "saliency/grad_cam/sample_0:é", picture(), 3)
+    [(run, image, file, key, step)] = logger.experiment.calls
+    assert (run, file, key, step) == ("abc", None, "saliency/grad_cam/sample_0__", 3)
+    assert np.array_equal(np.asarray(image), as_png(picture()))
+
+
+def test_mlflow_before_images_had_steps() -> None:
+    logger = MlflowLogger(OldMlflowClient())
+    assert log_image(logger, TAG, picture(), 3)
+    [(run, _, file)] = logger.experiment.calls
+    assert (run, file) == ("abc", "saliency/grad_cam/sample_0/00000003.png")
+
+
+def test_comet() -> None:
+    logger = WithExperiment(CometExperiment())
+    assert takes_images(logger)
+    assert log_image(logger, TAG, picture(), 3)
+    [(image, name, step)] = logger.experiment.calls
+    assert (name, step) == (TAG, 3)
+    assert np.array_equal(np.asarray(image), as_png(picture()))
+
+
+def test_loggers_without_images_are_left_alone(tmp_path: Path) -> None:
+    for logger in (None, DummyLogger(), CSVLogger(tmp_path), object()):
+        assert not takes_images(logger)
+        assert not log_image(logger, TAG, picture(), 0)
+
+
+def test_above_rank_zero_there_is_nothing_to_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Logger:
+        @property
+        @rank_zero_experiment
+        def experiment(self) -> Any:
+            return OtherWriter()
+
+    assert takes_images(Logger())
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert not takes_images(Logger())
+    assert not log_image(Logger(), TAG, picture(), 0)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(5, 7), r"\(3, H, W\)"),
+        (torch.zeros(1, 3, 5, 7), r"\(3, H, W\)"),
+        (torch.zeros(1, 5, 7), r"\(3, H, W\)"),
+        (torch.zeros(3, 0, 7), r"\(3, H, W\)"),
+        (torch.zeros(3, 5, 7, dtype=torch.int64), "int64"),
+    ],
+)
+def test_other_shapes_and_types_are_errors(image: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        log_image(None, TAG, image, 0)

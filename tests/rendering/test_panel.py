@@ -1,0 +1,237 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.rendering import (
+    Cell,
+    ColourScale,
+    Heatmap,
+    compare_panel,
+    grid,
+    heatmap,
+    overlay,
+    panel,
+)
+
+SCALE = ColourScale(reference=0.5)
+
+
+def sample(size: int = 64) -> tuple[torch.Tensor, Heatmap, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, size, size, generator=generator)
+    heat = heatmap(torch.rand(1, 1, size, size, generator=generator) ** 4, SCALE)
+    return image[0], heat, overlay(image, heat)[0]
+
+
+def written(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> list[str]:
+    """Return every line of text and every stamp that is drawn."""
+    lines: list[str] = []
+    from lightning_saliency.rendering.canvas import Canvas
+
+    text, stamp = Canvas.text, Canvas.stamp
+    monkeypatch.setattr(
+        Canvas, "text", lambda self, line, *a, **k: (lines.append(line), text(self, line, *a, **k))
+    )
+    monkeypatch.setattr(
+        Canvas, "stamp", lambda self, word, *a: (lines.append(word), stamp(self, word, *a))
+    )
+    draw()
+    return lines
+
+
+def test_input_map_and_overlay_stand_side_by_side_enlarged() -> None:
+    image, heat, laid = sample(64)
+    picture = panel(image, heat, laid, ["epoch 3"])
+    assert picture.shape == (3, 10 + 24 + 192 + 6 + 24 + 24 + 10, 10 + 3 * 192 + 2 * 6 + 10)
+    for place, small in enumerate((image, heat.colour[0], laid)):
+        left = 10 + place * 198
+        shown = picture[:, 34:226, left : left + 192]
+        large = small.repeat_interleave(3, 1).repeat_interleave(3, 2)
+        torch.testing.assert_close(shown, large, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_values_are_those_of_a_png() -> None:
+    picture = panel(*sample(64))
+    assert picture.dtype == torch.float32
+    torch.testing.assert_close(picture * 255, (picture * 255).round(), rtol=0, atol=1e-4)
+    assert float(picture.min()) >= 0
+    assert float(picture.max()) == 1
+
+
+@pytest.mark.parametrize("size", [1, 28, 64, 130, 224, 600])
+def test_any_size_of_image(size: int) -> None:
+    picture = panel(*sample(size), ["epoch 3"])
+    assert 600 <= picture.shape[2] <= 820
+    assert picture.shape[1] <= 360
+
+
+def test_images_that_are_not_square_keep_their_shape() -> None:
+    image = torch.zeros(3, 20, 60)
+    heat = heatmap(torch.eye(20).repeat(1, 3).view(1, 1, 20, 60), SCALE)
+    picture = panel(image, heat, image)
+    black = (picture[:, :, 10 : 10 + 240] == 0).all(0).nonzero()
+    assert int(black[:, 0].max() - black[:, 0].min()) + 1 == 80
+    assert int(black[:, 1].max() - black[:, 1].min()) + 1 == 240
+
+
+def test_a_map_of_another_size_is_shown_as_large_as_the_image() -> None:
+    image = torch.zeros(1, 3, 64, 64)
+    heat = heatmap(torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), SCALE)
+    picture = panel(image[0], heat, overlay(image, heat)[0])
+    shown = picture[:, 34:226, 208:400]
+    expected = heat.colour[0].repeat_interleave(24, 1).repeat_interleave(24, 2)
+    torch.testing.assert_close(shown, expected, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_the_text_of_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, heat, laid = sample()
+    lines = written(
+        monkeypatch, lambda: panel(image, heat, laid, ["epoch 3", "predicted 7"], "grad_cam")
+    )
+    mean = heat.strength[0]
+    assert lines == [
+        "input",
+        "grad_cam",
+        "overlay",
+        "epoch 3",
+        "predicted 7",
+        "0",
+        "≥ 10x mean",
+        f"mean {mean:.2g}, {mean / 0.5:.2g}x first",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "word", "remark"),
+    [
+        (0.0, "zero", "mean 0"),
+        (0.25, "constant", "mean 0.25, 0.5x first"),
+        (float("nan"), "NaN", ""),
+        (-0.25, "constant", "mean 0.25, 0.5x first"),
+    ],
+)
+def test_a_map_without_information_is_named(
+    value: float, word: str, remark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.zeros(1, 3, 16, 16)
+    heat = heatmap(torch.full((1, 1, 16, 16), value), SCALE)
+    laid = overlay(image, heat)
+    lines = written(monkeypatch, lambda: panel(image[0], heat, laid[0]))
+    assert lines.count(word) == 2
+    assert lines[-1] == remark
+
+
+@pytest.mark.parametrize(
+    ("change", "scale", "remark"),
+    [
+        (lambda m: m, ColourScale(), "mean 1"),
+        (lambda m: 200 * m, SCALE, "mean 2e+02, 400x first"),
+        (lambda m: 1e-4 * m, SCALE, "faint, mean 0.0001, 0.0002x first"),
+        (lambda m: m, ColourScale("value", 1.5), "25% beyond, mean 1"),
+        (lambda m: m.where(m > 0, torch.nan), ColourScale(), "25.0% NaN, mean 1.3"),
+    ],
+)
+def test_the_remark_says_what_colours_do_not_show(
+    change: Callable[[torch.Tensor], torch.Tensor],
+    scale: ColourScale,
+    remark: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saliency = change(torch.tensor([[0.0, 1.0], [1.0, 2.0]]).view(1, 1, 2, 2))
+    image = torch.zeros(1, 3, 2, 2)
+    heat = heatmap(saliency, scale)
+    lines = written(monkeypatch, lambda: panel(image[0], heat, overlay(image, heat)[0]))
+    assert lines[-1] == remark
+
+
+def test_two_draws_are_the_same() -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(panel(*sample(), ["a"]), panel(*sample(), ["a"]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_caption_changes_only_the_text() -> None:
+    one, other = panel(*sample(), ["epoch 1"]), panel(*sample(), ["epoch 2"])
+    assert one.shape == other.shape
+    changed = (one != other).any(0).nonzero()
+    assert len(changed) > 0
+    assert int(changed[:, 0].min()) >= 226
+
+
+def test_methods_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, heat, laid = sample(64)
+    names = ("gradient", "grad_cam", "rise")
+    lines = written(
+        monkeypatch,
+        lambda: compare_panel(
+            image, dict.fromkeys(names, heat), dict.fromkeys(names, laid), ["epoch 3"]
+        ),
+    )
+    assert [line for line in lines if line] == [
+        "input",
+        "gradient",
+        "grad_cam",
+        "rise",
+        "epoch 3",
+        "0",
+        "≥ 10x mean",
+    ]
+    picture = compare_panel(image, {"a": heat, "b": heat}, {"a": laid, "b": laid})
+    for top, small in ((34, heat.colour[0]), (232, laid)):
+        for left in (208, 406):
+            shown = picture[:, top : top + 192, left : left + 192]
+            large = small.repeat_interleave(3, 1).repeat_interleave(3, 2)
+            torch.testing.assert_close(shown, large, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_each_meaning_of_the_colours_has_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, heat, laid = sample(16)
+    maps = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    heats = {
+        "a": heat,
+        "b": heatmap(maps, ColourScale(reference=9.0)),
+        "c": heatmap(maps, SCALE, signed=True),
+        "d": heatmap(maps, ColourScale("value", 2.0)),
+    }
+    lines = written(monkeypatch, lambda: compare_panel(image, heats, dict.fromkeys(heats, laid)))
+    assert [line for line in lines if "≥" in line] == ["≥ 10x mean", "≥ 10x mean", "≥ 2"]
+    assert [line for line in lines if "≤" in line] == ["≤ -10x mean"]
+
+
+def test_many_methods_go_on_in_further_rows() -> None:
+    image, heat, laid = sample(16)
+    names = [f"m{i}" for i in range(7)]
+    picture = compare_panel(image, dict.fromkeys(names, heat), dict.fromkeys(names, laid))
+    assert picture.shape == (3, 10 + 2 * 24 + 4 * 198 + 24 + 10, 20 + 6 * 198 - 6)
+
+
+def test_any_pictures_stand_in_a_grid() -> None:
+    red = torch.tensor([1.0, 0, 0]).view(3, 1, 1).expand(3, 64, 64)
+    picture = grid([[Cell(red), Cell()], [Cell(), Cell(red)]])
+    assert picture.shape == (3, 20 + 2 * 198, 20 + 2 * 198 - 6)
+    for top, left in ((10, 10), (208, 208)):
+        assert bool((picture[1:, top : top + 192, left : left + 192] == 0).all())
+    for top, left in ((10, 208), (208, 10)):
+        assert bool((picture[:, top : top + 192, left : left + 190] == 1).all())
+
+
+def test_pictures_of_another_shape_are_errors() -> None:
+    image, heat, laid = sample(8)
+    with pytest.raises(InputError, match=r"\(3, H, W\)"):
+        panel(image[:1], heat, laid)
+    with pytest.raises(InputError, match=r"\(3, H, W\)"):
+        panel(image[None], heat, laid)
+    with pytest.raises(InputError, match=r"heat\[i\]"):
+        panel(image, heatmap(torch.ones(2, 1, 8, 8), SCALE), laid)
+    with pytest.raises(InputError, match="at least one picture"):
+        grid([[Cell()]])
+
+
+def test_methods_must_have_a_map_and_an_overlay() -> None:
+    image, heat, laid = sample(8)
+    with pytest.raises(InputError, match=r"\['a'\].*\['b'\]"):
+        compare_panel(image, {"a": heat}, {"b": laid})
+    with pytest.raises(InputError, match="each of the same methods"):
+        compare_panel(image, {}, {})
