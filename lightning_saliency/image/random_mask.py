@@ -31,6 +31,9 @@ __all__ = [
     "independent_masks",
 ]
 
+# Its multiples, modulo 1, fill the square evenly (1.3247 is the root of x**3 = x + 1).
+_STEP = 1 / 1.324717957244746 ** torch.tensor([1.0, 2.0], dtype=torch.float64)
+
 
 class Upsampling:
     """Smooth upsampling of a coarse grid to an image, for each shift by less than a cell.
@@ -181,7 +184,8 @@ def balanced_masks(upsampling: Upsampling, num_masks: int, seed: int = 0) -> Ite
 
     A block is a Hadamard matrix of the smallest order 2**k that has a column for each cell,
     followed by its negative. Each cell takes one of the columns, at random and with a random sign;
-    +1 keeps the cell, -1 does not. All masks of a block have one random shift.
+    +1 keeps the cell, -1 does not. All masks of a block have one shift; from a random one on, the
+    shifts of the blocks are spread evenly, as are those of every second block.
 
     Args:
         upsampling: of the grids to the image.
@@ -196,13 +200,16 @@ def balanced_masks(upsampling: Upsampling, num_masks: int, seed: int = 0) -> Ite
     rows, columns = upsampling.num_cells
     size = balanced_block_size(rows * columns)
     design = hadamard_matrix(size // 2)
-    for _ in range(-(-num_masks // size)):
+    start = torch.rand(2, dtype=torch.float64, generator=generator)
+    for index in range(-(-num_masks // size)):
         chosen = torch.randperm(len(design), generator=generator)[: rows * columns]
         signs = 2 * torch.randint(0, 2, (rows * columns,), generator=generator) - 1
         runs = design[:, chosen] * signs
         grids = torch.cat([runs, -runs]).reshape(size, rows, columns) > 0
-        shifts = [torch.randint(0, n, (1,), generator=generator) for n in upsampling.num_shifts]
-        yield _block(grids, torch.stack(shifts, 1), upsampling)
+        # One even sequence of shifts for each half of the blocks, half a cell from the other.
+        point = (start + index // 2 * _STEP + index % 2 / 2) % 1
+        shift = (point * torch.tensor(upsampling.num_shifts)).long()
+        yield _block(grids, shift[None], upsampling)
 
 
 def balanced_block_size(cells: int) -> int:

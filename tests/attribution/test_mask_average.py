@@ -134,7 +134,7 @@ def test_all_masks_are_used() -> None:
 
 def test_each_image_stops_by_itself() -> None:
     # Image 0 has much noise, image 1 none, image 2 some.
-    levels = torch.tensor([20.0, 0.0, 0.5], dtype=torch.float64)
+    levels = torch.tensor([20.0, 0.0, 1.5], dtype=torch.float64)
     asked: list[list[int]] = []
 
     def scores(block: MaskBlock, running: Tensor) -> Tensor:
