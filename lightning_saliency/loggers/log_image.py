@@ -26,7 +26,6 @@ __all__ = ["log_image", "takes_images"]
 
 _Write: TypeAlias = Callable[[str, Image.Image, int], object]
 
-# Half the time of the default, for files a few percent larger.
 _PNG_COMPRESSION = 1
 
 
@@ -43,7 +42,7 @@ def takes_images(logger: object) -> bool:
     return _writer(logger) is not None
 
 
-def log_image(logger: object, tag: str, image: Tensor, step: int) -> bool:
+def log_image(logger: object, tag: str, image: Tensor, step: int, *, palette: bool = False) -> bool:
     """Write an image to a logger.
 
     Args:
@@ -52,6 +51,10 @@ def log_image(logger: object, tag: str, image: Tensor, step: int) -> bool:
         image: (3, H, W), floating point in [0, 1] or uint8, on any device. Each value is rounded to
             the nearest of the 256 steps of a PNG.
         step: the global step that it belongs to.
+        palette: True lets TensorBoard have the image in the 256 colours that suit it best: a
+            quarter of the size and of the time, but colours are off by about 1 %. For large
+            pictures that are written again and again, such as filmstrips. Other loggers get all
+            colours.
 
     Returns:
         Whether the logger takes images; if not, nothing was done.
@@ -63,7 +66,7 @@ def log_image(logger: object, tag: str, image: Tensor, step: int) -> bool:
         raise InputError(f"Expected an image of shape (3, H, W), got {tuple(image.shape)}.")
     if not image.is_floating_point() and image.dtype != torch.uint8:
         raise InputError(f"Expected an image in [0, 1] or of dtype uint8, got {image.dtype}.")
-    write = _writer(logger)
+    write = _writer(logger, palette)
     if write is None:
         return False
     write(tag, _to_pillow(image), step)
@@ -77,14 +80,14 @@ def _to_pillow(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def _writer(logger: object) -> _Write | None:
+def _writer(logger: object, palette: bool = False) -> _Write | None:
     """Return the function that writes an image to this logger, or None."""
     # Before the experiment is asked for: Weights & Biases writes through the logger itself.
     if has_method(logger, "log_image"):
         return _weights_and_biases(logger)
     experiment = getattr(logger, "experiment", None)
     if has_method(experiment, "add_image"):
-        return _tensorboard(experiment)
+        return _tensorboard(experiment, palette)
     if has_method(experiment, "log_image"):
         if has_attribute(logger, "run_id"):
             return _mlflow(logger, experiment)
@@ -92,12 +95,12 @@ def _writer(logger: object) -> _Write | None:
     return None
 
 
-def _tensorboard(writer: Any) -> _Write:
+def _tensorboard(writer: Any, palette: bool) -> _Write:
     from torch.utils.tensorboard import SummaryWriter
 
     def write(tag: str, image: Image.Image, step: int) -> None:
         if getattr(type(writer), "add_image", None) is SummaryWriter.add_image:
-            _add_png(writer, tag, image, step)
+            _add_png(writer, tag, image, step, palette)
         else:
             # Another writer that looks the same, such as that of tensorboardX.
             writer.add_image(tag, np.asarray(image), step, dataformats="HWC")
@@ -105,11 +108,17 @@ def _tensorboard(writer: Any) -> _Write:
     return write
 
 
-def _add_png(writer: Any, tag: str, image: Image.Image, step: int) -> None:
-    """Do what ``SummaryWriter.add_image`` does, with a faster compression."""
+def _add_png(writer: Any, tag: str, image: Image.Image, step: int, palette: bool) -> None:
+    """Do what ``SummaryWriter.add_image`` does, in less time.
+
+    Its compression takes twice as long for files a few percent smaller. The other half of the cost
+    is the checksum of the file, which TensorBoard computes in Python: 0.12 ms for each KiB.
+    """
     # Imported by name because tensorboard says nothing about its types.
     summary_type = import_module("tensorboard.compat.proto.summary_pb2").Summary
     file = BytesIO()
+    if palette:
+        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     image.save(file, "PNG", compress_level=_PNG_COMPRESSION)
     encoded = summary_type.Image(
         height=image.height,

@@ -86,6 +86,31 @@ def test_values_outside_the_range_are_clipped_and_nan_is_black(tmp_path: Path) -
     assert np.array(Image.open(BytesIO(event.encoded_image_string))).tolist() == [[[0, 255, 0]]]
 
 
+def test_a_palette_is_smaller_and_nearly_the_same(tmp_path: Path) -> None:
+    # Smooth and noisy parts in many colours, and one small patch in a colour of its own.
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(
+        torch.linspace(0, 1, 96), torch.linspace(0, 1, 96), indexing="ij"
+    )
+    image = torch.stack([rows, columns, 0.5 * rows])
+    image[:, :32] = torch.rand(1, 32, 96, generator=generator) * 0.5
+    image[:, 50:53, 50:53] = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1)
+    logger = TensorBoardLogger(tmp_path)
+    log_image(logger, "all", image, 0)
+    log_image(logger, "few", image, 0, palette=True)
+    logger.experiment.close()
+    reader = read_back(logger.log_dir)
+    files = [reader.Images(tag)[0].encoded_image_string for tag in ("all", "few")]
+    assert len(files[1]) < 0.7 * len(files[0])
+    every, few = (np.array(Image.open(BytesIO(file)).convert("RGB")).astype(int) for file in files)
+    assert np.array_equal(every, as_png(image))
+    assert len(np.unique(few.reshape(-1, 3), axis=0)) <= 256
+    assert np.abs(few - every).mean() < 6
+    # A rare colour stays what it is: it may say that a pixel is not finite.
+    red, green, blue = few[51, 51]
+    assert green > 220 > 40 > max(red, blue)
+
+
 class OtherWriter:
     """What tensorboardX has."""
 
