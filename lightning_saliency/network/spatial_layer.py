@@ -1,10 +1,10 @@
 """Find the layer that Grad-CAM explains when the user names none."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lightning_saliency.errors import LayerError, ModelError
 from lightning_saliency.network.grid import find_grid, fold
@@ -39,7 +39,9 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     On torchvision's models it is for instance ``layer4`` (ResNet), ``features`` (VGG, DenseNet,
     MobileNet, ConvNeXt), ``permute`` (Swin) and ``encoder.layers.encoder_layer_11.ln_1`` (ViT-B).
 
-    The model runs once on the first image, forward and backward; call this inside
+    The model runs once on the first image, forward and backward, and once more if the largest
+    logit depends on nothing because a layer starts at zero, as the last one of torchvision's vision
+    transformers does. Call this inside
     :func:`~lightning_saliency.network.undisturbed.undisturbed`.
 
     Args:
@@ -50,6 +52,33 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
         LayerError: no layer has such an output.
         ModelError: no layer that has one can be differentiated.
     """
+    size = (image.shape[2], image.shape[3])
+    pictures, output = _watch(model, image)
+    if not pictures:
+        raise LayerError(
+            f"Expected a layer of {type(model).__name__} with an output of shape (N, K, h, w) for "
+            "Grad-CAM and linear approximation, but none of its layers has one (layers that are "
+            "scripted or traced, or that run several times, do not count). Name a layer and its "
+            "layout, or take a gradient method or RISE."
+        )
+    if not any(found.requires_grad for _, found in pictures):
+        raise ModelError(
+            f"Expected the layers of {type(model).__name__} to be differentiable, but none of the "
+            f"{len(pictures)} with a spatial output is. Look for detach() and no_grad() in the "
+            "model's forward, or take RISE, which needs no gradient."
+        )
+    influential = _with_influence(pictures, output, size)
+    if not influential:
+        noise = _noise_for_zeros(model)
+        influential = _with_influence(*_watch(model, image, noise), size) if noise else []
+    # Without any influence the largest logit is constant, as in a network of dead units.
+    return influential[-1] if influential else pictures[-1][0]
+
+
+def _watch(
+    model: nn.Module, image: Tensor, weights: dict[str, Tensor] | None = None
+) -> tuple[list[tuple[str, Tensor]], object]:
+    """Run the model, with some of its weights replaced, and return its pictures and its output."""
     runs: Counter[str] = Counter()
     finished: list[tuple[str, Tensor]] = []
     size = (image.shape[2], image.shape[3])
@@ -69,29 +98,22 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     try:
         with torch.enable_grad():
             # The second clone: a model that writes into its input may not write into a leaf.
-            output = model(image[:1].clone().requires_grad_().clone())
+            images = image[:1].clone().requires_grad_().clone()
+            output = functional_call(model, weights, (images,)) if weights else model(images)
     finally:
         for handle in handles:
             handle.remove()
-    pictures = [(name, found) for name, found in finished if runs[name] == 1]
-    if not pictures:
-        raise LayerError(
-            f"Expected a layer of {type(model).__name__} with an output of shape (N, K, h, w) for "
-            f"Grad-CAM and linear approximation, but none of the {len(runs)} layers that ran has "
-            "one (layers that are scripted or traced do not count). Name a layer and its layout, "
-            "or take a gradient method or RISE."
-        )
-    candidates = [(name, found) for name, found in pictures if found.requires_grad]
-    if not candidates:
-        raise ModelError(
-            f"Expected the layers of {type(model).__name__} to be differentiable, but none of the "
-            f"{len(pictures)} with a spatial output is. Look for detach() and no_grad() in the "
-            "model's forward, or take RISE, which needs no gradient."
-        )
-    for name in _with_influence(output, candidates, size):
-        return name
-    # The largest logit is locally constant for this image, as in a network of dead units.
-    return candidates[-1][0]
+    return [(name, found) for name, found in finished if runs[name] == 1], output
+
+
+def _noise_for_zeros(model: nn.Module) -> dict[str, Tensor]:
+    """Return noise for every weight that is all zero."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(weight.shape, generator=generator).to(weight)
+        for name, weight in model.named_parameters()
+        if weight.is_floating_point() and not weight.any()
+    }
 
 
 def _is_picture(layer: nn.Module, output: Tensor, size: tuple[int, int]) -> bool:
@@ -105,18 +127,21 @@ def _is_picture(layer: nn.Module, output: Tensor, size: tuple[int, int]) -> bool
 
 
 def _with_influence(
-    output: object, candidates: list[tuple[str, Tensor]], size: tuple[int, int]
-) -> Iterator[str]:
-    """Yield the names of the layers whose places the largest logit depends on, last first."""
+    pictures: list[tuple[str, Tensor]], output: object, size: tuple[int, int]
+) -> list[str]:
+    """Return the names of the layers whose places the largest logit depends on, in order."""
+    pictures = [(name, found) for name, found in pictures if found.requires_grad]
     try:
         score = class_logits(output).amax()
     except ModelError:
-        return
-    if not score.requires_grad:
-        return
+        return []
+    if not score.requires_grad or not pictures:
+        return []
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-        score, [found for _, found in candidates], allow_unused=True
+        score, [found for _, found in pictures], allow_unused=True
     )
-    for (name, _), gradient in zip(reversed(candidates), reversed(gradients), strict=True):
-        if gradient is not None and bool(fold(gradient, size).any()):
-            yield name
+    return [
+        name
+        for (name, _), gradient in zip(pictures, gradients, strict=True)
+        if gradient is not None and bool(fold(gradient, size).any())
+    ]
