@@ -1,5 +1,6 @@
 """Fonts and the measuring of text, without any drawing."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,14 +37,14 @@ def shorten(text: str, width: int, size: int) -> str:
     """Return ``text`` as one line that fits, cut off with an ellipsis if it must be.
 
     Args:
-        text: any text; line breaks and runs of spaces become single spaces.
+        text: any text; line breaks and tabs become spaces.
         width: pixels that it may take.
         size: font size.
 
     Returns:
         The text; empty if not even the ellipsis fits.
     """
-    line = " ".join(text.split())
+    line = re.sub(r"\s*[\r\n]\s*|\t", " ", text).strip()
     if text_width(line, size) <= width:
         return line
     # Halving: the width grows with the number of characters kept.

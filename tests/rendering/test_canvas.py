@@ -106,7 +106,7 @@ def test_long_text_ends_in_an_ellipsis() -> None:
     # One more character would not have fitted.
     assert text_width("a rather long class name"[: len(cut)] + "…", 16) > 80
     assert shorten("anything", 2, 16) == ""
-    assert shorten("two\nlines  of\ttext", 500, 16) == "two lines of text"
+    assert shorten(" two \n lines,\ta gap   of text\n", 500, 16) == "two lines, a gap   of text"
 
 
 def test_a_stamp_lies_in_the_middle_of_its_box() -> None:
