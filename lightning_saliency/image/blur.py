@@ -1,5 +1,7 @@
 """Gaussian blur."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,28 +11,31 @@ from lightning_saliency.errors import InputError
 __all__ = ["gaussian_blur"]
 
 
-def gaussian_blur(image: Tensor, sigma: float, padding: str = "replicate") -> Tensor:
+def gaussian_blur(
+    image: Tensor, sigma: float, padding: str = "replicate", truncate: float = 3.0
+) -> Tensor:
     """Blur each channel with a Gaussian.
 
-    The kernel ends at 3 sigma and sums to 1.
+    The kernel sums to 1.
 
     Args:
         image: (N, C, H, W), floating point.
         sigma: standard deviation in pixels, >= 0; 0 returns the image as it is.
         padding: what lies outside the image: ``"replicate"`` (the nearest edge pixel, so that a
             constant image stays constant) or ``"constant"`` (zeros, which darkens the edges).
+        truncate: where the kernel ends, in sigmas.
 
     Returns:
         (N, C, H, W), same dtype.
 
     Raises:
-        InputError: ``sigma`` is negative, or ``padding`` is unknown.
+        InputError: ``sigma`` is negative or not finite, or ``padding`` is unknown.
     """
-    if sigma < 0:
+    if not 0 <= sigma < math.inf:
         raise InputError(f"Expected sigma >= 0 pixels, got {sigma}.")
     if padding not in ("replicate", "constant"):
         raise InputError(f"Expected padding 'replicate' or 'constant', got '{padding}'.")
-    radius = round(3 * sigma)
+    radius = math.ceil(truncate * sigma)
     if radius == 0:
         return image
     # Computed in float32 at least: a bfloat16 kernel does not sum to 1.
