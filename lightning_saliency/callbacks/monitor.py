@@ -125,7 +125,7 @@ class Monitor:
         drawn = self._pictures.draw(samples.images, explanations, trainer.current_epoch)
         for tag, picture in drawn:
             for logger in loggers:
-                log_image(logger, self._prefix + tag, picture, step)
+                log_image(logger, self._prefix + tag, picture, step, palette=tag.startswith("saliency_filmstrip"))
 
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return a filmstrip as logged last; see :meth:`Pictures.filmstrip`."""
