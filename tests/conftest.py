@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from traces import differences, global_flags
+
+# Before they are imported, so that a failing assert in them says what differs.
+pytest.register_assert_rewrite("traces", "untouched")
+
 
 # Many small operations: more threads only wait for one another.
 torch.set_num_threads(1)
@@ -12,6 +15,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _global_state_is_left_alone() -> Iterator[None]:
+    from traces import differences, global_flags
+
     before = global_flags()
     yield
     assert differences(before, global_flags()) == []

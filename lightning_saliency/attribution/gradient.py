@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.network.grid import fold
 from lightning_saliency.network.layer_gradient import layer_gradient
 from lightning_saliency.network.score import Target
 
@@ -36,8 +37,8 @@ class Gradient(AttributionMethod):
     Maps are >= 0, in units of the score per unit of the image. One forward and one backward pass.
 
     Args:
-        saliency_layer: take the derivative with respect to this layer's output, of shape
-            (N, K, h, w); ``""`` for the image.
+        saliency_layer: take the derivative with respect to this layer's output, a picture or the
+            tokens of one (:func:`~lightning_saliency.network.grid.fold`); ``""`` for the image.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
@@ -47,7 +48,7 @@ class Gradient(AttributionMethod):
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the maps (N, 1, H, W); see :meth:`AttributionMethod.attribute`."""
         _, gradient = layer_gradient(model, image, target, self.saliency_layer)
-        return gradient_map(gradient)
+        return gradient_map(fold(gradient, (image.shape[2], image.shape[3])))
 
 
 def gradient(
@@ -75,7 +76,7 @@ def gradient(
 
     Raises:
         InputError: the image, the target or a setting cannot be used.
-        LayerError: the layer does not exist or did not run once.
+        LayerError: the layer does not exist, did not run once, or has no spatial output.
         ModelError: the score cannot be differentiated.
     """
     method = Gradient(saliency_layer, resize=resize, resize_mode=resize_mode, smooth=smooth)

@@ -161,7 +161,8 @@ class AttributionMethod(ABC):
             size = tuple(image.shape[2:]) if self.resize is True else self.resize
             saliency = resize(saliency, (size[0], size[1]), self.resize_mode)
         if self.smooth > 0:
-            saliency = gaussian_blur(saliency, self.smooth * max(saliency.shape[2:]))
+            sigma = self.smooth * max(saliency.shape[2:])
+            saliency = gaussian_blur(saliency, sigma, truncate=4)
         return saliency
 
 

@@ -55,8 +55,8 @@ def fold(output: Tensor, image_size: tuple[int, int], layout: Layout = "auto") -
     raise LayerError(
         f"Expected the layer to put out a picture (N, K, h, w), (N, h, w, K), or tokens (N, T, K) "
         f"that fill a grid of the image's proportions ({image_size[0]} x {image_size[1]}), but its "
-        f"output has shape {tuple(output.shape)}. Choose a layer before the pooling, or pass "
-        "layout= a callable from the output to (N, K, h, w)."
+        f"output has shape {tuple(output.shape)}. Choose a layer before the pooling, or give a "
+        "method that takes one a layout=, for instance a callable from the output to (N, K, h, w)."
     )
 
 

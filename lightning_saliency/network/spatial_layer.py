@@ -1,10 +1,11 @@
 """Find the layer that Grad-CAM explains when the user names none."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_saliency.errors import LayerError, ModelError
 from lightning_saliency.network.grid import find_grid, fold
@@ -69,16 +70,14 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
         )
     influential = _with_influence(pictures, output, size)
     if not influential:
-        noise = _noise_for_zeros(model)
-        influential = _with_influence(*_watch(model, image, noise), size) if noise else []
+        with _noise_for_zeros(model):
+            influential = _with_influence(*_watch(model, image), size)
     # Without any influence the largest logit is constant, as in a network of dead units.
     return influential[-1] if influential else pictures[-1][0]
 
 
-def _watch(
-    model: nn.Module, image: Tensor, weights: dict[str, Tensor] | None = None
-) -> tuple[list[tuple[str, Tensor]], object]:
-    """Run the model, with some of its weights replaced, and return its pictures and its output."""
+def _watch(model: nn.Module, image: Tensor) -> tuple[list[tuple[str, Tensor]], object]:
+    """Run the model and return its layers' pictures and its output."""
     runs: Counter[str] = Counter()
     finished: list[tuple[str, Tensor]] = []
     size = (image.shape[2], image.shape[3])
@@ -98,22 +97,33 @@ def _watch(
     try:
         with torch.enable_grad():
             # The second clone: a model that writes into its input may not write into a leaf.
-            images = image[:1].clone().requires_grad_().clone()
-            output = functional_call(model, weights, (images,)) if weights else model(images)
+            output = model(image[:1].clone().requires_grad_().clone())
     finally:
         for handle in handles:
             handle.remove()
     return [(name, found) for name, found in finished if runs[name] == 1], output
 
 
-def _noise_for_zeros(model: nn.Module) -> dict[str, Tensor]:
-    """Return noise for every weight that is all zero."""
+@contextmanager
+def _noise_for_zeros(model: nn.Module) -> Iterator[None]:
+    """Put noise in place of every weight that is all zero, for the while."""
+    # Not by torch.func.functional_call, which leaves its weights in a layer with two names.
     generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(weight.shape, generator=generator).to(weight)
-        for name, weight in model.named_parameters()
-        if weight.is_floating_point() and not weight.any()
-    }
+    zeros = [
+        (module._parameters, name, weight)
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for name, weight in module._parameters.items()
+        if weight is not None and weight.is_floating_point() and not weight.any()
+    ]
+    try:
+        for table, name, weight in zeros:
+            noise = torch.randn(weight.shape, generator=generator).to(weight)
+            table[name] = nn.Parameter(noise, requires_grad=False)
+        yield
+    finally:
+        for table, name, weight in zeros:
+            table[name] = weight
 
 
 def _is_picture(layer: nn.Module, output: Tensor, size: tuple[int, int]) -> bool:

@@ -365,7 +365,9 @@ class TestScripted:
         model = torch.jit.script(make_model())
         with pytest.raises(LayerError, match=r"'features'.*scripted or traced"):
             GradCAM("features")(model, IMAGES, 1)
-        with pytest.raises(LayerError, match="scripted or traced do not count"):
+        with pytest.raises(
+            LayerError, match="scripted or traced, or that run several times, do not count"
+        ):
             GradCAM()(model, IMAGES, 1)
 
 
