@@ -21,7 +21,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## measure what the callback and the methods cost
-	$(BIN)/python -m tests.performance
+	$(BIN)/python tests/performance/bench.py
 
 # Made again only when the dependencies change.
 $(INSTALLED): pyproject.toml

@@ -86,8 +86,8 @@ def draw(digits: ClutteredDigits) -> TensorDataset:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=6000, help="training pictures")
+    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--pictures", type=int, default=8000, help="training pictures")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "gpu"])
     parser.add_argument("--folder", type=Path, default=Path("runs/first_run"))
     parser.add_argument("--seed", type=int, default=0)

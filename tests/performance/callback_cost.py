@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +20,7 @@ from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.benchmark import ClutteredDigits
 
-PICTURES = 6000
+PICTURES = 8000
 EPOCHS = 2
 ROUNDS = 3
 
@@ -104,9 +102,3 @@ def _first_run() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-if __name__ == "__main__":
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    main()
