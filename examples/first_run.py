@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.utils import save_image
@@ -60,7 +61,7 @@ class DigitClassifier(pl.LightningModule):
         self.log("val_loss", F.cross_entropy(scores, labels), prog_bar=True)
         self.log("val_acc", (scores.argmax(1) == labels).float().mean(), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.05)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
@@ -80,7 +81,7 @@ def convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 def draw(digits: ClutteredDigits) -> TensorDataset:
     """Draw all pictures once, so that an epoch is spent on training and not on drawing."""
-    pictures, labels = zip(*digits, strict=True)
+    pictures, labels = zip(*(digits[index] for index in range(len(digits))), strict=True)
     return TensorDataset(torch.stack(pictures), torch.tensor(labels))
 
 
