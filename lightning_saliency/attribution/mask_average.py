@@ -117,9 +117,9 @@ class MaskAverage:
         self._counts.append(len(block))
         # Scores near their mean keep the sums small, and with them the rounding errors.
         deviations = scores - self._reference[..., None]
-        self._weighted[half] += block.weighted_sum(deviations)
+        block.add_weighted(deviations, self._weighted[half])
+        block.add_weighted(torch.ones_like(scores[0, 0]), self._masks[half])
         self._scores[half] += deviations.sum(-1)
-        self._masks[half] += block.weighted_sum(torch.ones_like(scores[0, 0]))
 
     def _begin(self, scores: Tensor, block: MaskBlock) -> None:
         self._reference = scores.mean(-1)

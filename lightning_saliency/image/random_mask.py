@@ -131,24 +131,24 @@ class MaskBlock:
         horizontal = self.upsampling.horizontal[shifts[:, 1]]
         return (vertical @ self.grids @ horizontal.mT)[:, None]
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return the sum of the masks, each times its weight.
+    def add_weighted(self, weights: Tensor, total: Tensor) -> None:
+        """Add the masks, each times its weight, to ``total``.
 
-        With one shift for all masks the grids are summed and only the sum is upsampled.
+        With one shift for all masks the grids are summed and only the sum is upsampled. Nothing
+        of the size of ``total`` is made beside it: there may be a map for each of many classes.
 
         Args:
             weights: (..., M), of the masks' dtype.
-
-        Returns:
-            (..., H, W).
+            total: (..., H, W), contiguous; written to.
         """
+        weights = weights.reshape(-1, len(self))
         if len(self.shifts) > 1:
-            total = weights @ self.masks.flatten(1)
-            return total.reshape(*weights.shape[:-1], *self.masks.shape[2:])
-        grid = weights @ self.grids.flatten(1)
-        grid = grid.reshape(*weights.shape[:-1], *self.grids.shape[1:])
+            total.view(len(weights), -1).addmm_(weights, self.masks.flatten(1))
+            return
         down, right = self.shifts[0].tolist()
-        return self.upsampling.vertical[down] @ grid @ self.upsampling.horizontal[right].mT
+        grids = (weights @ self.grids.flatten(1)).reshape(-1, *self.grids.shape[1:])
+        tall = (self.upsampling.vertical[down] @ grids).flatten(0, 1)
+        total.view(-1, total.shape[-1]).addmm_(tall, self.upsampling.horizontal[right].T)
 
 
 def independent_masks(

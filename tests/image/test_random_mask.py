@@ -85,7 +85,7 @@ def test_one_cell() -> None:
 
 
 @pytest.mark.parametrize("design", [independent_masks, balanced_masks])
-def test_masks_and_weighted_sum_one_by_one(design: object) -> None:
+def test_masks_and_their_weighted_sum_one_by_one(design: object) -> None:
     table = upsampling()
     for block in design(table, 128, seed=3):
         shifts = block.shifts.expand(len(block), 2).tolist()
@@ -100,8 +100,12 @@ def test_masks_and_weighted_sum_one_by_one(design: object) -> None:
             for k in range(3):
                 for m, mask in enumerate(wanted):
                     total[i, k] += weights[i, k, m] * mask
-        torch.testing.assert_close(block.weighted_sum(weights), total)
-        torch.testing.assert_close(block.weighted_sum(weights[0, 0]), total[0, 0])
+        came = torch.ones(2, 3, 24, 36, dtype=torch.float64)
+        block.add_weighted(weights, came)
+        torch.testing.assert_close(came, 1 + total)
+        came = torch.ones(24, 36, dtype=torch.float64)
+        block.add_weighted(weights[0, 0], came)
+        torch.testing.assert_close(came, 1 + total[0, 0])
 
 
 def test_masks_lie_between_0_and_1() -> None:

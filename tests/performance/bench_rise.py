@@ -108,17 +108,23 @@ def blocks_of(preset: str | None, images: Tensor, count: int, seed: int) -> Iter
     return estimator.masks(estimator.upsampling(images, 7), count, 0.5, seed)
 
 
-def curve(
-    scored: Iterator[tuple[MaskBlock, Tensor]], centred: bool, reference: Tensor, numbers: list[int]
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return for each number of masks the correlation with the reference, true and foretold."""
-    average, found = MaskAverage(), {}
+def curves(
+    scored: Iterator[tuple[MaskBlock, Tensor]], reference: Tensor, numbers: list[int]
+) -> dict[bool, dict[int, tuple[Tensor, Tensor]]]:
+    """Return the correlation with the reference, true and foretold, for each number of masks.
+
+    Both for the plain mean (False) and for the centred one (True).
+    """
+    average = MaskAverage()
+    found: dict[bool, dict[int, tuple[Tensor, Tensor]]] = {False: {}, True: {}}
     for block, scores in scored:
         average.add(scores, block)
-        if average.num_masks in numbers:
+        if average.num_masks not in numbers:
+            continue
+        for centred in (False, True):
             true = rank_correlation(average.mean(centred).flatten(2), reference)
             half = average.split_half(centred).clamp(min=0)
-            found[average.num_masks] = (true, (2 * half / (1 + half)).sqrt())
+            found[centred][average.num_masks] = (true, (2 * half / (1 + half)).sqrt())
     return found
 
 
@@ -154,23 +160,30 @@ def bench_masks(
     )
     numbers = [n for n in (128 * 2**i for i in range(12)) if n <= largest]
     rows: list[dict[str, object]] = []
-    for title, preset, centred in (
-        ("plain", "paper", False),
-        ("centred", "paper", True),
-        ("ours", None, True),
-    ):
-        curves = [
-            curve(
+    found = {
+        preset: [
+            curves(
                 all_scores(model, images, labels, blocks_of(preset, images, largest, seed)),
-                centred,
                 reference,
                 numbers,
             )
             for seed in range(seeds)
         ]
+        for preset in ("paper", None)
+    }
+    for title, preset, centred in (
+        ("plain", "paper", False),
+        ("centred", "paper", True),
+        ("ours", None, True),
+    ):
         for k, kind in enumerate(KINDS):
-            true = {n: float(torch.stack([c[n][0][:, k] for c in curves]).mean()) for n in numbers}
-            told = {n: float(torch.stack([c[n][1][:, k] for c in curves]).mean()) for n in numbers}
+            true, told = (
+                {
+                    n: float(torch.stack([c[centred][n][i][:, k] for c in found[preset]]).mean())
+                    for n in numbers
+                }
+                for i in (0, 1)
+            )
             rows.append(
                 {
                     "network": network,
