@@ -111,6 +111,8 @@ class MaskAverage:
             scores: (N, K, M), K scores of each image under each of the M masks.
             block: the masks.
         """
+        # A model may compute in another precision than its input has.
+        scores = scores.to(block.grids.dtype)
         if not self._counts:
             self._begin(scores, block)
         half = self.num_blocks % len(self._weighted)

@@ -248,6 +248,26 @@ def test_dtype_of_all_classes(dtype: torch.dtype, wanted: torch.dtype) -> None:
     assert RISE(128).estimate(model, images, 1).split_half.dtype == wanted
 
 
+@pytest.mark.parametrize("inside", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outside", [torch.float64, torch.float32, torch.bfloat16])
+def test_model_that_computes_in_another_precision(
+    inside: torch.dtype, outside: torch.dtype
+) -> None:
+    class Converted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = make_model("residual", dtype=inside)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.to(inside))
+
+    images = make_images(dtype=outside)
+    for score in ("probability", "logit"):
+        maps = rise(Converted(), images, 128, score=score)
+        assert maps.dtype == torch.promote_types(outside, torch.float32)
+        assert RISE(128, score=score)(Converted(), images, 1).dtype == maps.dtype
+
+
 def test_low_precision_comes_close() -> None:
     images = make_images()
     wanted = RISE(256)(make_model("residual"), images, 1)
@@ -347,3 +367,18 @@ def test_bad_setting(settings: dict) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RISE().num_masks = 3
+
+
+# --- a GPU ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("preset", [None, "torchray"])
+def test_gpu_gives_the_maps_of_the_cpu(preset: str) -> None:
+    model, images = setting()
+    wanted = RISE(256, preset=preset)(model, images, [1, 2])
+    torch.cuda.manual_seed(1)
+    state = torch.cuda.get_rng_state()
+    came = RISE(256, preset=preset)(model.cuda(), images.cuda(), [1, 2])
+    torch.testing.assert_close(came.cpu(), wanted, rtol=1e-6, atol=1e-9)
+    assert torch.equal(torch.cuda.get_rng_state(), state)

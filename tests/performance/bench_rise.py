@@ -8,7 +8,6 @@ import argparse
 import importlib.util
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -17,6 +16,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from timing import alternate
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -207,23 +207,6 @@ def bench_masks(
 # --- what a mask costs ------------------------------------------------------------------------
 
 
-def cpu_time(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def alternated(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median CPU time of each, all of them taking turns after one warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            spent = cpu_time(work)
-            if turn:
-                times[name].append(spent)
-    return {name: median(spent) for name, spent in times.items()}
-
-
 def bench_cost(repeats: int) -> list[dict[str, object]]:
     """Compare the time for a number of masks with TorchRay's and with bare forward passes."""
     torchray = None
@@ -243,7 +226,7 @@ def bench_cost(repeats: int) -> list[dict[str, object]]:
         model, images = make().eval(), torch.rand(count, 3, size, size)
         target = [i % 10 for i in range(count)]
         works = _works(model, images, target, masks, every_class, torchray)
-        spent = alternated(works, repeats)
+        spent = {name: median(times) for name, times in alternate(works, repeats).items()}
         row: dict[str, object] = {"setting": title, "masks": masks, "seconds": spent}
         row["ours_to_bare"] = spent["ours"] / spent["bare"]
         print(f"{title:36s} {masks} masks: ours/bare {row['ours_to_bare']:.2f}", end="")
@@ -299,7 +282,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    cost = bench_cost(given.repeats)
+    cost = bench_cost(given.repeats) if given.repeats else []
     masks = [
         row
         for network in given.network
