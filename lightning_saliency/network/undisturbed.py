@@ -56,9 +56,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     _refuse_lazy_layers(model)
     with ExitStack() as stack:
         stack.enter_context(preserved_random_streams(_devices(model)))
-        # Leaving inference mode also turns gradients on; enable_grad is for callers in no_grad.
+        # This also records gradients, for callers in no_grad, too.
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autograd.set_detect_anomaly(False))
         for device_type in {"cpu", *(device.type for device in _devices(model))}:
             if torch.amp.is_autocast_available(device_type):

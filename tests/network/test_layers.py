@@ -44,7 +44,7 @@ def test_compiled_model(name: str) -> None:
         ("features.44", ["'features.4'"]),
         ("net.features", ["'features'"]),
         # The same ending, further away than any spelling mistake.
-        ("a.very.long.way.to.the.head", ["'head'"]),
+        ("a.very.long.way.to.the.head", ["Did you mean 'head'?"]),
         ("zzz", ["outermost layers", "'features', 'pool', 'hidden', 'head'"]),
         ("", ["outermost layers"]),
     ],
