@@ -13,7 +13,7 @@ class ForwardView(nn.Module):
 
     It holds no weights of its own: parameters, buffers and layers are the module's, so hooks,
     layer names and :func:`~lightning_saliency.network.undisturbed.undisturbed` work on it as on
-    the module (but for the module's own training flag, which it does not share).
+    the module. Its training flag is the module's, too.
 
     Args:
         module: whose layers they are.
@@ -27,6 +27,17 @@ class ForwardView(nn.Module):
         self.__dict__["_modules"] = module._modules
         # Not as attributes of a module, which would register the module as a layer of itself.
         self.__dict__["_viewed"] = (module, forward)
+
+    @property
+    def training(self) -> bool:
+        """Whether the module is in training mode."""
+        return bool(self.__dict__["_viewed"][0].training)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        # While the view is being made it has no module yet, whose flag must stay as it is.
+        if "_viewed" in self.__dict__:
+            self.__dict__["_viewed"][0].training = mode
 
     def forward(self, images: Tensor) -> Any:
         """Return what ``forward(module, images)`` returns.
