@@ -1,0 +1,105 @@
+"""How extremal perturbation searches: what it is free to choose, as one value for each preset."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer
+
+__all__ = ["RECIPES", "MaskRecipe", "MaskScale", "SearchPreset"]
+
+SearchPreset: TypeAlias = Literal["torchray"]
+"""A published search."""
+
+# The sizes of the paper's masks are for images of this many pixels.
+_PAPER_SIDE = 224
+
+_FIRST_WEIGHT = 300.0
+
+
+@dataclass(frozen=True)
+class MaskScale:
+    """Lengths in pixels.
+
+    Attributes:
+        step: distance of the points that a mask is made of.
+        sigma: radius of the kernel around each.
+        max_blur: sigma of the blur where nothing is kept.
+    """
+
+    step: int
+    sigma: float
+    max_blur: float
+
+
+@dataclass(frozen=True)
+class MaskRecipe:
+    """How the masks are searched for, and what is used unless the user says otherwise.
+
+    Attributes:
+        max_iter: how many iterations.
+        optimizer: makes the optimiser for the grids.
+        weight_growth: the area term's weight, 300 at first, grows by this factor from one
+            iteration to the next; None for the factor that takes it to 4,900 at the end.
+        scaled: whether lengths shrink with the image.
+        area_on_canvas: whether the area is that on the canvas, most of which lies outside small
+            images, instead of that on the image.
+        ties_by_place: see ``by_sorting`` of
+            :class:`~lightning_saliency.attribution.area_penalty.AreaPenalty`.
+        slope_at_one: see :func:`~lightning_saliency.image.perturbation.blend`.
+        blur_padding: what the blur meets outside the image.
+        blur_truncate: where the blur's kernel ends, in sigmas.
+        finished: whether the masks are those after the last step, brought to their exact area;
+            else those that the last step was computed from.
+    """
+
+    max_iter: int
+    optimizer: Callable[[list[Tensor]], Optimizer]
+    weight_growth: float | None
+    scaled: bool
+    area_on_canvas: bool
+    ties_by_place: bool
+    slope_at_one: bool
+    blur_padding: str
+    blur_truncate: float
+    finished: bool
+
+    def weights(self, max_iter: int) -> list[float]:
+        """Return the weight of the area term in each iteration."""
+        growth = self.weight_growth or (4900 / _FIRST_WEIGHT) ** (1 / max(1, max_iter - 1))
+        return [_FIRST_WEIGHT * growth**iteration for iteration in range(max_iter)]
+
+    def scale(self, size: tuple[int, int]) -> MaskScale:
+        """Return the lengths for images of ``size``: 7, 21 and 20 pixels at 224 pixels."""
+        share = min(size) / _PAPER_SIDE if self.scaled else 1.0
+        step = max(1, round(7 * share))
+        return MaskScale(step, 3.0 * step, 20 * share)
+
+
+RECIPES: dict[SearchPreset | None, MaskRecipe] = {
+    None: MaskRecipe(
+        max_iter=50,
+        optimizer=lambda grids: Adam(grids, lr=0.1, betas=(0.9, 0.99)),
+        weight_growth=None,
+        scaled=True,
+        area_on_canvas=False,
+        ties_by_place=False,
+        slope_at_one=True,
+        blur_padding="replicate",
+        blur_truncate=3.0,
+        finished=True,
+    ),
+    "torchray": MaskRecipe(
+        max_iter=800,
+        optimizer=lambda grids: SGD(grids, lr=0.01, momentum=0.9, dampening=0.9),
+        weight_growth=1.0035,
+        scaled=False,
+        area_on_canvas=True,
+        ties_by_place=True,
+        slope_at_one=False,
+        blur_padding="constant",
+        blur_truncate=4.0,
+        finished=False,
+    ),
+}

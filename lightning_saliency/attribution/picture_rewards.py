@@ -1,0 +1,146 @@
+"""The rewards of many pictures, and how they change with each pixel."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.reward import Reward, Variant, contrastive_reward
+from lightning_saliency.errors import InputError
+from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.layer_gradient import score_gradient
+from lightning_saliency.network.score import Target, class_logits, class_scores, target_classes
+
+__all__ = ["PictureRewards"]
+
+
+class PictureRewards:
+    """A model and a reward, for pictures that are made of some images.
+
+    Call everything inside :func:`~lightning_saliency.network.undisturbed.undisturbed`. The model
+    runs once on the images as they are, to find their classes.
+
+    Args:
+        model: takes images; in eval mode, with frozen parameters.
+        image: (N, C, H, W).
+        target: see :data:`~lightning_saliency.network.score.Target`. The scores of a callable
+            stand for the logits of a single class, 0.
+        reward: see :data:`~lightning_saliency.attribution.reward.Reward`.
+        variant: the game.
+        batches: how many pictures go through the model at once.
+
+    Attributes:
+        classes: (N,), int64; None where the target is a callable.
+
+    Raises:
+        InputError: a target is no class of the model, or there is not one for each image.
+        ModelError: the model does not return logits.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image: Tensor,
+        target: Target,
+        reward: Reward,
+        variant: Variant,
+        batches: Batches,
+    ) -> None:
+        self._model = model
+        self._reward = reward
+        self._variant = variant
+        self._batches = batches
+        self._callable = target if callable(target) and not isinstance(target, Tensor) else None
+        if self._callable and reward is contrastive_reward:
+            raise InputError(
+                "Expected a class as target for the contrastive reward, which compares its logit "
+                "with those of the other classes; got a callable. Take the simple reward, and let "
+                "the callable return the difference."
+            )
+        self._count = len(image)
+        self._single = target if isinstance(target, int) and not isinstance(target, bool) else None
+        self.classes = None if self._callable else target_classes(self.logits(image), target)
+
+    @torch.no_grad()
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Return what the model says of pictures (K, C, H, W), as (K, classes)."""
+
+        def work(batch: slice) -> Tensor:
+            # A clone, because the model may write into its input.
+            return self._read(self._model(pictures[batch].clone()), batch.stop - batch.start)
+
+        return torch.cat(self._batches.run(work, len(pictures)))
+
+    @torch.no_grad()
+    def judge(self, games: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return rewards and probabilities.
+
+        Args:
+            games: one or two tensors (K, C, H, W), the pictures of each game; the same number of
+                consecutive ones belongs to each image.
+
+        Returns:
+            The rewards (K,), and the target's softmax probability for the pictures of the first
+            game (K,), NaN where the target is a callable.
+        """
+        count = len(games[0])
+        logits = self.logits(torch.cat(games))
+        rewards = self._judge(logits, slice(0, count), count)
+        if self.classes is None:
+            return rewards, torch.full_like(rewards, torch.nan)
+        chosen = self.classes.repeat_interleave(count // self._count)
+        return rewards, logits[:count].softmax(1).gather(1, chosen[:, None])[:, 0]
+
+    def with_slopes(self, games: list[Tensor], flip: bool) -> tuple[Tensor, list[Tensor]]:
+        """Return the rewards and their derivatives with respect to the pictures.
+
+        Args:
+            games: as for :meth:`rewards`; no graph may hang on them.
+            flip: show the model mirror images.
+
+        Returns:
+            (K,), and a tensor like each of ``games``.
+        """
+        count = len(games[0])
+
+        def work(batch: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            leaf = torch.cat([game[batch] for game in games]).requires_grad_()
+            # Also a copy, because a model that writes into its input may not write into a leaf.
+            shown = leaf.flip(3) if flip else leaf.clone()
+            logits = self._read(self._model(shown), len(shown))
+            rewards = self._judge(logits, batch, count)
+            if logits.requires_grad and not rewards.requires_grad:
+                raise InputError(
+                    "Expected a reward that is computed from the logits in a differentiable way, "
+                    "but no gradient passes it. Look for detach(), item(), argmax or rounding in "
+                    "the reward function."
+                )
+            slope = score_gradient(rewards, leaf)
+            return rewards.detach(), slope.chunk(len(games))
+
+        results = self._batches.run(work, count)
+        slopes = [torch.cat(parts) for parts in zip(*(part for _, part in results), strict=True)]
+        return torch.cat([rewards for rewards, _ in results]), slopes
+
+    def _read(self, output: object, count: int) -> Tensor:
+        if self._callable:
+            logits = class_scores(output, self._callable, count)[:, None]
+        else:
+            logits = class_logits(output, count)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _judge(self, logits: Tensor, batch: slice, count: int) -> Tensor:
+        """Return the rewards for rows ``batch`` of ``count``."""
+        rows = batch.stop - batch.start
+        target: int | Tensor = 0
+        if self._single is not None:
+            target = self._single
+        elif self.classes is not None:
+            index = torch.arange(batch.start, batch.stop, device=logits.device)
+            target = self.classes[index // (count // self._count)]
+        rewards = self._reward(logits, target, variant=self._variant)
+        if not isinstance(rewards, Tensor) or rewards.dim() == 0 or len(rewards) != rows:
+            came = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
+            raise InputError(
+                f"Expected the reward function to return one reward for each mask, a tensor of "
+                f"shape ({rows},), but it returned {came}."
+            )
+        return rewards.reshape(rows, -1).mean(1)
