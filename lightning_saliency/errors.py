@@ -7,7 +7,9 @@ Every error is also the built-in exception that a caller would catch without kno
     ├── LayerError (LookupError)         a layer does not exist, or did not run as it must
     ├── ModelError (RuntimeError)        the model does not have what the method needs
     │   └── NothingReplacedError         a backward rule found nothing in the model to act on
-    └── MethodError (RuntimeError)       an attribution method returned something that is no map
+    ├── MethodError (RuntimeError)       an attribution method returned something that is no map
+    ├── DependencyError (ImportError)    an optional package is not installed
+    └── DownloadError (OSError)          weights or pictures could not be fetched
 
     SaliencyWarning (UserWarning)        the result is less than was asked for
 
@@ -15,6 +17,8 @@ The messages say what was expected, what came, and what to do.
 """
 
 __all__ = [
+    "DependencyError",
+    "DownloadError",
     "InputError",
     "LayerError",
     "MethodError",
@@ -47,6 +51,14 @@ class NothingReplacedError(ModelError):
 
 class MethodError(SaliencyError, RuntimeError):
     """An attribution method returned something that is not one map for each image."""
+
+
+class DependencyError(SaliencyError, ImportError):
+    """An optional package is not installed."""
+
+
+class DownloadError(SaliencyError, OSError):
+    """Weights or pictures that do not come with this package could not be fetched."""
 
 
 class SaliencyWarning(UserWarning):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["Unpack", "unpack_batch"]
+__all__ = ["Unpack", "class_indices", "unpack_batch"]
 
 Unpack: TypeAlias = Callable[[Any], "tuple[Tensor, Tensor | None]"]
 """From a batch of the user's loader to images (N, C, H, W) and labels (N,), or None for none."""
@@ -102,7 +102,7 @@ def class_indices(labels: Tensor | None, source: str) -> Tensor:
     """Return ``labels`` as class indices, int64, shape (N,).
 
     Args:
-        labels: what the batch holds as labels.
+        labels: what the batch holds as labels, (N,) or (N, 1), or None.
         source: where they come from, for the message.
 
     Raises:

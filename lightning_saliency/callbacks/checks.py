@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["check_settings", "check_tags", "check_trainer"]
 
 
-def check_settings(
-    dataloader_idx: int, every_n_epochs: int, on_error: str, name: str | None
-) -> None:
+def check_settings(dataloader_idx: int, every_n_epochs: int, name: str | None) -> None:
     """Check what can be checked without a trainer.
 
     Args:
         dataloader_idx: must be >= 0.
         every_n_epochs: must be >= 1.
-        on_error: must be "warn" or "raise".
         name: must be None or a text that can stand in a tag.
 
     Raises:
@@ -44,8 +41,6 @@ def check_settings(
             f"Expected every_n_epochs to be at least 1, got {every_n_epochs}. To explain nothing, "
             "leave the callback out."
         )
-    if on_error not in ("warn", "raise"):
-        raise InputError(f"Expected on_error to be 'warn' or 'raise', got {on_error!r}.")
     if name is not None and (not name or name != name.strip("/ ")):
         raise InputError(
             "Expected name to be a text that can stand at the front of a tag, without spaces or "

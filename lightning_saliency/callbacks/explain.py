@@ -24,6 +24,7 @@ __all__ = [
     "Explanation",
     "NamedMethod",
     "choices_of",
+    "chosen_classes",
     "explain",
     "methods_of",
     "predict",

@@ -124,11 +124,13 @@ class Monitor:
             return
         drawn = self._pictures.draw(samples.images, explanations, trainer.current_epoch)
         for tag, picture in drawn:
+            # Filmstrips are large, and written again each time.
+            palette = tag.startswith("saliency_filmstrip")
             for logger in loggers:
-                log_image(logger, self._prefix + tag, picture, step, palette=tag.startswith("saliency_filmstrip"))
+                log_image(logger, self._prefix + tag, picture, step, palette=palette)
 
     def filmstrip(self, method: str | None = None) -> Tensor:
-        """Return a filmstrip as logged last; see :meth:`Pictures.filmstrip`."""
+        """Return a filmstrip as logged last, (3, H, W); see :meth:`Pictures.filmstrip`."""
         return self._pictures.filmstrip(method)
 
     def state_dict(self) -> dict[str, Any]:

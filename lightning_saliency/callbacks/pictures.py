@@ -23,6 +23,7 @@ from lightning_saliency.rendering import (
     overlay,
     panel,
     thin,
+    to_bytes,
 )
 
 __all__ = ["Pictures"]
@@ -112,18 +113,21 @@ class Pictures:
             (tag, RGB picture (3, height, width) in [0, 1]).
         """
         shown = self.show(images)
+        inputs = to_bytes(shown)
         heats: dict[str, Heatmap] = {}
         overlays: dict[str, Tensor] = {}
         for series, explanation in explanations.items():
             strip = self._strips.setdefault(series, _Strip())
             heat = strip.paint(explanation.saliency)
-            heats[series], overlays[series] = heat, overlay(shown, heat)
+            # As bytes once for all the pictures that they stand in.
+            heats[series], overlays[series] = heat.as_bytes(), to_bytes(overlay(shown, heat))
             for index in range(len(shown)):
                 caption = self._caption(explanation, index, epoch)
-                picture = panel(shown[index], heat[index], overlays[series][index], caption, series)
+                one, laid = heats[series][index], overlays[series][index]
+                picture = panel(inputs[index], one, laid, caption, series)
                 yield f"saliency/{series}/sample_{index}", picture
             strip.add(film_frame(overlays[series], heat), epoch)
-            self._last_strip[series] = self._draw_strip(series, shown, explanation)
+            self._last_strip[series] = self._draw_strip(series, inputs, explanation)
             yield f"saliency_filmstrip/{series}", self._last_strip[series]
         if len(explanations) > 1:
             first = next(iter(explanations.values()))
@@ -131,7 +135,7 @@ class Pictures:
                 yield (
                     f"saliency/compare/sample_{index}",
                     compare_panel(
-                        shown[index],
+                        inputs[index],
                         {series: heat[index] for series, heat in heats.items()},
                         {series: laid[index] for series, laid in overlays.items()},
                         self._caption(first, index, epoch),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -15,6 +15,7 @@ from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.checks import check_settings, check_tags, check_trainer
 from lightning_saliency.callbacks.explain import ClassChoice, choices_of, methods_of
+from lightning_saliency.callbacks.faults import Faults, OnError
 from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
 from lightning_saliency.callbacks.monitor import Monitor
@@ -26,9 +27,6 @@ from lightning_saliency.errors import SaliencyWarning
 __all__ = ["SaliencyCallback"]
 
 Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
-
-# After this many failures in a row the callback stops trying.
-_MOST_FAILURES = 3
 
 
 class SaliencyCallback(pl.Callback):
@@ -94,14 +92,14 @@ class SaliencyCallback(pl.Callback):
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         max_overhead: float | None = None,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
         name: str | None = None,
     ) -> None:
         super().__init__()
-        check_settings(dataloader_idx, every_n_epochs, on_error, name)
+        check_settings(dataloader_idx, every_n_epochs, name)
         self.dataloader_idx = dataloader_idx
         self.every_n_epochs = every_n_epochs
-        self.on_error = on_error
+        self.faults = Faults(on_error)
         self.samples = Samples(samples, unpack)
         self.budget = Budget(max_overhead)
         self.monitor = Monitor(
@@ -114,7 +112,6 @@ class SaliencyCallback(pl.Callback):
         self._is_set_up = False
         self._last_epoch: int | None = None
         self._saw_validation = False
-        self._failures = 0
 
     @property
     @override
@@ -209,28 +206,10 @@ class SaliencyCallback(pl.Callback):
         self._keep_samples(trainer)
         self._explain_if_due(trainer, pl_module, _validation_step(trainer))
 
-    @override
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to gather the samples, as long as they are not known."""
-        self._begin_to_gather(trainer, pl_module)
-
-    @override
-    def on_test_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Gather samples in the form in which the model is about to see them."""
-        self._gather(batch, dataloader_idx)
-
-    @override
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Explain the samples."""
-        self._keep_samples(trainer)
-        self._explain_if_due(trainer, pl_module, _validation_step(trainer))
+    # trainer.test runs the same loop under other names.
+    on_test_start = on_validation_start
+    on_test_batch_start = on_validation_batch_start
+    on_test_epoch_end = on_validation_epoch_end
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -298,20 +277,13 @@ class SaliencyCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
     ) -> None:
         samples = self.samples.known
-        if samples is None or self._failures >= _MOST_FAILURES or not self._is_due(trainer):
+        if samples is None or self.faults.gave_up or not self._is_due(trainer):
             return
         if not trainer.strategy.broadcast(self.budget.allows_next()):
             self.budget.skipped += 1
             return
-        try:
-            with self.budget.spending():
-                self.monitor.explain(samples, trainer, pl_module, step)
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            self._report(error, trainer)
-        else:
-            self._failures = 0
+        with self.faults.reported(trainer.current_epoch), self.budget.spending():
+            self.monitor.explain(samples, trainer, pl_module, step)
         self._last_epoch = trainer.current_epoch
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
@@ -321,17 +293,6 @@ class SaliencyCallback(pl.Callback):
         # rhythm of validation; several runs within one epoch are all explained.
         since = trainer.current_epoch - self._last_epoch
         return since == 0 or since >= self.every_n_epochs
-
-    def _report(self, error: Exception, trainer: pl.Trainer) -> None:
-        self._failures += 1
-        consequence = "training goes on"
-        if self._failures == _MOST_FAILURES:
-            consequence += ", and after three failures in a row nothing more is explained"
-        rank_zero_warn(
-            f"The explanation of epoch {trainer.current_epoch} failed and is skipped; "
-            f"{consequence}. {type(error).__name__}: {error}",
-            category=SaliencyWarning,
-        )
 
 
 def _validation_step(trainer: pl.Trainer) -> int:

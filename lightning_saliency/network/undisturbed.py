@@ -190,26 +190,28 @@ def _explained_inference_error() -> Iterator[None]:
 @contextmanager
 def _preserved_buffers(modules: list[nn.Module]) -> Iterator[None]:
     tables = [(module._buffers, dict(module._buffers.items())) for module in modules]
-    saved: dict[Tensor, tuple[Tensor, Tensor]] = {}
-    for _, table in tables:
-        for buffer in table.values():
-            if buffer is not None and buffer not in saved:
-                # The first of these shares its memory with the buffer, the second keeps the values.
-                saved[buffer] = buffer.detach(), buffer.detach().clone()
+    values: dict[Tensor, Tensor] = {}
+    stand_ins: dict[Tensor, Tensor] = {}
     try:
+        for table, entries in tables:
+            for name, buffer in entries.items():
+                if buffer is None:
+                    continue
+                if buffer not in values:
+                    values[buffer] = buffer.detach().clone()
+                    stand_ins[buffer] = buffer.detach()
+                # The same memory, but another object: a model that writes what it computes from
+                # the image into a buffer would make the buffer a part of the graph for good.
+                if isinstance(table, dict):
+                    table[name] = stand_ins[buffer]
         yield
     finally:
-        with torch.no_grad():
-            for buffer, (memory, values) in saved.items():
-                if not _same(buffer, values):
-                    buffer.data = memory
-                    buffer.copy_(values)
         for table, entries in tables:
             _put_back(table, entries)
-
-
-def _same(buffer: Tensor, values: Tensor) -> bool:
-    return buffer.shape == values.shape and torch.equal(buffer, values)
+        with torch.no_grad():
+            for buffer, value in values.items():
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 @contextmanager

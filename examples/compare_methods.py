@@ -1,0 +1,80 @@
+"""Explain one picture with every method, for the two digits in it, and draw the maps side by side.
+
+Takes about a minute on two cores, and downloads nothing::
+
+    python examples/compare_methods.py --output methods.png
+"""
+
+import argparse
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.utils import save_image
+
+from lightning_saliency.attribution import (
+    RISE,
+    AttributionMethod,
+    ContrastiveExcitationBackprop,
+    DeconvNet,
+    ExcitationBackprop,
+    ExtremalPerturbation,
+    GradCAM,
+    Gradient,
+    GuidedBackprop,
+    LinearApprox,
+)
+from lightning_saliency.benchmark import get_example_data
+from lightning_saliency.rendering import (
+    Cell,
+    ColourScale,
+    colour_scale,
+    displayable,
+    grid,
+    heatmap,
+    overlay,
+)
+
+# The example network has the layers of VGG16 under the same names.
+METHODS: list[AttributionMethod] = [
+    Gradient(),
+    DeconvNet(),
+    GuidedBackprop(),
+    GradCAM("features.29"),
+    LinearApprox("features.29"),
+    ExcitationBackprop("features.9"),
+    ContrastiveExcitationBackprop("features.9", contrast_layer="classifier.4"),
+    RISE(),
+    ExtremalPerturbation(areas=(0.03, 0.06, 0.12)),
+]
+COLUMNS = 5
+
+
+def draw_rows(picture: Tensor, name: str, maps: dict[str, Tensor]) -> list[list[Cell]]:
+    """Return rows of the picture and the methods' maps laid over it."""
+    cells = [Cell(picture[0], name)]
+    for method, saliency in maps.items():
+        signed = bool((saliency < 0).any())
+        heat = heatmap(saliency, colour_scale(saliency) or ColourScale(), signed)
+        cells.append(Cell(overlay(picture, heat)[0], method, heat.fault[0]))
+    return [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("methods.png"))
+    options = parser.parse_args()
+
+    model, image, *categories = get_example_data()
+    rows = []
+    for category in categories:
+        maps = {}
+        for method in METHODS:
+            print(f"category {category}: {method.name}")
+            maps[method.name] = method(model, image, category)
+        rows += draw_rows(displayable(image), f"digit {category}", maps)
+    save_image(grid(rows), options.output)
+    print(f"Written to {options.output}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Linear approximation: each place's part in the score, if the rest of the network were linear.
+
+This is the gradient times the activation, the first term of the Taylor expansion of the score
+around a layer's output. Simonyan, Vedaldi, Zisserman. Deep inside convolutional networks:
+visualising image classification models and saliency maps. ICLR workshop 2014, arXiv:1312.6034.
+Kindermans, Schütt, Müller, Dähne. Investigating the influence of noise and distractors on the
+interpretation of neural networks. 2016, arXiv:1611.07270.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.layer_method import LayerMethod
+from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.network.grid import Layout
+from lightning_saliency.network.score import Target
+
+__all__ = ["LinearApprox", "linear_approx", "linear_approx_map"]
+
+
+def linear_approx_map(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Return the sum over the channels of activation times gradient.
+
+    Args:
+        activation: (N, K, h, w), what the layer put out.
+        gradient: (N, K, h, w), derivative of the score with respect to it.
+
+    Returns:
+        (N, 1, h, w), of either sign.
+    """
+    return (activation * gradient).sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class LinearApprox(LayerMethod):
+    """How much each place of one layer adds to the score, to first order.
+
+    Maps have a sign: positive where the place speaks for the class, negative where it speaks
+    against it. If the layers after it are linear without bias, the map sums to the score. One
+    forward pass, and a backward pass of the layers after ``saliency_layer``.
+
+    Args:
+        saliency_layer: name of the layer whose output is explained; None for the last layer with a
+            spatial output.
+        layout: how that output is laid out; ``"auto"`` finds out. See :class:`LayerMethod`.
+        resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
+    """
+
+    name: ClassVar[str] = "linear_approx"
+
+    @staticmethod
+    def layer_map(activation: Tensor, gradient: Tensor) -> Tensor:
+        """Return :func:`linear_approx_map` of the layer."""
+        return linear_approx_map(activation, gradient)
+
+
+def linear_approx(
+    model: nn.Module,
+    input: Tensor,
+    target: Target,
+    saliency_layer: str | None = "",
+    resize: bool | tuple[int, int] = False,
+    resize_mode: ResizeMode = "bilinear",
+    smooth: float = 0.0,
+    layout: Layout = "auto",
+) -> Tensor:
+    """Return :class:`LinearApprox` maps.
+
+    Args:
+        model: takes ``input`` and returns class scores; it is not changed.
+        input: (N, C, H, W).
+        target: class index, one for each image, ``"predicted"``, or a callable.
+        saliency_layer: name of the layer whose output is explained; ``""`` or None for the last
+            layer with a spatial output.
+        resize: True resizes the map to the image, a pair is (height, width).
+        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
+        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
+        layout: how the layer's output is laid out; ``"auto"`` finds out.
+
+    Returns:
+        (N, 1, h, w), of either sign, of the layer's height and width unless ``resize`` is given.
+
+    Raises:
+        InputError: the image, the target or a setting cannot be used.
+        LayerError: the layer does not exist, did not run once, or has no spatial output.
+        ModelError: the score cannot be differentiated.
+    """
+    method = LinearApprox(
+        saliency_layer or None, layout, resize=resize, resize_mode=resize_mode, smooth=smooth
+    )
+    return method(model, input, target)

@@ -1,0 +1,107 @@
+"""A model, a picture with two objects in it, and their classes: something to try a method on."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from typing import Literal, TypeAlias, get_args
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.io import ImageReadMode, decode_image
+
+from lightning_saliency.benchmark.example_network import ExampleNetwork, normalize
+from lightning_saliency.errors import DownloadError, InputError
+
+__all__ = ["ExampleArch", "get_example_data", "get_example_regions"]
+
+ExampleArch: TypeAlias = Literal["digits", "vgg16"]
+"""``"digits"`` for the network that comes with the package, ``"vgg16"`` for torchvision's."""
+
+# The digits in example_picture.png, in the order of example_regions.png.
+_CATEGORIES = (0, 7)
+
+# What torchvision's weights were trained with.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def get_example_data(
+    arch: ExampleArch = "digits", shape: int = 224, picture: Tensor | None = None
+) -> tuple[nn.Module, Tensor, int, int]:
+    """Return a trained model, a picture, and the classes of two objects in it.
+
+    ``"digits"`` works offline: a narrow network whose layers have the names and types of VGG16's
+    (``features.29`` is the last ReLU), and a held-out picture of two handwritten digits over
+    clutter. It is trained by ``examples/train_example_network.py``; on 2,000 held-out pictures
+    both digits have the highest scores in @@ACC@@.
+
+    ``"vgg16"`` is torchvision's VGG16 with ImageNet weights, fetched by torchvision. The package
+    brings no photograph for it, so pass one.
+
+    Args:
+        arch: ``"digits"`` or ``"vgg16"``.
+        shape: for ``"vgg16"``, the longer side of the picture is resized to this, in pixels.
+        picture: for ``"vgg16"``, a photograph (3, H, W) in [0, 1], for instance
+            ``torchvision.io.decode_image("cat_dog.jpg") / 255``. The two classes that are returned
+            are then the ones with the highest scores.
+
+    Returns:
+        (model, image, category 1, category 2): the model in eval mode on the CPU; the image
+        (1, 3, H, W), normalised as the model takes it; two class indices.
+
+    Raises:
+        InputError: ``arch`` is unknown, or ``picture`` is missing or has another shape.
+        DownloadError: the weights of ``"vgg16"`` could not be fetched.
+    """
+    if arch not in get_args(ExampleArch):
+        raise InputError(f"Expected arch to be 'digits' or 'vgg16', got {arch!r}.")
+    if arch == "vgg16":
+        return _vgg16(shape, picture)
+    model = ExampleNetwork()
+    with as_file(files(__package__) / "example_network.pt") as path:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    image = normalize(_read_png("example_picture.png", ImageReadMode.RGB) / 255)
+    return model.eval(), image[None], *_CATEGORIES
+
+
+def get_example_regions() -> Tensor:
+    """Return the pixels of the two objects of ``get_example_data()``.
+
+    Returns:
+        (2, 1, H, W), bool, in the order of the categories.
+    """
+    grey = _read_png("example_regions.png", ImageReadMode.GRAY)
+    return torch.stack([(grey > 64) & (grey < 192), grey >= 192])
+
+
+def _read_png(name: str, mode: ImageReadMode) -> Tensor:
+    data = bytearray((files(__package__) / name).read_bytes())
+    pixels: Tensor = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode)
+    return pixels
+
+
+def _vgg16(shape: int, picture: Tensor | None) -> tuple[nn.Module, Tensor, int, int]:
+    if not isinstance(picture, Tensor) or picture.dim() != 3 or picture.shape[0] != 3:
+        came = "none" if picture is None else f"shape {tuple(picture.shape)}"
+        raise InputError(
+            "Expected a photograph for arch='vgg16', a tensor (3, H, W) in [0, 1], got "
+            f"{came}. For instance picture=torchvision.io.decode_image('cat_dog.jpg') / 255; "
+            "get_example_data() without arguments needs none."
+        )
+    try:
+        model = torchvision.models.vgg16(weights=torchvision.models.VGG16_Weights.IMAGENET1K_V1)
+    except OSError as error:
+        raise DownloadError(
+            "Expected to fetch the weights of VGG16 (528 MB), but that failed: "
+            f"{error}. Put vgg16-397923af.pth into {torch.hub.get_dir()}/checkpoints by hand, or "
+            "call get_example_data() without arguments, which needs no network."
+        ) from error
+    longer = max(picture.shape[1:])
+    size = [max(1, round(side * shape / longer)) for side in picture.shape[1:]]
+    image = torchvision.transforms.functional.resize(picture.float(), size, antialias=True)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
+    image = ((image - mean) / std)[None]
+    with torch.no_grad():
+        first, second = model.eval()(image)[0].topk(2).indices.tolist()
+    return model, image, first, second

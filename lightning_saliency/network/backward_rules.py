@@ -1,0 +1,149 @@
+"""Give torch functions another derivative while a model runs, without touching the model."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from torch.overrides import TorchFunctionMode
+
+from lightning_saliency.errors import ModelError, NothingReplacedError
+from lightning_saliency.network.torch_functions import (
+    ACTIVATIONS,
+    TorchFunction,
+    function_key,
+    function_name,
+)
+
+__all__ = ["BackwardRules", "Rule", "Rules"]
+
+Rule: TypeAlias = Callable[..., Any]
+"""Called with the arguments of the function in whose place it stands; returns the value that the
+function would return, in place where the function works in place, by a
+``torch.autograd.Function`` whose ``backward`` is another one. ``NotImplemented`` stands for: this
+call is none of mine, let it be."""
+
+Rules: TypeAlias = Mapping[TorchFunction, Rule | None]
+"""A rule for each function, such as ``{torch.nn.functional.gelu: my_rule}``. ``None`` stands for
+the function's ordinary derivative, where it would otherwise be refused."""
+
+
+class BackwardRules(TorchFunctionMode):
+    """A context in which the model that runs gets the derivatives of ``rules``.
+
+    Only the forward pass runs inside. The rules become part of the graph that it records, so the
+    backward pass is an ordinary one. Neither torch nor the model is changed, and other threads
+    notice nothing.
+
+    Functions are recognised as Python calls them. Not seen are: what runs inside a scripted or
+    traced model, inside a ``torch.autograd.Function`` of the model's own, or inside one function
+    of torch that stands for a whole network part (``torch.nn.functional.multi_head_attention_
+    forward``); and formulas that amount to such a function, such as ``x * (x > 0)`` for ReLU.
+
+    Args:
+        rules: see :data:`Rules`. Each spelling is a function of its own:
+            :func:`~lightning_saliency.network.torch_functions.spellings` lists them.
+        refused: names of functions (``"gelu"``) whose ordinary derivative would make the result
+            something else than the method. A function with an entry in ``rules`` is not refused.
+        method: what the rules make, for the messages.
+
+    Attributes:
+        replaced: how often each function was given another derivative since the context was
+            entered, by plain name.
+        ordinary: how often each other function was called.
+
+    Raises:
+        NothingReplacedError: on leaving, if no function was replaced.
+        ModelError: on leaving, if a refused function was called.
+
+    Example:
+        >>> import torch
+        >>> class Straight(torch.autograd.Function):
+        ...     @staticmethod
+        ...     def forward(ctx, x):
+        ...         return x.round()
+        ...
+        ...     @staticmethod
+        ...     def backward(ctx, gradient):
+        ...         return gradient
+        >>> x = torch.tensor([0.4, 1.6], requires_grad=True)
+        >>> with BackwardRules({torch.round: Straight.apply}):
+        ...     y = torch.round(x)
+        >>> torch.autograd.grad(y.sum(), x)
+        (tensor([1., 1.]),)
+    """
+
+    def __init__(
+        self, rules: Rules, *, refused: Collection[str] = (), method: str = "the backward rule"
+    ) -> None:
+        super().__init__()
+        self._rules = {function_key(function): rule for function, rule in rules.items()}
+        self._refused = frozenset(refused)
+        self._method = method
+        self._refusals: Counter[str] = Counter()
+        self.replaced: Counter[str] = Counter()
+        self.ordinary: Counter[str] = Counter()
+
+    def __enter__(self) -> "BackwardRules":
+        for counter in (self.replaced, self.ordinary, self._refusals):
+            counter.clear()
+        enter: Callable[[], object] = super().__enter__
+        enter()
+        return self
+
+    def __torch_function__(
+        self,
+        func: TorchFunction,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call the rule for ``func`` if there is one, else ``func``."""
+        kwargs = kwargs or {}
+        key, name = function_key(func), function_name(func)
+        rule = self._rules.get(key)
+        if rule is not None:
+            result = rule(*args, **kwargs)
+            if result is not NotImplemented:
+                self.replaced[name] += 1
+                return result
+        self.ordinary[name] += 1
+        if name in self._refused and (rule is not None or key not in self._rules):
+            self._refusals[name] += 1
+        return func(*args, **kwargs)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        leave: Callable[..., object] = super().__exit__
+        leave(kind, error, trace)
+        if kind is not None:
+            return
+        if not self.replaced:
+            wanted = sorted({function_name(function) for function in self._rules})
+            met = {name: n for name, n in self.ordinary.items() if name in ACTIVATIONS}
+            raise NothingReplacedError(
+                f"Expected the model to call a function that {self._method} gives another backward "
+                f"rule ({', '.join(wanted)}), but it called none, so the result would be the plain "
+                f"gradient. {_activations(met)} Take another method, or give your own rules."
+            )
+        if self._refusals:
+            raise ModelError(
+                f"Expected a model whose activations {self._method} is defined for, but it calls "
+                f"{_calls(self._refusals)}, for which there is no published rule; the map would be "
+                "partly the plain gradient. Take another method, or give your own rules; a rule "
+                "that is None keeps the ordinary derivative."
+            )
+
+
+def _activations(met: Mapping[str, int]) -> str:
+    return f"Its activations are {_calls(met)}." if met else "It has no activation that is known."
+
+
+def _calls(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{name} (called {'once' if n == 1 else f'{n} times'})" for name, n in counts.items()
+    )

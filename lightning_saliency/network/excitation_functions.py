@@ -1,0 +1,106 @@
+"""The three ways in which excitation backpropagation hands a signal down, as autograd functions.
+
+All have the ordinary forward value. See :mod:`~lightning_saliency.network.excitation_rules` for
+which function of torch gets which.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+__all__ = ["PassOn", "SplitSum", "WeightedSum"]
+
+_Map: TypeAlias = Callable[[Tensor], Tensor]
+_Pair: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+_Signed: TypeAlias = Callable[[Tensor, int], Tensor]
+
+
+class WeightedSum(Function):
+    """y = f(x): each input gets the share of the signal that it has in f⁺(x).
+
+    ``excite(x, sign)`` is f without bias and with the positive parts of sign · weights. In the
+    recorded graph, ``has_weights`` tells a layer from a pooling. Where ``is_classifier`` is set to
+    True there, a negative signal is one on the dual unit, whose weights are the negative ones.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: _Map, excite: _Signed, has_weights: bool) -> Tensor:
+        """Return ``call(x)``."""
+        ctx.save_for_backward(x)
+        ctx.excite, ctx.has_weights, ctx.is_classifier = excite, has_weights, False
+        return call(x)
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the signal at ``x``."""
+        (x,) = ctx.saved_tensors
+        # In half precision the quotients would over- or underflow.
+        x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
+        if not ctx.is_classifier:
+            return _handed_down(signal, x, ctx.excite, 1), None, None, None
+        to_unit = _handed_down(signal.clamp(min=0), x, ctx.excite, 1)
+        to_dual = _handed_down(-signal.clamp(max=0), x, ctx.excite, -1)
+        return to_unit + to_dual, None, None, None
+
+
+def _handed_down(signal: Tensor, x: Tensor, excite: _Signed, sign: int) -> Tensor:
+    with torch.enable_grad():
+        excitation = excite(x, sign)
+    (weighted,) = torch.autograd.grad(excitation, x, _quotient(signal, excitation.detach()))
+    return x.detach() * weighted
+
+
+def _quotient(part: Tensor, total: Tensor) -> Tensor:
+    """Return part / total; 0 where there is nothing to divide by, as in the paper."""
+    nothing = total.abs() <= torch.finfo(total.dtype).tiny ** 0.5
+    return torch.where(nothing, 0, part / total).to(total.dtype)
+
+
+class SplitSum(Function):
+    """y = a + factor · b: each summand gets its share; with a negative factor, a gets all."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, call: _Pair, factor: float, in_place: bool
+    ) -> Tensor:
+        """Return ``call(a, b)``, which is ``a`` if ``in_place``."""
+        wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        weighted = b.to(wide) * max(factor, 0)
+        total = a.to(wide) + weighted
+        # The shares, not the summands: the model may write into those.
+        ctx.save_for_backward(_quotient(a, total), _quotient(weighted, total))
+        ctx.shapes = a.shape, b.shape
+        output = call(a, b)
+        if in_place:
+            ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Return the signals at ``a`` and ``b``."""
+        of_a, of_b = (
+            (signal * share).sum_to_size(shape)
+            for share, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True)
+        )
+        return of_a, of_b, None, None, None
+
+
+class PassOn(Function):
+    """y = f(x), unit by unit: the signal goes on as it is, whatever happens to the value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: _Map, in_place: bool) -> Tensor:
+        """Return ``call(x)``, which is ``x`` if ``in_place``."""
+        ctx.shape = x.shape
+        output = call(x)
+        if in_place:
+            ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None]:
+        """Return the signal, of the shape of ``x``."""
+        return signal.sum_to_size(ctx.shape), None, None

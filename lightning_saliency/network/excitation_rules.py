@@ -1,0 +1,202 @@
+"""How excitation backpropagation passes its signal backwards through each function of a network.
+
+Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down neural attention by excitation backprop. IJCV
+2018 (ECCV 2016), arXiv:1608.00507.
+
+A unit hands its winning probability down to the units a_j that it is computed from, each in
+proportion to its excitatory share a_j max(w_j, 0). For any weighted sum this is one formula: with
+f⁺ the same function with the positive parts of its weights and without bias, the signal s at the
+output becomes x · VJP_{f⁺}(s / f⁺(x)) at the input x.
+
+=====================================  =========================================================
+convolution, linear, matrix product    the formula, for the operand that comes from the image
+pooling by averages, mean, sum,        the formula; the weights are positive already
+interpolation
+addition of activations                split in proportion to the summands
+subtraction of activations             all to the first; the other has the weight -1
+normalisation, multiplication by and   passed on: they scale and shift single units
+addition of constants
+ReLU, max pooling, concatenation,      as always: the ordinary derivative is the rule
+dropout, reshaping
+ReLU6, sigmoid, softplus, softmax      passed on: the paper's signal goes from activation to
+                                       activation, whatever the non-linearity
+activations that can be negative       refused: the rule needs activations >= 0
+=====================================  =========================================================
+
+Products of two activations (gates, attention) have no rule; their ordinary derivative does not
+keep the sum of the signal.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.network.backward_rules import Rule, Rules
+from lightning_saliency.network.excitation_functions import PassOn, SplitSum, WeightedSum
+from lightning_saliency.network.relu_rules import active_rules, asks_in_place
+from lightning_saliency.network.torch_functions import (
+    SIGNED_ACTIVATIONS,
+    TorchFunction,
+    spellings,
+)
+
+__all__ = ["REFUSED", "excitation_rules"]
+
+REFUSED = SIGNED_ACTIVATIONS
+"""Activations that break the rule's first assumption, that every activation is >= 0."""
+
+
+def excitation_rules() -> Rules:
+    """Return the rules of excitation backpropagation; see the table of this module.
+
+    The parameters must be frozen: what needs a gradient is taken to come from the image.
+    """
+    rules: dict[TorchFunction, Rule] = {}
+    for names, make in _TABLE:
+        for function in spellings(*names.split()):
+            rules[function] = make(function)
+    return {**rules, **active_rules()}
+
+
+def _layer(function: TorchFunction) -> Rule:
+    def rule(input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
+        def layer(x: Tensor, weight: Tensor, bias: Any = None) -> Any:
+            return function(x, weight, bias, *args, **kwargs)
+
+        return _product_of(input, weight, partial(layer, bias=bias), layer)
+
+    return rule
+
+
+def _product(function: TorchFunction) -> Rule:
+    def rule(input: Tensor, *others: Any, **kwargs: Any) -> Any:
+        if len(others) != 1 or kwargs:
+            return NotImplemented
+        return _product_of(input, others[0], function, function)
+
+    return rule
+
+
+def _biased_product(function: TorchFunction) -> Rule:
+    def rule(input: Tensor, *factors: Any, **kwargs: Any) -> Any:
+        # What comes from the image is no bias, and an addition in disguise has no rule.
+        if len(factors) != 2 or _from_image(input):
+            return NotImplemented
+        call = partial(function, input, **kwargs)
+        return _product_of(factors[0], factors[1], call, torch.matmul)
+
+    return rule
+
+
+def _einsum(function: TorchFunction) -> Rule:
+    def rule(equation: str, *operands: Any) -> Any:
+        factors = operands[0] if isinstance(operands[0], (list, tuple)) else operands
+        if len(factors) != 2:
+            return NotImplemented
+        multiply = partial(function, equation)
+        return _product_of(factors[0], factors[1], multiply, multiply)
+
+    return rule
+
+
+def _product_of(
+    a: Tensor, b: Tensor, call: Callable[..., Any], multiply: Callable[..., Any]
+) -> Any:
+    """Hand the signal down to the factor that comes from the image; the other holds the weights.
+
+    ``multiply`` is ``call`` without bias.
+    """
+    if _from_image(a) and _from_image(b):
+        return NotImplemented
+    if _from_image(b):
+        return WeightedSum.apply(
+            b, lambda x: call(a, x), lambda x, sign: multiply(_positive(a, sign, x), x), True
+        )
+    return WeightedSum.apply(
+        a, lambda x: call(x, b), lambda x, sign: multiply(x, _positive(b, sign, x)), True
+    )
+
+
+def _positive(weight: Tensor, sign: int, like: Tensor) -> Tensor:
+    part = weight.clamp(min=0) if sign > 0 else -weight.clamp(max=0)
+    return part.to(like.dtype)
+
+
+def _from_image(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _average(function: TorchFunction) -> Rule:
+    def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def average(x: Tensor, _sign: int = 1) -> Any:
+            return function(x, *args, **kwargs)
+
+        # A clone, because a model may write into what it has averaged.
+        return WeightedSum.apply(input.clone(), average, average, False)
+
+    return rule
+
+
+def _sum(function: TorchFunction, *, sign: int = 1, in_place: bool = False) -> Rule:
+    def rule(input: Any, other: Any, *, alpha: float = 1, **kwargs: Any) -> Any:
+        if not (_from_image(input) and _from_image(other)):
+            return NotImplemented
+        # x += x: what is written into cannot be an operand twice.
+        other = other.clone() if other is input else other
+        call = partial(function, alpha=alpha, **kwargs)
+        return SplitSum.apply(input, other, call, sign * alpha, in_place)
+
+    return rule
+
+
+def _scaling(function: TorchFunction, *, in_place: bool = False, either: bool = True) -> Rule:
+    def rule(input: Any, other: Any, **kwargs: Any) -> Any:
+        if _from_image(input) and not _from_image(other):
+            return PassOn.apply(input, lambda x: function(x, other, **kwargs), in_place)
+        if _from_image(other) and not _from_image(input) and either:
+            return PassOn.apply(other, lambda x: function(input, x, **kwargs), False)
+        return NotImplemented
+
+    return rule
+
+
+def _norm(function: TorchFunction) -> Rule:
+    def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return PassOn.apply(input, lambda x: function(x, *args, **kwargs), False)
+
+    return rule
+
+
+def _unit(function: TorchFunction, *, in_place: bool = False) -> Rule:
+    def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        writes = in_place or asks_in_place(args, kwargs)
+        return PassOn.apply(input, lambda x: function(x, *args, **kwargs), writes)
+
+    return rule
+
+
+_in_place_sum = partial(_sum, in_place=True)
+
+_TABLE: list[tuple[str, Callable[[TorchFunction], Rule]]] = [
+    ("linear conv1d conv2d conv3d convolution", _layer),
+    ("conv_transpose1d conv_transpose2d conv_transpose3d", _layer),
+    ("matmul mm bmm mv __matmul__ __rmatmul__", _product),
+    ("addmm baddbmm", _biased_product),
+    ("einsum", _einsum),
+    ("avg_pool1d avg_pool2d avg_pool3d mean sum interpolate", _average),
+    ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _average),
+    ("add __add__ __radd__", _sum),
+    ("add_ __iadd__", _in_place_sum),
+    ("sub subtract __sub__", partial(_sum, sign=-1)),
+    ("sub_ subtract_ __isub__", partial(_sum, sign=-1, in_place=True)),
+    ("mul multiply __mul__ __rmul__", _scaling),
+    ("mul_ multiply_ __imul__", partial(_scaling, in_place=True, either=False)),
+    ("div divide true_divide __truediv__", partial(_scaling, either=False)),
+    ("div_ divide_ true_divide_ __itruediv__", partial(_scaling, in_place=True, either=False)),
+    ("batch_norm layer_norm group_norm instance_norm local_response_norm", _norm),
+    ("sigmoid hardsigmoid softplus softmax log_softmax", _unit),
+    ("sigmoid_ hardsigmoid_", partial(_unit, in_place=True)),
+]

@@ -1,0 +1,199 @@
+"""ReLU as guided backpropagation and as the deconvolutional network pass it backwards.
+
+Springenberg, Dosovitskiy, Brox, Riedmiller. Striving for simplicity: the all convolutional net.
+ICLR workshop 2015, arXiv:1412.6806. Zeiler, Fergus. Visualizing and understanding convolutional
+networks. ECCV 2014, arXiv:1311.2901.
+
+What counts as ReLU here, in any spelling and in place or not: ReLU; its other names
+``clamp(min=0)``, ``threshold(x, 0, 0)`` and ``maximum(x, 0)``; and ReLU with a ceiling (ReLU6, in
+general ``hardtanh`` from 0, or ``clamp`` from 0 to 6). The papers know only the plain ReLU. For one
+with a ceiling "where the unit lets the gradient through" is read as "between 0 and the ceiling",
+so that guided backpropagation stays what its paper calls it, backpropagation and DeconvNet at once.
+"""
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lightning_saliency.network.backward_rules import Rule, Rules
+from lightning_saliency.network.torch_functions import (
+    SIGNED_ACTIVATIONS,
+    TorchFunction,
+    spellings,
+)
+
+__all__ = ["NO_RULE", "active_rules", "asks_in_place", "deconvnet_rules", "guided_rules"]
+
+NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
+"""Activations that take the place of ReLU and have no published rule. Gates and normalisers
+(sigmoid, hardsigmoid, glu, softmax) are not among them: they are passed backwards as always."""
+
+
+def guided_rules() -> Rules:
+    """Return the rules of guided backpropagation.
+
+    The gradient passes where the unit is active and the gradient is positive:
+    R = G * [f(x) > 0] * [G > 0].
+    """
+    return _rules(_Guided)
+
+
+def deconvnet_rules() -> Rules:
+    """Return the rules of the deconvolutional network.
+
+    The gradient passes where it is positive, whether the unit is active or not: R = max(G, 0).
+    """
+    return _rules(_DeconvNet)
+
+
+def active_rules() -> Rules:
+    """Return the rules of excitation backpropagation for ReLU, with or without a ceiling.
+
+    The gradient passes where the unit is active, also at its ceiling: R = G * [f(x) > 0].
+    """
+    return _rules(_Active)
+
+
+class _Rectifier(Function):
+    """The ordinary forward pass; the backward rules are its subclasses."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, call: Callable[[Tensor], Tensor], in_place: bool, ceiling: float
+    ) -> Tensor:
+        ctx.shape, ctx.ceiling = x.shape, ceiling
+        output = call(x)
+        if in_place:
+            ctx.mark_dirty(output)
+        # DeconvNet does not need it; but a checkpointed block, which is recomputed without the
+        # rules, must find as many saved tensors as an ordinary ReLU saves.
+        ctx.save_for_backward(output)
+        return output
+
+
+class _Guided(_Rectifier):
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (output,) = ctx.saved_tensors
+        passes = (output > 0) & (output < ctx.ceiling) & (gradient > 0)
+        return torch.where(passes, gradient, 0).sum_to_size(ctx.shape), None, None, None
+
+
+class _DeconvNet(_Rectifier):
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient.clamp(min=0).sum_to_size(ctx.shape), None, None, None
+
+
+class _Active(_Rectifier):
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (output,) = ctx.saved_tensors
+        return torch.where(output > 0, gradient, 0).sum_to_size(ctx.shape), None, None, None
+
+
+def _rules(rectifier: type[_Rectifier]) -> dict[TorchFunction, Rule]:
+    rules = {}
+    for name, ceiling_of in _RECTIFIERS.items():
+        for function in spellings(name):
+            rules[function] = _rule(rectifier, function, ceiling_of, in_place=False)
+        for function in spellings(f"{name}_"):
+            rules[function] = _rule(rectifier, function, ceiling_of, in_place=True)
+    return rules
+
+
+def _rule(
+    rectifier: type[_Rectifier],
+    function: TorchFunction,
+    ceiling_of: Callable[..., float | None],
+    in_place: bool,
+) -> Rule:
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+        ceiling = ceiling_of(*args, **kwargs)
+        if ceiling is None:
+            return NotImplemented
+        changes_input = in_place or asks_in_place(args, kwargs)
+        call = _with(function, args, kwargs)
+        return rectifier.apply(input, call, changes_input, ceiling)
+
+    return rule
+
+
+def _with(
+    function: TorchFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    def call(x: Tensor) -> Tensor:
+        output: Tensor = function(x, *args, **kwargs)
+        return output
+
+    return call
+
+
+def asks_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an activation of torch.nn.functional is to write into its input.
+
+    Args:
+        args: what it was called with after its input; the only bool that it takes means this.
+        kwargs: the same, by name.
+    """
+    return bool(kwargs.get("inplace", False)) or any(value is True for value in args)
+
+
+# For each function by its plain name: from its arguments after the first to the ceiling above which
+# it is constant, or None where with these arguments it is no ReLU.
+
+
+def _relu(*_args: Any, **_kwargs: Any) -> float | None:
+    return float("inf")
+
+
+def _relu6(*_args: Any, **_kwargs: Any) -> float | None:
+    return 6.0
+
+
+def _hardtanh(min_val: Any = -1.0, max_val: Any = 1.0, *_args: Any, **_kwargs: Any) -> float | None:
+    return float(max_val) if _is_zero(min_val) and isinstance(max_val, Real) else None
+
+
+def _clamp(min: Any = None, max: Any = None) -> float | None:
+    if not _is_zero(min):
+        return None
+    if max is None:
+        return float("inf")
+    # Any other range is that of a picture, a probability or a box, not of an activation.
+    return 6.0 if isinstance(max, Real) and float(max) == 6.0 else None
+
+
+def _clamp_min(min: Any) -> float | None:
+    return float("inf") if _is_zero(min) else None
+
+
+def _threshold(threshold: Any, value: Any, *_args: Any, **_kwargs: Any) -> float | None:
+    return float("inf") if _is_zero(threshold) and _is_zero(value) else None
+
+
+def _maximum(other: Any = None, *_args: Any, **_kwargs: Any) -> float | None:
+    return float("inf") if isinstance(other, Tensor) and _is_zero(other) else None
+
+
+def _is_zero(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.requires_grad and not bool(torch.count_nonzero(value))
+    return isinstance(value, Real) and float(value) == 0.0
+
+
+_RECTIFIERS: dict[str, Callable[..., float | None]] = {
+    "relu": _relu,
+    "relu6": _relu6,
+    "hardtanh": _hardtanh,
+    "clamp": _clamp,
+    "clip": _clamp,
+    "clamp_min": _clamp_min,
+    "threshold": _threshold,
+    "maximum": _maximum,
+    "max": _maximum,
+}
