@@ -89,6 +89,7 @@ def module_state(model: nn.Module) -> dict[str, object]:
         state[f"gradient of '{name}'"] = bits(parameter.grad)
     for name, buffer in model.named_buffers(remove_duplicate=False):
         state[f"buffer '{name}'"] = bits(buffer)
+        state[f"requires_grad of buffer '{name}'"] = buffer.requires_grad
     return state
 
 

@@ -190,20 +190,14 @@ def _explained_inference_error() -> Iterator[None]:
 @contextmanager
 def _preserved_buffers(modules: list[nn.Module]) -> Iterator[None]:
     tables = [(module._buffers, dict(module._buffers.items())) for module in modules]
-    values: dict[Tensor, Tensor] = {}
-    stand_ins: dict[Tensor, Tensor] = {}
+    buffers = {buffer for _, entries in tables for buffer in entries.values() if buffer is not None}
+    values = {buffer: buffer.detach().clone() for buffer in buffers}
+    # The same memory, but other objects: a model that writes what it computes from the image into
+    # a buffer would make the buffer a part of the graph for good.
+    stand_ins = {buffer: buffer.detach() for buffer in buffers}
     try:
         for table, entries in tables:
-            for name, buffer in entries.items():
-                if buffer is None:
-                    continue
-                if buffer not in values:
-                    values[buffer] = buffer.detach().clone()
-                    stand_ins[buffer] = buffer.detach()
-                # The same memory, but another object: a model that writes what it computes from
-                # the image into a buffer would make the buffer a part of the graph for good.
-                if isinstance(table, dict):
-                    table[name] = stand_ins[buffer]
+            _put_back(table, {name: stand_ins.get(entries[name]) for name in entries})
         yield
     finally:
         for table, entries in tables:
@@ -230,7 +224,7 @@ def _preserved_hooks(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _put_back(table: Any, entries: dict[Any, Any]) -> None:
-    """Give a table of a module its entries again, in their order."""
+    """Give a table of a module these entries, in their order."""
     # A scripted module has a table of another kind, which cannot lose or gain entries.
     if isinstance(table, dict) and _identities(table) != _identities(entries):
         table.clear()

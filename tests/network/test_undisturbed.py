@@ -191,6 +191,24 @@ def test_buffers(act: str) -> None:
     assert model.view.data_ptr() == model.some.data_ptr() + model.some.element_size()
 
 
+def test_buffer_that_takes_in_the_image_is_not_part_of_the_graph() -> None:
+    class Remembers(Wrapped):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("last", torch.zeros(IMAGES.shape))
+            self.register_buffer("mean", torch.zeros(4)[:2])
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last.copy_(x)
+            self.mean.fill_(0).add_(x.mean())
+            return self.inner(x)
+
+    model = Remembers()
+    explain(model)
+    assert model.last.is_leaf
+    assert model.mean.is_leaf
+
+
 # --- hooks ------------------------------------------------------------------------------------
 
 
