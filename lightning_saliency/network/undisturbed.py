@@ -194,7 +194,7 @@ def _preserved_buffers(modules: list[nn.Module]) -> Iterator[None]:
     values = {buffer: buffer.detach().clone() for buffer in buffers}
     # The same memory, but other objects: a model that writes what it computes from the image into
     # a buffer would make the buffer a part of the graph for good.
-    stand_ins = {buffer: buffer.detach() for buffer in buffers}
+    stand_ins: dict[Tensor | None, Tensor] = {buffer: buffer.detach() for buffer in buffers}
     try:
         for table, entries in tables:
             _put_back(table, {name: stand_ins.get(entries[name]) for name in entries})
