@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import comparable, degenerate
 

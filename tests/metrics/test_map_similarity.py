@@ -5,6 +5,10 @@ import naive_measures
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.regression import spearman_corrcoef
+
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import (
     MEASURES,
@@ -15,9 +19,6 @@ from lightning_saliency.metrics import (
     top10,
     top10_iou,
 )
-from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.functional.regression import spearman_corrcoef
 
 
 def sparse(share: float) -> Callable[[Tensor], Tensor]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
-from lightning_saliency.metrics import MEASURES, NO_DRIFT, degenerate, drift_amount, top10
 from torch import Tensor
+
+from lightning_saliency.metrics import MEASURES, NO_DRIFT, degenerate, drift_amount, top10
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 FINITE = st.one_of(

@@ -3,6 +3,8 @@ import pickle
 
 import pytest
 import torch
+from torch import Tensor
+
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import (
     MEASURES,
@@ -14,7 +16,6 @@ from lightning_saliency.metrics import (
     mean_drift,
     sample_drift,
 )
-from torch import Tensor
 
 ALL = {*MEASURES, "degenerate_frac"}
 

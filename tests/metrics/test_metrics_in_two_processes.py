@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning_saliency.metrics import PointingGame, SaliencyDrift
 from torch import Tensor
+
+from lightning_saliency.metrics import PointingGame, SaliencyDrift
 
 COUNT = 7
 
