@@ -7,6 +7,7 @@ from lightning_saliency.rendering.grid import Cell, grid
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap
 from lightning_saliency.rendering.overlay import overlay
 from lightning_saliency.rendering.panel import compare_panel, panel
+from lightning_saliency.rendering.pixels import to_bytes
 from lightning_saliency.rendering.scale import ColourScale, colour_scale
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "overlay",
     "panel",
     "thin",
+    "to_bytes",
 ]

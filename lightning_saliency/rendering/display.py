@@ -66,7 +66,7 @@ def _to_unit_range(image: Tensor) -> Tensor:
     finite = image.isfinite()
     if not bool(finite.any()):
         return torch.zeros_like(image)
-    low, high = image[finite].min(), image[finite].max()
+    low, high = image.where(finite, torch.inf).min(), image.where(finite, -torch.inf).max()
     if low < -_SLACK or high > 1 + _SLACK:
         # Halved, because the range of very large values can be infinite.
         span = (high / 2 - low / 2).clamp(min=torch.finfo(image.dtype).tiny)

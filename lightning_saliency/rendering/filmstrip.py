@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.canvas import PALE_INK, Canvas, fit_cell, reduced
+from lightning_saliency.rendering.canvas import PALE_INK, Canvas
 from lightning_saliency.rendering.heatmap import Heatmap
+from lightning_saliency.rendering.pixels import fit_cell, resized
 from lightning_saliency.rendering.scale import ColourScale
 from lightning_saliency.rendering.text import text_width
 
@@ -102,7 +103,7 @@ def film_frame(overlaid: Tensor, heat: Heatmap) -> Frame:
             f"{tuple(overlaid.shape)}."
         )
     size = fit_cell((overlaid.shape[2], overlaid.shape[3]), _CELL, _CELL)
-    return Frame(reduced(overlaid, size), heat.fault, heat.relative_strength)
+    return Frame(resized(overlaid, size), heat.fault, heat.relative_strength)
 
 
 def filmstrip(
@@ -162,9 +163,9 @@ def filmstrip(
         sheet.text(
             label, top - _LINE, left, width=cell[1], size=_FONT, align="centre", ink=PALE_INK
         )
+        sheet.paste_column(pictures, top, left, cell, pitch[0])
         for row, (fault, ratio) in enumerate(zip(faults, ratios, strict=True)):
             corner = top + row * pitch[0], left
-            sheet.paste(pictures[row], *corner, cell)
             if fault:
                 sheet.stamp(fault, *corner, *cell)
             sheet.bar(corner[0] + cell[0] + 1, left, _BAR, _bar_length(ratio, cell[1]), PALE_INK)

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.canvas import PALE_INK, Canvas, fit_cell
+from lightning_saliency.rendering.canvas import PALE_INK, Canvas
+from lightning_saliency.rendering.pixels import fit_cell
 from lightning_saliency.rendering.scale import ColourScale
 
 __all__ = ["Cell", "grid"]
 
-_LEAST, _MOST = 192, 256
+_LEAST, _MOST = 128, 256
 _GAP, _MARGIN = 6, 10
-_FONT, _LINE = 17, 24
-_SMALL_FONT = 15
-_LEGEND = 110
+_FONT, _LINE = 14, 20
+_SMALL_FONT = 12
+_LEGEND = 56
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def grid(
     """Draw rows of pictures.
 
     All are shown in the size that the first one gets: enlarged by a whole factor until its longer
-    side is at least 192 pixels, or reduced to 256 (between 128 and 192 it stays as it is).
+    side is at least 128 pixels, or reduced to 256.
 
     Args:
         rows: the cells, top to bottom and left to right; rows may be of unequal length. A row in
@@ -83,6 +84,7 @@ def grid(
     left = _MARGIN
     for scale, signed in legends:
         left += sheet.legend(scale, signed, top, left, _SMALL_FONT, _LEGEND) + 2 * _SMALL_FONT
+    left -= _SMALL_FONT if legends else 0
     free = max(0, width - _MARGIN - left)
     sheet.text(remark, top, left, width=free, size=_SMALL_FONT, align="right")
     return sheet.picture()

@@ -6,13 +6,14 @@ filmstrips print the word from :attr:`Heatmap.fault` across it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.colormap import DIVERGING, SEQUENTIAL, apply_colormap
+from lightning_saliency.rendering.pixels import to_bytes
 from lightning_saliency.rendering.scale import FAINT, ColourScale, is_informative, strength
 
 __all__ = ["Heatmap", "heatmap"]
@@ -26,7 +27,7 @@ class Heatmap:
     """Painted maps, and what a reader must be told about them; indexing selects one sample.
 
     Attributes:
-        colour: (N, 3, H, W), float32 in [0, 1], on the CPU.
+        colour: (N, 3, H, W), float32 in [0, 1], on the CPU; uint8 after :meth:`as_bytes`.
         opacity: (N, 1, H, W), float32 in [0, 1]: how much each pixel shows of the map when it is
             laid over the image; 0 where the map is zero, 1 at full colour, at pixels that are not
             finite and in hatched maps.
@@ -65,6 +66,10 @@ class Heatmap:
             self.scale,
             self.signed,
         )
+
+    def as_bytes(self) -> Heatmap:
+        """Return the same maps with their colours as uint8, to be drawn more than once."""
+        return replace(self, colour=to_bytes(self.colour))
 
     @property
     def colormap(self) -> str:

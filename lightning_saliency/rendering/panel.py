@@ -38,7 +38,7 @@ def panel(
 
     Returns:
         (3, height, width), float32 in [0, 1], on the CPU. The longer side of the input, the map and
-        the overlay is 192 to 256 pixels (between 128 and 192 it stays as it is).
+        the overlay is 128 to 256 pixels.
 
     Raises:
         InputError: a picture has another shape, or there is more than one map.
@@ -115,4 +115,5 @@ def _remark(heat: Heatmap) -> str:
         ratio = heat.relative_strength[0]
         if ratio > 0:
             words.append(f"{ratio:.2g}x first" if ratio < 100 else f"{ratio:.0f}x first")
-    return ", ".join(words)
+    # Small panels have no room for zeros that say nothing.
+    return ", ".join(words).replace("e-0", "e-")

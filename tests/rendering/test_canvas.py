@@ -1,16 +1,11 @@
 import pytest
 import torch
+from PIL import ImageDraw
 
-from lightning_saliency.rendering.canvas import (
-    INK,
-    PALE_INK,
-    Canvas,
-    fit_cell,
-    reduced,
-    to_bytes,
-)
+from lightning_saliency.rendering.canvas import INK, PALE_INK, Canvas
+from lightning_saliency.rendering.pixels import from_pillow, to_bytes, to_pillow
 from lightning_saliency.rendering.scale import ColourScale
-from lightning_saliency.rendering.text import shorten, text_width
+from lightning_saliency.rendering.text import font, shorten, text_width
 
 
 def dark(picture: torch.Tensor) -> torch.Tensor:
@@ -22,12 +17,6 @@ def test_a_new_sheet_is_white() -> None:
     assert sheet.shape == (3, 3, 5)
     assert sheet.dtype == torch.float32
     assert bool((sheet == 1).all())
-
-
-def test_bytes_are_rounded_and_not_cut_off() -> None:
-    values = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 254.4 / 255, 254.6 / 255, 1.0])
-    assert to_bytes(values).tolist() == [0, 0, 1, 254, 255, 255]
-    assert to_bytes(torch.tensor([-1.0, 2.0, float("nan")])).tolist() == [0, 255, 0]
 
 
 def test_a_picture_comes_back_as_it_was_pasted() -> None:
@@ -50,33 +39,16 @@ def test_enlarging_repeats_pixels() -> None:
     assert torch.equal(to_bytes(sheet.picture()), expected)
 
 
-def test_reducing_averages_what_falls_together() -> None:
-    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2).float().expand(1, 3, 64, 64)
-    small = reduced(board, (16, 16)).float() / 255
-    assert small.shape == (1, 3, 16, 16)
-    # A filter that passes pixels over would leave black and white.
-    assert float((small - 0.5).abs().max()) < 0.1
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((64, 64), (192, 192)),
-        ((28, 28), (196, 196)),
-        ((32, 16), (192, 96)),
-        ((1, 1), (192, 192)),
-        ((100, 80), (200, 160)),
-        ((128, 128), (256, 256)),
-        ((130, 130), (130, 130)),
-        ((192, 192), (192, 192)),
-        ((224, 224), (224, 224)),
-        ((512, 512), (256, 256)),
-        ((300, 1200), (64, 256)),
-        ((1, 4000), (1, 256)),
-    ],
-)
-def test_sizes_of_cells(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert fit_cell(size, 192, 256) == expected
+@pytest.mark.parametrize("size", [(4, 6), (8, 12), (2, 3)])
+def test_a_column_is_its_pictures_one_by_one(size: tuple[int, int]) -> None:
+    pixels = torch.randint(
+        0, 256, (3, 3, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    at_once, one_by_one = Canvas(40, 20), Canvas(40, 20)
+    at_once.paste_column(pixels, 2, 5, size, 11)
+    for row, picture in enumerate(pixels):
+        one_by_one.paste(picture, 2 + 11 * row, 5, size)
+    assert torch.equal(at_once.picture(), one_by_one.picture())
 
 
 def test_text_stays_in_its_box() -> None:
@@ -87,6 +59,17 @@ def test_text_stays_in_its_box() -> None:
         assert len(inked) > 20
         assert int(inked[:, 1].min()) >= 60
         assert int(inked[:, 1].max()) < 140
+
+
+@pytest.mark.parametrize("line", ["epoch 12: Å (0.93)", "≤ -10x", "j", "\u200b", "W" * 40])
+def test_text_is_what_pillow_draws_also_the_second_time(line: str) -> None:
+    for ink in (INK, PALE_INK, INK):
+        sheet = Canvas(40, 700)
+        sheet.bar(0, 30, 40, 20, (200, 100, 0))
+        direct = to_pillow(sheet.picture())
+        sheet.text(line, 9, 20, width=650, size=14, ink=ink)
+        ImageDraw.Draw(direct).text((20, 9), line, fill=ink, font=font(14))
+        assert torch.equal(to_bytes(sheet.picture()), from_pillow(direct))
 
 
 def test_text_is_aligned() -> None:

@@ -140,6 +140,15 @@ def test_indexing_selects_one_sample() -> None:
         heat[2]
 
 
+def test_as_bytes_only_the_colours_change() -> None:
+    heat = heatmap(torch.cat([blob(), torch.zeros(1, 1, 16, 16)]), ColourScale(), signed=True)
+    drawn = heat.as_bytes()
+    assert drawn.colour.dtype == torch.uint8
+    assert torch.equal(drawn.colour, (heat.colour * 255).round().byte())
+    assert drawn.opacity is heat.opacity
+    assert (drawn.fault, drawn.scale, drawn.signed) == (heat.fault, heat.scale, heat.signed)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_any_float_gives_float32_and_the_map_is_not_changed(dtype: torch.dtype) -> None:
     saliency = blob().to(dtype).requires_grad_()
