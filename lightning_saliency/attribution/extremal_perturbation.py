@@ -217,7 +217,7 @@ def _checked_areas(areas: object) -> tuple[float, ...]:
 
 
 def _rising_shares(areas: tuple[float, ...]) -> bool:
-    return 0 < areas[0] and areas[-1] <= 1 and all(a < b for a, b in pairwise(areas))
+    return areas[0] > 0 and areas[-1] <= 1 and all(a < b for a, b in pairwise(areas))
 
 
 def extremal_perturbation(

@@ -14,6 +14,7 @@ from lightning_saliency.attribution.area_penalty import AreaPenalty
 from lightning_saliency.attribution.mask_recipe import MaskRecipe
 from lightning_saliency.attribution.picture_rewards import PictureRewards
 from lightning_saliency.attribution.reward import Variant
+from lightning_saliency.image.exact_area import exact_area
 from lightning_saliency.image.perturbation import blend
 from lightning_saliency.image.smooth_mask import SmoothMask
 
@@ -91,7 +92,9 @@ class MaskSearch:
             if progress is not None:
                 progress(iteration, weight, history[:, :, iteration])
         if self.recipe.finished:
-            masks, _ = self._masks(grid)
+            masks, _ = self._masks(grid.detach())
+            area = masks.new_tensor(self.areas * shape[0])
+            masks = exact_area(masks, area)
         masks = masks.detach()
         return masks.reshape(*shape, *masks.shape[1:]), history.reshape(*shape, 2, -1)
 
