@@ -1,7 +1,30 @@
 """Watch what a network looks at while it trains: attribution maps as callbacks for Lightning."""
 
-from lightning_saliency.callbacks import SaliencyCallback
+from lightning_saliency.callbacks import (
+    ContrastiveExcitationBackpropCallback,
+    DeconvNetCallback,
+    ExcitationBackpropCallback,
+    ExtremalPerturbationCallback,
+    GradCAMCallback,
+    GradientCallback,
+    GuidedBackpropCallback,
+    LinearApproxCallback,
+    RISECallback,
+    SaliencyCallback,
+)
 
-__all__ = ["SaliencyCallback", "__version__"]
+__all__ = [
+    "ContrastiveExcitationBackpropCallback",
+    "DeconvNetCallback",
+    "ExcitationBackpropCallback",
+    "ExtremalPerturbationCallback",
+    "GradCAMCallback",
+    "GradientCallback",
+    "GuidedBackpropCallback",
+    "LinearApproxCallback",
+    "RISECallback",
+    "SaliencyCallback",
+    "__version__",
+]
 
 __version__ = "0.1.0"

@@ -1,5 +1,27 @@
 """Callbacks for Lightning: explain fixed samples while a network trains, and log what changes."""
 
+from lightning_saliency.callbacks.named import (
+    ContrastiveExcitationBackpropCallback,
+    DeconvNetCallback,
+    ExcitationBackpropCallback,
+    ExtremalPerturbationCallback,
+    GradCAMCallback,
+    GradientCallback,
+    GuidedBackpropCallback,
+    LinearApproxCallback,
+    RISECallback,
+)
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 
-__all__ = ["SaliencyCallback"]
+__all__ = [
+    "ContrastiveExcitationBackpropCallback",
+    "DeconvNetCallback",
+    "ExcitationBackpropCallback",
+    "ExtremalPerturbationCallback",
+    "GradCAMCallback",
+    "GradientCallback",
+    "GuidedBackpropCallback",
+    "LinearApproxCallback",
+    "RISECallback",
+    "SaliencyCallback",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClassChoice",
     "Explanation",
+    "Method",
     "NamedMethod",
     "choices_of",
     "chosen_classes",
@@ -29,6 +30,9 @@ __all__ = [
     "methods_of",
     "predict",
 ]
+
+Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
+"""A method, or a function (model, image, target) -> maps (N, 1, H, W)."""
 
 ClassChoice: TypeAlias = Literal["label", "predicted"] | int
 """The class that is explained: each sample's label, the class predicted now, or one class."""

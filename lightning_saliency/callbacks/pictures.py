@@ -25,6 +25,7 @@ from lightning_saliency.rendering import (
     thin,
     to_bytes,
 )
+from lightning_saliency.rendering.scale import is_informative
 
 __all__ = ["Pictures"]
 
@@ -48,10 +49,11 @@ class _Strip:
     epochs: dict[int, int] = field(default_factory=dict)
 
     def paint(self, saliency: Tensor) -> Heatmap:
-        """Paint maps (N, 1, H, W), with the scale of the first ones."""
+        """Paint maps (N, 1, H, W), with the scale of the first that showed anything."""
         if self.scale is None:
             self.scale = colour_scale(saliency)
-            self.signed = bool((saliency < 0).any())
+            if self.scale is not None:
+                self.signed = bool((saliency[is_informative(saliency)] < 0).any())
         return heatmap(saliency, self.scale or ColourScale(), self.signed)
 
     def add(self, frame: Frame, epoch: int) -> None:

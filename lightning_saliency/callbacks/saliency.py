@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.checks import check_settings, check_tags, check_trainer
-from lightning_saliency.callbacks.explain import ClassChoice, choices_of, methods_of
+from lightning_saliency.callbacks.explain import ClassChoice, Method, choices_of, methods_of
 from lightning_saliency.callbacks.faults import Faults, OnError
 from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
@@ -25,9 +24,6 @@ from lightning_saliency.callbacks.samples import Samples, SampleSpec
 from lightning_saliency.errors import SaliencyWarning
 
 __all__ = ["SaliencyCallback"]
-
-Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
-
 
 class SaliencyCallback(pl.Callback):
     """Explain the same validation samples after each validation run, and log how they change.

@@ -1,0 +1,107 @@
+"""ExtremalPerturbation maps of fixed validation samples, while a network trains."""
+
+from collections.abc import Sequence
+
+from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturbation, RewardName
+from lightning_saliency.attribution.mask_recipe import SearchPreset
+from lightning_saliency.attribution.reward import Reward, Variant
+from lightning_saliency.callbacks.batch import Unpack
+from lightning_saliency.callbacks.explain import ClassChoice
+from lightning_saliency.callbacks.faults import OnError
+from lightning_saliency.callbacks.forward import Forward
+from lightning_saliency.callbacks.saliency import SaliencyCallback
+from lightning_saliency.callbacks.samples import SampleSpec
+from lightning_saliency.image.perturbation import PerturbationKind
+from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.network.batching import BatchSize
+
+__all__ = ["ExtremalPerturbationCallback"]
+
+
+class ExtremalPerturbationCallback(SaliencyCallback):
+    """Watch the parts of given areas that keep the score highest.
+
+    Args:
+        areas: fractions of the image, in (0, 1], rising; one mask is found for each.
+        perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean colour of normalised images).
+        max_iter: iterations; None for 50, or 800 with the preset.
+        num_levels: degrees of perturbation, at least 2, between which masks interpolate.
+        step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
+            side of 224 pixels, in proportion (at least 1), or 7 with the preset.
+        sigma: radius of a point's kernel, in pixels; None for three steps.
+        jitter: show the model mirror images in every second iteration, so that masks do not cling
+            to single pixels. Switch it off where left and right matter, as in digits and text.
+        variant: ``"preserve"``: the area alone keeps the score; ``"delete"``: without the area the
+            score is lost; ``"dual"``: both, at twice the cost.
+        reward_func: ``"simple"`` (the logit), ``"contrastive"`` (how far it lies above the other
+            logits), or a function, see :data:`~lightning_saliency.attribution.reward.Reward`.
+        preset: None; ``"torchray"`` for what TorchRay does in each iteration: 800 steps of
+            gradient descent, lengths that do not depend on the image, a blur that darkens the
+            edges, an area that is measured on a canvas larger than the image.
+        batch_size: how many pictures go through the model at once; halved when a GPU runs out of
+            memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
+        resize: see :class:`~lightning_saliency.attribution.AttributionMethod`, as for
+            ``resize_mode`` and ``smooth``.
+        samples: see :class:`SaliencyCallback`, as for all that follow.
+    """
+
+    def __init__(
+        self,
+        areas: tuple[float, ...] = (0.1,),
+        perturbation: PerturbationKind = "blur",
+        max_iter: int | None = None,
+        num_levels: int = 8,
+        step: int | None = None,
+        sigma: float | None = None,
+        jitter: bool = True,
+        variant: Variant = "preserve",
+        reward_func: RewardName | Reward = "simple",
+        preset: SearchPreset | None = None,
+        batch_size: BatchSize = "auto",
+        resize: bool | tuple[int, int] = True,
+        resize_mode: ResizeMode = "bilinear",
+        smooth: float = 0.0,
+        samples: SampleSpec = 8,
+        dataloader_idx: int = 0,
+        target: ClassChoice | tuple[ClassChoice, ClassChoice] = "label",
+        every_n_epochs: int = 1,
+        unpack: Unpack | None = None,
+        forward: Forward | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        max_overhead: float | None = None,
+        on_error: OnError = "warn",
+        name: str | None = None,
+    ) -> None:
+        method = ExtremalPerturbation(
+            areas=areas,
+            perturbation=perturbation,
+            max_iter=max_iter,
+            num_levels=num_levels,
+            step=step,
+            sigma=sigma,
+            jitter=jitter,
+            variant=variant,
+            reward_func=reward_func,
+            preset=preset,
+            batch_size=batch_size,
+            resize=resize,
+            resize_mode=resize_mode,
+            smooth=smooth,
+        )
+        super().__init__(
+            method,
+            samples=samples,
+            dataloader_idx=dataloader_idx,
+            target=target,
+            every_n_epochs=every_n_epochs,
+            unpack=unpack,
+            forward=forward,
+            mean=mean,
+            std=std,
+            class_names=class_names,
+            max_overhead=max_overhead,
+            on_error=on_error,
+            name=name,
+        )

@@ -1,0 +1,71 @@
+"""LinearApprox maps of fixed validation samples, while a network trains."""
+
+from collections.abc import Sequence
+
+from lightning_saliency.attribution.linear_approx import LinearApprox
+from lightning_saliency.callbacks.batch import Unpack
+from lightning_saliency.callbacks.explain import ClassChoice
+from lightning_saliency.callbacks.faults import OnError
+from lightning_saliency.callbacks.forward import Forward
+from lightning_saliency.callbacks.saliency import SaliencyCallback
+from lightning_saliency.callbacks.samples import SampleSpec
+from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.network.grid import Layout
+
+__all__ = ["LinearApproxCallback"]
+
+
+class LinearApproxCallback(SaliencyCallback):
+    """Watch how much each place of a layer adds to the score.
+
+    Args:
+        saliency_layer: name of the layer whose output is explained; None for the last layer with a
+            spatial output.
+        layout: how that output is laid out; ``"auto"`` finds out. See :class:`LayerMethod`.
+        resize: see :class:`~lightning_saliency.attribution.AttributionMethod`, as for
+            ``resize_mode`` and ``smooth``.
+        samples: see :class:`SaliencyCallback`, as for all that follow.
+    """
+
+    def __init__(
+        self,
+        saliency_layer: str | None = None,
+        layout: Layout = "auto",
+        resize: bool | tuple[int, int] = True,
+        resize_mode: ResizeMode = "bilinear",
+        smooth: float = 0.0,
+        samples: SampleSpec = 8,
+        dataloader_idx: int = 0,
+        target: ClassChoice | tuple[ClassChoice, ClassChoice] = "label",
+        every_n_epochs: int = 1,
+        unpack: Unpack | None = None,
+        forward: Forward | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        max_overhead: float | None = None,
+        on_error: OnError = "warn",
+        name: str | None = None,
+    ) -> None:
+        method = LinearApprox(
+            saliency_layer=saliency_layer,
+            layout=layout,
+            resize=resize,
+            resize_mode=resize_mode,
+            smooth=smooth,
+        )
+        super().__init__(
+            method,
+            samples=samples,
+            dataloader_idx=dataloader_idx,
+            target=target,
+            every_n_epochs=every_n_epochs,
+            unpack=unpack,
+            forward=forward,
+            mean=mean,
+            std=std,
+            class_names=class_names,
+            max_overhead=max_overhead,
+            on_error=on_error,
+            name=name,
+        )
