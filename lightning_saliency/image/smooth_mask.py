@@ -108,12 +108,12 @@ class SmoothMask:
             )
         if grid.dtype not in (torch.float32, torch.float64):
             raise InputError(f"Expected grids in float32 or float64, got {grid.dtype}.")
-        window = _Window.apply(
+        window: Tensor = _Window.apply(
             self._padded(grid, first, size), self._weights(grid), 2 * self._radius + 1
         )
         # (row in cell, column in cell, mask, cell row, cell column) -> (mask, row, column)
         cells = window.shape[-2:]
-        window = window.unflatten(0, (self.step, self.step)).permute(2, 3, 0, 4, 1)
+        window = window.reshape(self.step, self.step, len(grid), *cells).permute(2, 3, 0, 4, 1)
         window = window.reshape(len(grid), cells[0] * self.step, cells[1] * self.step)
         top, left = first[0] % self.step, first[1] % self.step
         return window[:, top : top + size[0], left : left + size[1]]
@@ -179,7 +179,7 @@ def _pieces(grid: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
     if grid.device.type != "cpu":
         return (grid,)
     pixels = weights.shape[1] * grid[0].numel()
-    return grid.split(max(1, _PIECE // pixels))
+    return torch.split(grid, max(1, _PIECE // pixels))
 
 
 def _points(grid: Tensor, width: int) -> list[tuple[slice, slice]]:

@@ -1,0 +1,56 @@
+"""Masks of exactly a given area."""
+
+import pytest
+import torch
+from scipy.optimize import brentq
+
+from lightning_saliency.image.exact_area import exact_area
+
+AREAS = torch.tensor([0.03, 0.4, 1.0], dtype=torch.float64)
+
+
+def smooth_masks(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    row = torch.linspace(0, 3, 21, dtype=dtype).sin().square()
+    column = torch.linspace(0, 2, 34, dtype=dtype).cos().square()
+    return torch.stack(
+        [row[:, None] * column, 1 - row[:, None] * column, row[:, None] + 0 * column]
+    )
+
+
+@pytest.mark.parametrize("contrast", [1.0, 4.0])
+def test_equals_the_root_that_scipy_finds(contrast: float) -> None:
+    came = exact_area(smooth_masks(), AREAS, contrast)
+    for found, mask, area in zip(came[:2], smooth_masks(), AREAS.tolist(), strict=False):
+
+        def at(level: float, mask: torch.Tensor = mask) -> torch.Tensor:
+            return (0.5 + contrast * (mask - level)).clamp(0, 1)
+
+        level = brentq(lambda x, at=at, area=area: float(at(x).mean()) - area, -2, 3, xtol=1e-14)
+        torch.testing.assert_close(found, at(level), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_area_is_exact(dtype: torch.dtype) -> None:
+    came = exact_area(smooth_masks(dtype), AREAS.to(dtype))
+    assert came.dtype == dtype
+    torch.testing.assert_close(came.mean((1, 2)), AREAS.to(dtype), rtol=0, atol=1e-6)
+    assert came.min() >= 0
+    assert came.max() <= 1
+
+
+def test_mask_that_is_the_same_everywhere_stays_so() -> None:
+    came = exact_area(torch.full((1, 5, 7), 0.7), torch.tensor([0.2]))
+    torch.testing.assert_close(came, torch.full((1, 5, 7), 0.2), rtol=0, atol=1e-6)
+
+
+def test_binary_mask_of_that_area_stays_as_it_is() -> None:
+    mask = torch.zeros(1, 10, 10)
+    mask[:, 2:4, 3:8] = 1
+    torch.testing.assert_close(exact_area(mask, torch.tensor([0.1])), mask, rtol=0, atol=1e-5)
+
+
+def test_order_of_the_pixels_is_kept() -> None:
+    mask = smooth_masks()[:1]
+    came = exact_area(mask, AREAS[:1])
+    order = mask.flatten().argsort()
+    assert (came.flatten()[order].diff() >= 0).all()
