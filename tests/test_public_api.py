@@ -244,7 +244,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "attribution.excitation_backprop.excitation_backprop": GRADIENT_LIKE,
     "attribution.excitation_backprop.contrastive_excitation_backprop": {
         **GRADIENT_LIKE,
-        "contrast_layer": REQUIRED,
+        "contrast_layer": None,
         "classifier_layer": None,
     },
     "attribution.rise.rise": {

@@ -40,7 +40,8 @@ def record_excitation(
 
     Raises:
         LayerError: a layer does not exist, did not run once, or has no tensor as output.
-        ModelError: the model calls activations that the method is not defined for.
+        ModelError: the model calls activations that the method is not defined for, or returns no
+            logits for each image.
     """
     image = image.requires_grad_()
     every_rule = {**excitation_rules(), **(rules or {})}
@@ -52,7 +53,7 @@ def record_excitation(
         # A clone, because a model that writes into its input may not write into a leaf.
         output = model(image.clone())
     found = {name: capture.activation for name, capture in caught.items()}
-    return class_scores(output, target), {"": image, **found}
+    return class_scores(output, target, len(image)), {"": image, **found}
 
 
 def nodes_below(start: Tensor, stop: Collection[Node | None] = ()) -> Iterator[Node]:
@@ -90,7 +91,8 @@ def classifier_nodes(start: Tensor) -> list[Node]:
     if not found:
         raise ModelError(
             "Expected a classifier that excitation backprop can start from, a linear or "
-            "convolutional layer between the image and the score, but found none."
+            "convolutional layer between the image and the score, but found none. Look for "
+            "detach() and no_grad() in the model's forward."
         )
     return found
 
