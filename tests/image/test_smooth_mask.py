@@ -122,8 +122,8 @@ def test_no_point_gives_no_mask_and_one_point_a_disc() -> None:
     torch.testing.assert_close(disc[20, 20], disc.max())
     assert disc[20, 16:25].min() > 0.9
     assert disc[20, 33:].max() < 0.01
-    torch.testing.assert_close(disc, disc.T)
-    torch.testing.assert_close(disc, disc.flip(0))
+    torch.testing.assert_close(disc, disc.T, rtol=0, atol=1e-3)
+    torch.testing.assert_close(disc, disc.flip(0), rtol=0, atol=1e-3)
     assert 0.9 < disc.max() <= 1
 
 
