@@ -109,12 +109,12 @@ def test_constant_score_has_no_split_half() -> None:
 
 
 def test_rank_correlation() -> None:
-    x, y = torch.randn(4, 50), torch.randn(4, 50)
+    x, y = torch.randn(2, 4, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     wanted = [spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
     torch.testing.assert_close(rank_correlation(x, y).tolist(), wanted, rtol=0, atol=1e-6)
-    torch.testing.assert_close(rank_correlation(x, x.exp()), torch.ones(4))
-    torch.testing.assert_close(rank_correlation(x, -x), -torch.ones(4))
-    assert rank_correlation(x, torch.ones(4, 50)).isnan().all()
+    torch.testing.assert_close(rank_correlation(x, x.exp()), torch.ones(4).double())
+    torch.testing.assert_close(rank_correlation(x, -x), -torch.ones(4).double())
+    assert rank_correlation(x, torch.ones(4, 50).double()).isnan().all()
 
 
 # --- the loop over the blocks -----------------------------------------------------------------
