@@ -142,6 +142,9 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
             model: in eval mode, with frozen parameters.
             image: (N, C, H, W); a copy that the model may write to.
             target: see :class:`AttributionMethod`.
+
+        Raises:
+            LayerError: the contrast layer does not come after the saliency layer.
         """
         names = {self.saliency_layer, self.contrast_layer or "", self.classifier_layer or ""}
         scores, layers = record_excitation(model, image, target, names, self.rules)

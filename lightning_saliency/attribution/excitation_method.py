@@ -48,7 +48,13 @@ class ExcitationMethod(AttributionMethod):
 
     @abstractmethod
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
-        """Return the signal at the layer, of its shape."""
+        """Return the signal at the layer, of its shape.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W); a copy that the model may write to.
+            target: see :class:`AttributionMethod`.
+        """
 
     @staticmethod
     @abstractmethod

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
-__all__ = ["RECIPES", "MaskRecipe", "MaskScale", "SearchPreset"]
+__all__ = ["MaskRecipe", "MaskScale", "RECIPES", "SearchPreset"]
 
 SearchPreset: TypeAlias = Literal["torchray"]
 """A published search."""

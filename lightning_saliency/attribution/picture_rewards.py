@@ -98,6 +98,9 @@ class PictureRewards:
 
         Returns:
             (K,), and a tensor like each of ``games``.
+
+        Raises:
+            InputError: the reward has no gradient.
         """
         count = len(games[0])
 

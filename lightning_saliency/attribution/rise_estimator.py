@@ -47,6 +47,10 @@ class RISEEstimator:
     def upsampling(self, image: Tensor, num_cells: int | tuple[int, int]) -> Upsampling:
         """Return how grids of ``num_cells`` become masks of the image's size.
 
+        Args:
+            image: (N, C, H, W).
+            num_cells: cells of a grid along both sides, or (rows, columns).
+
         Raises:
             InputError: the grid is finer than the image.
         """

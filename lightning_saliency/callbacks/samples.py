@@ -113,7 +113,11 @@ class Samples:
             )
 
     def gathered(self) -> SampleSet | None:
-        """Return what this run has given so far, None if nothing."""
+        """Return what this run has given so far, None if nothing.
+
+        Raises:
+            InputError: the images are of different sizes.
+        """
         if not self._gathered:
             return None
         shapes = {tuple(part.images.shape[1:]) for part in self._gathered}

@@ -86,6 +86,10 @@ def check_maps(maps: object) -> None:
 
 
 def widen(maps: Tensor) -> Tensor:
-    """Return ``maps`` detached and in float64, on the CPU if their device has no float64."""
+    """Return ``maps`` detached and in float64, on the CPU if their device has no float64.
+
+    Args:
+        maps: of any shape.
+    """
     device = "cpu" if maps.device.type == "mps" else maps.device
     return maps.detach().to(device, torch.float64)

@@ -76,7 +76,7 @@ def mean_drift(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Average over the samples that could be compared.
 
     Args:
-        values: from :func:`sample_drift`, for all samples or some of them.
+        values: from :func:`sample_drift`, for all samples or some of them; (N,) each.
 
     Returns:
         For each measure its mean over the samples without NaN, and ``degenerate_frac``, the
