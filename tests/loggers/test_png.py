@@ -67,3 +67,9 @@ def test_files_are_about_as_large_as_those_of_a_general_encoder() -> None:
     assert len(png_file(small)) < 1.02 * size_by_pillow(small)
     photograph = smooth(224)
     assert len(png_file(photograph)) < 1.15 * size_by_pillow(photograph)
+
+
+def test_enlarged_maps_are_stored_by_their_colours() -> None:
+    colours = noise(1, 100)[0]
+    few = enlarged(colours[np.random.default_rng(1).integers(0, 100, (64, 64))])
+    assert len(png_file(few)) < 0.8 * size_by_pillow(few)
