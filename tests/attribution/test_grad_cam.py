@@ -73,7 +73,7 @@ def test_captum_agrees(kind: str, interpolated: bool) -> None:
     ("name", "layer"),
     [
         ("alexnet", "features.12"),
-        ("vgg11_bn", "features.28"),
+        pytest.param("vgg11_bn", "features.28", marks=pytest.mark.slow),
         ("squeezenet1_1", "features.12"),
         ("googlenet", "inception5b"),
         ("resnet18", "layer4"),
