@@ -73,9 +73,9 @@ class ExcitationBackprop(ExcitationMethod):
     its name. Products of two activations (attention, gates such as squeeze-and-excitation) have no
     rule.
 
-    Maps are >= 0 and sum to 1 where all of the signal passes through the layer; a warning says so
-    where they do not. One forward pass, and one backward pass in which each layer runs once more
-    with its positive weights.
+    Maps are >= 0 and, before they are resized, sum to 1 where all of the signal passes through the
+    layer; a warning says so where they do not. One forward pass, and one backward pass in which
+    each layer runs once more with its positive weights.
 
     Args:
         saliency_layer: name of the layer at which the signal is looked at; ``""`` for the image,
