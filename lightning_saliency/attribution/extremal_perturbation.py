@@ -201,6 +201,9 @@ class ExtremalPerturbation(AttributionMethod):
     def _rewards(self, model: nn.Module, image: Tensor, target: Target) -> PictureRewards:
         reward = self.reward_func if callable(self.reward_func) else _REWARDS[self.reward_func]
         batches = Batches(self.batch_size, image.device)
+        if self.variant == "dual":
+            # Each mask makes two pictures.
+            batches.size = max(1, batches.size // 2)
         return PictureRewards(model, image, target, reward, self.variant, batches)
 
 

@@ -15,8 +15,6 @@ SearchPreset: TypeAlias = Literal["torchray"]
 # The sizes of the paper's masks are for images of this many pixels.
 _PAPER_SIDE = 224
 
-_FIRST_WEIGHT = 300.0
-
 
 @dataclass(frozen=True)
 class MaskScale:
@@ -40,8 +38,13 @@ class MaskRecipe:
     Attributes:
         max_iter: how many iterations.
         optimizer: makes the optimiser for the grids.
-        weight_growth: the area term's weight, 300 at first, grows by this factor from one
-            iteration to the next; None for the factor that takes it to 4,900 at the end.
+        first_weight: of the area term, in the first iteration.
+        weight_growth: the weight grows by this factor from one iteration to the next; None for the
+            factor that takes it to ``last_weight`` in the last.
+        last_weight: see ``weight_growth``.
+        relative: whether the weights are multiples of how far the logits of the image lie from
+            those of the fully perturbed one. A network's logits grow by orders of magnitude while
+            it trains; without this the area outweighs the reward at first, and later the reverse.
         scaled: whether lengths shrink with the image.
         area_on_canvas: whether the area is that on the canvas, most of which lies outside small
             images, instead of that on the image.
@@ -56,7 +59,10 @@ class MaskRecipe:
 
     max_iter: int
     optimizer: Callable[[list[Tensor]], Optimizer]
+    first_weight: float
     weight_growth: float | None
+    last_weight: float
+    relative: bool
     scaled: bool
     area_on_canvas: bool
     ties_by_place: bool
@@ -67,8 +73,9 @@ class MaskRecipe:
 
     def weights(self, max_iter: int) -> list[float]:
         """Return the weight of the area term in each iteration."""
-        growth = self.weight_growth or (4900 / _FIRST_WEIGHT) ** (1 / max(1, max_iter - 1))
-        return [_FIRST_WEIGHT * growth**iteration for iteration in range(max_iter)]
+        whole = self.last_weight / self.first_weight
+        growth = self.weight_growth or whole ** (1 / max(1, max_iter - 1))
+        return [self.first_weight * growth**iteration for iteration in range(max_iter)]
 
     def scale(self, size: tuple[int, int]) -> MaskScale:
         """Return the lengths for images of ``size``: 7, 21 and 20 pixels at 224 pixels."""
@@ -81,7 +88,10 @@ RECIPES: dict[SearchPreset | None, MaskRecipe] = {
     None: MaskRecipe(
         max_iter=50,
         optimizer=lambda grids: Adam(grids, lr=0.1, betas=(0.9, 0.99)),
+        first_weight=3.0,
         weight_growth=None,
+        last_weight=500.0,
+        relative=True,
         scaled=True,
         area_on_canvas=False,
         ties_by_place=False,
@@ -93,7 +103,10 @@ RECIPES: dict[SearchPreset | None, MaskRecipe] = {
     "torchray": MaskRecipe(
         max_iter=800,
         optimizer=lambda grids: SGD(grids, lr=0.01, momentum=0.9, dampening=0.9),
+        first_weight=300.0,
         weight_growth=1.0035,
+        last_weight=300.0 * 1.0035**799,
+        relative=False,
         scaled=False,
         area_on_canvas=True,
         ties_by_place=True,

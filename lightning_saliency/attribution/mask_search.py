@@ -6,6 +6,7 @@ smooth masks. ICCV 2019, arXiv:1910.08485.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -69,23 +70,19 @@ class MaskSearch:
             shape[0] * shape[1], *self.smooth_mask.grid_size, dtype=dtype
         ).requires_grad_()
         optimizer = self.recipe.optimizer([grid])
-        penalty = self._area_penalty(grid)
         history = grid.new_zeros(len(grid), 2, self.max_iter)
+        scale: float | Tensor = 1.0
+        if self.recipe.relative:
+            scale = rewards.spread(self.levels[:, -1], self.levels[:, 0])
+            scale = scale.repeat_interleave(shape[1])
         masks = grid
         for iteration, weight in enumerate(self.recipe.weights(self.max_iter)):
-            masks, measured = self._masks(grid)
-            games = self.pictures(masks.reshape(*shape, *masks.shape[1:]))
             flip = self.jitter and iteration % 2 == 0
-            reward, slopes = rewards.with_slopes([game.detach() for game in games], flip)
-            area_term = weight * penalty(measured)
-            # The energy is rewards minus area terms; the optimiser makes its negative small.
-            (grid.grad,) = torch.autograd.grad(
-                [*games, area_term],
-                grid,
-                [*(slope.neg_() for slope in slopes), torch.ones_like(area_term)],
-            )
+            masks, reward, area_term, slope = self.slope(grid, weight * scale, rewards, flip)
+            # The optimiser makes the negative of the energy small.
+            grid.grad = slope.neg_()
             history[:, 0, iteration] = reward
-            history[:, 1, iteration] = -area_term.detach()
+            history[:, 1, iteration] = -area_term
             optimizer.step()
             with torch.no_grad():
                 grid.clamp_(0, 1)
@@ -97,6 +94,30 @@ class MaskSearch:
             masks = exact_area(masks, area)
         masks = masks.detach()
         return masks.reshape(*shape, *masks.shape[1:]), history.reshape(*shape, 2, -1)
+
+    def slope(
+        self, grid: Tensor, weight: float | Tensor, rewards: PictureRewards, flip: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return how the energy, the rewards minus the area terms, changes with each point.
+
+        Args:
+            grid: (N * A, rows, columns), in [0, 1], a leaf that needs a gradient.
+            weight: of the area terms, one for all or for each, (N * A,).
+            rewards: of the pictures.
+            flip: mirror the pictures.
+
+        Returns:
+            The masks on the image (N * A, H, W); their rewards and weighted area terms (N * A,);
+            and the energy's derivative, like ``grid``. All are detached.
+        """
+        masks, measured = self._masks(grid)
+        games = self.pictures(masks.reshape(len(self.levels), -1, *masks.shape[1:]))
+        reward, slopes = rewards.with_slopes([game.detach() for game in games], flip)
+        area_term = weight * self._area_penalty(measured)
+        (slope,) = torch.autograd.grad(
+            [*games, area_term], grid, [*slopes, -torch.ones_like(area_term)]
+        )
+        return masks.detach(), reward, area_term.detach(), slope
 
     def pictures(self, masks: Tensor) -> list[Tensor]:
         """Return the pictures that are judged, (N * A, C, H, W), for each game.
@@ -110,13 +131,14 @@ class MaskSearch:
             for kept in games[self.variant]
         ]
 
-    def _area_penalty(self, grid: Tensor) -> AreaPenalty:
+    @cached_property
+    def _area_penalty(self) -> AreaPenalty:
         on_canvas = self.recipe.area_on_canvas
         size = self.smooth_mask.canvas_size if on_canvas else self.smooth_mask.size
         return AreaPenalty(
             self.areas * len(self.levels),
             size[0] * size[1],
-            grid.device,
+            self.levels.device,
             by_sorting=self.recipe.ties_by_place,
         )
 

@@ -69,6 +69,16 @@ class PictureRewards:
 
         return torch.cat(self._batches.run(work, len(pictures)))
 
+    def spread(self, image: Tensor, perturbed: Tensor) -> Tensor:
+        """Return how far the logits of two pictures differ at most, (N,), at least 0.001.
+
+        Args:
+            image: (N, C, H, W).
+            perturbed: (N, C, H, W).
+        """
+        difference = self.logits(image) - self.logits(perturbed)
+        return difference.abs().amax(1).clamp(min=1e-3)
+
     @torch.no_grad()
     def judge(self, games: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return rewards and probabilities.
@@ -93,7 +103,7 @@ class PictureRewards:
         """Return the rewards and their derivatives with respect to the pictures.
 
         Args:
-            games: as for :meth:`rewards`; no graph may hang on them.
+            games: as for :meth:`judge`; no graph may hang on them.
             flip: show the model mirror images.
 
         Returns:
@@ -146,4 +156,4 @@ class PictureRewards:
                 f"Expected the reward function to return one reward for each mask, a tensor of "
                 f"shape ({rows},), but it returned {came}."
             )
-        return rewards.reshape(rows, -1).mean(1)
+        return rewards.reshape(rows, -1).to(logits.dtype).mean(1)

@@ -1,0 +1,484 @@
+"""Extremal perturbation against TorchRay, a plain loop, and what it promises."""
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import CLASSES, in_training, make_images, make_model
+from torch import Tensor, nn
+from traces import bits, leaves_no_trace
+
+from lightning_saliency.attribution.extremal_perturbation import (
+    ExtremalPerturbation,
+    contrastive_reward,
+    extremal_perturbation,
+    simple_reward,
+)
+from lightning_saliency.attribution.picture_rewards import PictureRewards
+from lightning_saliency.attribution.reward import Variant
+from lightning_saliency.errors import InputError, ModelError
+from lightning_saliency.image.perturbation import PerturbationKind, blend, perturbation_levels
+from lightning_saliency.image.smooth_mask import SmoothMask
+from lightning_saliency.network.batching import Batches
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from torchray.attribution import extremal_perturbation as torchray
+
+every_variant = pytest.mark.parametrize("variant", ["preserve", "delete", "dual"])
+every_perturbation = pytest.mark.parametrize("perturbation", ["blur", "fade"])
+float64 = torch.float64
+
+
+def quick(**settings: Any) -> ExtremalPerturbation:
+    return ExtremalPerturbation(**{"areas": (0.1, 0.3), "max_iter": 4, **settings})
+
+
+# --- TorchRay ---------------------------------------------------------------------------------
+
+
+@every_variant
+@every_perturbation
+@pytest.mark.parametrize("max_iter", [1, 2, 3])
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
+def test_preset_equals_torchray_in_each_iteration(
+    monkeypatch: pytest.MonkeyPatch,
+    variant: Variant,
+    perturbation: PerturbationKind,
+    max_iter: int,
+) -> None:
+    # A mask of ones everywhere is full of ties, which a sort breaks by the last bits of the mask.
+    # So both are given the same last bits here; the masks are compared in test_smooth_mask.py.
+    def generate(self: Any, grid: Tensor) -> tuple[Tensor, Tensor]:
+        smooth = SmoothMask(self.shape, self.step, self.sigma)
+        canvas = smooth.on_canvas(grid[:, 0])
+        return smooth.crop(canvas)[:, None], canvas[:, None]
+
+    monkeypatch.setattr(torchray.MaskGenerator, "generate", generate)
+    model, image = make_model(), make_images(1, (24, 30))
+    settings: dict[str, Any] = {
+        "areas": [0.1, 0.3],
+        "max_iter": max_iter,
+        "variant": variant,
+        "perturbation": perturbation,
+    }
+    masks, history = extremal_perturbation(model, image, 2, preset="torchray", **settings)
+    wanted, wanted_history = torchray.extremal_perturbation(model, image, 2, **settings)
+    torch.testing.assert_close(masks, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(history, wanted_history, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
+def test_preset_equals_torchray_but_for_ties() -> None:
+    model, image = make_model(), make_images(1, (24, 30))
+    settings: dict[str, Any] = {"areas": [0.1, 0.3], "max_iter": 2}
+    masks, history = extremal_perturbation(model, image, 2, preset="torchray", **settings)
+    wanted, wanted_history = torchray.extremal_perturbation(model, image, 2, **settings)
+    torch.testing.assert_close(masks, wanted, rtol=0, atol=1e-3)
+    torch.testing.assert_close(history, wanted_history, rtol=1e-4, atol=1e-4)
+
+
+@every_variant
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
+def test_slope_of_the_energy_is_that_of_torchray(variant: Variant) -> None:
+    model, image = make_model(), make_images(1, (24, 30))
+    areas, weight = (0.1, 0.3), 700.0
+    search = ExtremalPerturbation(areas, variant=variant, preset="torchray")._search(image)
+    grid = torch.rand(2, *search.smooth_mask.grid_size, generator=torch.Generator().manual_seed(8))
+    grid.requires_grad_()
+    _, _, _, came = search.slope(grid, weight, rewards_of(model, image, 2, variant), flip=True)
+
+    generator = torchray.MaskGenerator((24, 30), 7, 21)
+    perturbation = torchray.Perturbation(image)
+    cropped, canvas = generator.generate(grid[:, None])
+    masks = {"preserve": [cropped], "delete": [1 - cropped], "dual": [cropped, 1 - cropped]}
+    pictures = torch.cat([perturbation.apply(mask) for mask in masks[variant]])
+    reward = torchray.simple_reward(model(pictures.flip(3)), 2, variant)
+    ordered = canvas.flatten(1).sort(dim=1).values
+    step = torch.zeros_like(ordered)
+    for row, area in enumerate(areas):
+        step[row, int(ordered.shape[1] * (1 - area)) :] = 1
+    energy = reward.sum() - weight * (ordered - step).square().mean(1).sum()
+    (wanted,) = torch.autograd.grad(energy, grid)
+    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def rewards_of(
+    model: nn.Module, image: Tensor, target: int, variant: Variant = "preserve"
+) -> PictureRewards:
+    return PictureRewards(model, image, target, simple_reward, variant, Batches(3, image.device))
+
+
+# --- a plain loop -----------------------------------------------------------------------------
+
+
+def naive_search(
+    model: nn.Module, image: Tensor, target: int, area: float, updates: int, variant: Variant
+) -> Tensor:
+    """Return the mask of one image after some of six updates, without batches or levels of weights.
+
+    Where pixels tie for the last places within the area, they share them.
+    """
+    smooth = SmoothMask((image.shape[2], image.shape[3]), 1, 3.0)
+    levels = perturbation_levels(image, "blur", 8, 20 * 16 / 224)
+    spread = (model(image) - model(levels[:, 0])).abs().max().item()
+    grid = torch.ones(1, *smooth.grid_size, dtype=image.dtype)
+    first, second = torch.zeros_like(grid), torch.zeros_like(grid)
+    for t in range(updates):
+        leaf = grid.clone().requires_grad_()
+        mask = smooth(leaf)
+
+        def score(kept: Tensor, mirrored: bool = t % 2 == 0) -> Tensor:
+            picture = blend(levels, kept[:, None])[:, 0]
+            return model(picture.flip(3) if mirrored else picture)[0, target]
+
+        kept, lost = score(mask), score(1 - mask)
+        reward = {"preserve": kept, "delete": -lost, "dual": kept - lost}[variant]
+        on = math.ceil(area * mask.numel())
+        least = mask.flatten().sort().values[-on]
+        inside, tied = (mask > least).to(mask.dtype), (mask == least).to(mask.dtype)
+        wanted = inside + tied * (on - inside.sum()) / tied.sum()
+        weight = 3 * (500 / 3) ** (t / 5) * spread
+        energy = reward - weight * (mask - wanted).square().mean()
+        (slope,) = torch.autograd.grad(energy, leaf)
+        first = 0.9 * first + 0.1 * slope
+        second = 0.99 * second + 0.01 * slope.square()
+        move = first / (1 - 0.9 ** (t + 1)) / ((second / (1 - 0.99 ** (t + 1))).sqrt() + 1e-8)
+        grid = (grid + 0.1 * move).clamp(0, 1)
+    return smooth(grid)
+
+
+@every_variant
+def test_equals_a_plain_loop(variant: Variant) -> None:
+    model, images = make_model(dtype=float64), make_images(2, (16, 20), dtype=float64)
+    search = quick(max_iter=6, variant=variant)._search(images)
+    unfinished = dataclasses.replace(search.recipe, finished=False)
+    search = dataclasses.replace(search, recipe=unfinished)
+    # Such a search returns the masks that the last update was computed from.
+    masks, _ = search.run(rewards_of(model, images, 3, variant))
+    for n in range(2):
+        for a, area in enumerate((0.1, 0.3)):
+            wanted = naive_search(model, images[n : n + 1], 3, area, 5, variant)
+            torch.testing.assert_close(masks[n, a], wanted[0], rtol=0, atol=1e-6)
+
+
+def test_logits_of_another_scale_give_the_same_masks() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.model, self.factor = make_model(dtype=float64), factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.factor * self.model(x)
+
+    images = make_images(2, dtype=float64)
+    wanted, came = (quick().masks(Scaled(factor), images, 1) for factor in (1.0, 1000.0))
+    torch.testing.assert_close(came.masks, wanted.masks, rtol=0, atol=1e-3)
+    torch.testing.assert_close(came.history, 1000 * wanted.history, rtol=1e-3, atol=1e-1)
+
+
+# --- masks ------------------------------------------------------------------------------------
+
+
+@every_variant
+@every_perturbation
+def test_masks_have_their_areas(variant: Variant, perturbation: PerturbationKind) -> None:
+    method = quick(variant=variant, perturbation=perturbation)
+    found = method.masks(make_model(), make_images(3, (24, 30)), [0, 1, 2])
+    assert found.masks.shape == (3, 2, 24, 30)
+    assert found.masks.min() >= 0
+    assert found.masks.max() <= 1
+    area = torch.tensor([0.1, 0.3]).expand(3, 2)
+    torch.testing.assert_close(found.masks.mean((2, 3)), area, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.area_error, torch.zeros(3, 2), rtol=0, atol=1e-5)
+
+
+@every_variant
+def test_what_is_said_of_the_masks_is_what_the_model_says(variant: Variant) -> None:
+    model, images = make_model(dtype=float64), make_images(2, (16, 20), dtype=float64)
+    found = quick(variant=variant).masks(model, images, [3, 1])
+    levels = perturbation_levels(images, "blur", 8, 20 * 16 / 224)
+    for n, target in enumerate((3, 1)):
+
+        def logits(mask: Tensor, n: int = n) -> tuple[Tensor, Tensor]:
+            pair = [blend(levels[n : n + 1], m[None, None])[:, 0] for m in (mask, 1 - mask)]
+            return model(pair[0])[0], model(pair[1])[0]
+
+        def reward(mask: Tensor, target: int = target) -> float:
+            kept, lost = (out[target].item() for out in logits(mask))
+            return {"preserve": kept, "delete": -lost, "dual": kept - lost}[variant]
+
+        on, off = reward(torch.ones(16, 20, dtype=float64)), reward(torch.zeros(16, 20).double())
+        assert found.clean_reward[n].item() == pytest.approx(on)
+        assert found.perturbed_reward[n].item() == pytest.approx(off)
+        clean = model(images[n : n + 1])[0].softmax(0)[target].item()
+        assert found.clean_probability[n].item() == pytest.approx(clean)
+        enough = math.nan
+        for a in (1, 0):
+            got = reward(found.masks[n, a])
+            assert found.rewards[n, a].item() == pytest.approx(got)
+            shown = logits(found.masks[n, a])[1 if variant == "delete" else 0]
+            assert found.probability[n, a].item() == pytest.approx(shown.softmax(0)[target].item())
+            if got >= on - 0.1 * abs(on - off):
+                enough = (0.1, 0.3)[a]
+        assert found.sufficient_area[n].item() == pytest.approx(enough, nan_ok=True)
+
+
+class Bright(nn.Module):
+    """The logit of class 1 is the brightness in the top left quarter, that of class 2 elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2] // 2, x.shape[3] // 2
+        corner = x[:, :, :height, :width].sum((1, 2, 3))
+        return torch.stack([0 * corner, corner, x.sum((1, 2, 3)) - corner], 1)
+
+
+@every_variant
+@every_perturbation
+def test_finds_the_part_that_matters(variant: Variant, perturbation: PerturbationKind) -> None:
+    image = torch.zeros(1, 1, 48, 48)
+    image[:, :, 6:18, 6:18] = 1
+    method = ExtremalPerturbation(
+        (0.05, 0.1), variant=variant, perturbation=perturbation, jitter=False
+    )
+    found = method.masks(Bright(), image, 1)
+    for a in range(2):
+        inside = found.masks[0, a, 3:21, 3:21].sum() / found.masks[0, a].sum()
+        assert inside > 0.95
+    if perturbation == "fade":
+        # A blur only moves the light, and most of it stays in the corner.
+        assert found.rewards[0, 1] > found.rewards[0, 0] > found.perturbed_reward[0]
+    grey = ((found.masks > 0.1) & (found.masks < 0.9)).float().mean((0, 2, 3))
+    assert grey.max() < 0.05
+    saliency = method(Bright(), image, 1)
+    torch.testing.assert_close(saliency, found.masks.mean(1, keepdim=True))
+
+
+def test_sufficient_area_is_the_smallest_that_does() -> None:
+    image = torch.zeros(1, 1, 48, 48)
+    image[:, :, 6:18, 6:18] = 1
+    areas = (0.01, 0.02, 0.12, 0.2)
+    method = ExtremalPerturbation(areas, "fade", jitter=False)
+    found = method.masks(Bright(), image, 1)
+    assert found.sufficient_area.item() == pytest.approx(0.12)
+    little = dataclasses.replace(method, areas=(0.01, 0.02)).masks(Bright(), image, 1)
+    assert little.sufficient_area.isnan().all()
+
+
+@pytest.mark.parametrize("preset", [None, "torchray"])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@every_variant
+def test_batch_size_changes_nothing(preset: Any, batch_size: int, variant: Variant) -> None:
+    model, images = make_model(dtype=float64), make_images(3, dtype=float64)
+    method = quick(preset=preset, variant=variant, jitter=False)
+    wanted = method.masks(model, images, [1, 4, 1])
+    came = dataclasses.replace(method, batch_size=batch_size).masks(model, images, [1, 4, 1])
+    torch.testing.assert_close(came.masks, wanted.masks, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(came.history, wanted.history, rtol=1e-6, atol=1e-9)
+
+
+@every_variant
+def test_no_more_pictures_than_the_batch_size(variant: Variant) -> None:
+    model, sizes = make_model(), []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    quick(variant=variant, batch_size=4)(model, make_images(5), 1)
+    assert max(sizes) == 4
+
+
+def test_areas_of_a_list_are_those_found_alone() -> None:
+    model, images = make_model(dtype=float64), make_images(2, dtype=float64)
+    together = quick().masks(model, images, 2).masks
+    for a, area in enumerate((0.1, 0.3)):
+        alone = quick(areas=(area,)).masks(model, images, 2).masks
+        torch.testing.assert_close(together[:, a : a + 1], alone, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 31), (33, 12)])
+@pytest.mark.parametrize("preset", [None, "torchray"])
+def test_any_size(size: tuple[int, int], preset: Any) -> None:
+    found = quick(preset=preset).masks(make_model(channels=1), make_images(2, size, 1), 0)
+    assert found.masks.shape == (2, 2, *size)
+    assert torch.isfinite(found.masks).all()
+
+
+def test_lengths_follow_the_shorter_side() -> None:
+    def lengths(size: tuple[int, int], **settings: Any) -> tuple[int, float]:
+        smooth = quick(**settings)._search(torch.zeros(1, 1, *size)).smooth_mask
+        return smooth.step, smooth.sigma
+
+    assert lengths((224, 300)) == (7, 21)
+    assert lengths((128, 128)) == (4, 12)
+    assert lengths((100, 64)) == (2, 6)
+    assert lengths((16, 16)) == (1, 3)
+    assert lengths((64, 64), step=5) == (5, 15)
+    assert lengths((64, 64), sigma=4.0) == (2, 4)
+    assert lengths((64, 64), preset="torchray") == (7, 21)
+
+
+def test_targets_that_are_callables() -> None:
+    model, images = make_model(dtype=float64), make_images(dtype=float64)
+    found = quick(perturbation="fade").masks(model, images, lambda output: output[:, 2])
+    for a in range(2):
+        # Under "fade" with 8 levels, a mask of the image is a product with it.
+        wanted = model(images * found.masks[:, a : a + 1])[:, 2]
+        torch.testing.assert_close(found.rewards[:, a], wanted)
+    assert found.probability.isnan().all()
+
+
+def test_leaves_no_trace() -> None:
+    model, images = in_training(make_model()), make_images()
+    with leaves_no_trace(model, images), torch.no_grad():
+        quick().masks(model, images, 1)
+        extremal_perturbation(model, images, 1, max_iter=2)
+
+
+def test_repeats_to_the_bit() -> None:
+    model, images = make_model(), make_images()
+    first, second = (quick().masks(model, images, 1) for _ in range(2))
+    assert bits(first.masks) == bits(second.masks)
+    assert bits(first.history) == bits(second.history)
+
+
+# --- rewards ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [2, [2, 0]])
+def test_reward_of_ones_own(target: int | list[int]) -> None:
+    seen: list[tuple[tuple[int, ...], Any]] = []
+
+    def reward(activation: Tensor, target: int | Tensor, variant: Variant) -> Tensor:
+        seen.append((tuple(activation.shape), target))
+        assert variant == "preserve"
+        return 2 * simple_reward(activation, target, variant)[:, None, None].expand(-1, 3, 2)
+
+    model, images = make_model(), make_images(2)
+    found = quick(reward_func=reward, batch_size=3).masks(model, images, target)
+    plain = quick(max_iter=1).masks(model, images, target)
+    torch.testing.assert_close(found.history[:, :, 0, 0], 2 * plain.history[:, :, 0, 0])
+    assert seen[0][0] == (3, CLASSES)
+    if isinstance(target, int):
+        assert {chosen for _, chosen in seen} == {2}
+    else:
+        assert [chosen.tolist() for _, chosen in seen[:2]] == [[2, 2, 0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        (lambda y, target, variant: y[:, 0].sum(), r"shape \(2,\), but it returned \(\)"),
+        (lambda y, target, variant: y[:1, 0], r"returned \(1,\)"),
+        (lambda y, target, variant: 3.0, "returned float"),
+        (lambda y, target, variant: y[:, 0].detach(), "no gradient passes it"),
+        (lambda y, target, variant: y.argmax(1), "no gradient passes it"),
+    ],
+)
+def test_rewards_that_cannot_be_used(reward: Any, words: str) -> None:
+    model, image = in_training(make_model()), make_images(1)
+    with leaves_no_trace(model, image), pytest.raises(InputError, match=words):
+        quick(reward_func=reward)(model, image, 1)
+
+
+def test_contrastive_reward_of_a_callable() -> None:
+    with pytest.raises(InputError, match="Expected a class as target for the contrastive reward"):
+        quick(reward_func="contrastive")(make_model(), make_images(1), lambda y: y[:, 1])
+
+
+def test_model_without_a_gradient() -> None:
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)).round().detach()
+
+    with pytest.raises(ModelError, match="differentiable"):
+        quick()(Rounded(), make_images(1), 1)
+
+
+# --- the function -----------------------------------------------------------------------------
+
+
+def test_call_of_torchrays_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    model, x, category_id = make_model(), make_images(1), 1
+    masks, hist = extremal_perturbation(
+        model, x, category_id, reward_func=contrastive_reward, debug=True, areas=[0.12]
+    )
+    assert masks.shape == (1, 1, 16, 20)
+    assert hist.shape == (1, 2, 50)
+    printed = capsys.readouterr().out
+    assert "reward_func='contrastive'" in printed
+    assert "iteration 1, image 0, area 0.12: reward " in printed
+
+
+def test_several_images_come_in_front() -> None:
+    masks, history = extremal_perturbation(make_model(), make_images(3), 1, (0.1, 0.2), max_iter=2)
+    assert masks.shape == (3, 2, 1, 16, 20)
+    assert history.shape == (3, 2, 2, 2)
+    assert (history[:, :, 1] <= 0).all()
+
+
+def test_a_single_area_may_be_a_number() -> None:
+    model, images = make_model(), make_images(1)
+    wanted, _ = extremal_perturbation(model, images, 1, areas=[0.2], max_iter=2)
+    came, _ = extremal_perturbation(model, images, 1, areas=0.2, max_iter=2)
+    assert bits(came) == bits(wanted)
+
+
+def test_resized_and_smoothed_masks() -> None:
+    model, images = make_model(), make_images(1)
+    masks, _ = extremal_perturbation(model, images, 1, (0.1, 0.2), max_iter=2, resize=(7, 9))
+    assert masks.shape == (2, 1, 7, 9)
+    sharp, _ = extremal_perturbation(model, images, 1, max_iter=2)
+    smooth, _ = extremal_perturbation(model, images, 1, max_iter=2, smooth=0.1)
+    assert smooth.diff().abs().sum() < sharp.diff().abs().sum()
+
+
+def test_prints_every_so_often(capsys: pytest.CaptureFixture[str]) -> None:
+    extremal_perturbation(make_model(), make_images(1), 1, max_iter=5, print_iter=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["iteration 1", "iteration 3", "iteration 5"]
+    with pytest.raises(InputError, match="print_iter >= 1, got 0"):
+        extremal_perturbation(make_model(), make_images(1), 1, max_iter=5, print_iter=0)
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"areas": ()}, "Expected areas"),
+        ({"areas": (0.1, 1.01)}, "Expected areas"),
+        ({"areas": (0.0, 0.1)}, "Expected areas"),
+        ({"areas": (0.2, 0.1)}, "larger than the one before"),
+        ({"areas": (0.1, 0.1)}, "larger than the one before"),
+        ({"areas": (math.nan,)}, "Expected areas"),
+        ({"areas": (0.1, math.nan, 0.2)}, "Expected areas"),
+        ({"areas": "0.1"}, "Expected areas"),
+        ({"areas": None}, "Expected areas"),
+        ({"max_iter": 0}, "max_iter to be an integer >= 1, got 0"),
+        ({"max_iter": 2.5}, "max_iter"),
+        ({"num_levels": 1}, "num_levels to be an integer >= 2, got 1"),
+        ({"num_levels": None}, "num_levels"),
+        ({"step": 0}, "step"),
+        ({"step": 1.5}, "step"),
+        ({"sigma": 0}, "sigma > 0"),
+        ({"sigma": math.nan}, "sigma > 0"),
+        ({"variant": "both"}, "variant to be one of 'preserve', 'delete', 'dual', got 'both'"),
+        ({"perturbation": "noise"}, "perturbation to be one of 'blur', 'fade'"),
+        ({"preset": "paper"}, "preset to be one of None, 'torchray'"),
+        ({"reward_func": "best"}, "'simple', 'contrastive' or a function, got 'best'"),
+        ({"reward_func": None}, "reward_func"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+    ids=str,
+)
+def test_bad_settings(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ExtremalPerturbation(**settings)
+
+
+def test_rewards_of_the_authors_go_by_name() -> None:
+    assert ExtremalPerturbation(reward_func=contrastive_reward) == ExtremalPerturbation(
+        reward_func="contrastive"
+    )
