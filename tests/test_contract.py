@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +181,99 @@ def test_image_that_is_part_of_a_graph(name: str) -> None:
     assert bits(method(model, leaf * 1, 1)) == bits(wanted)
     assert bits(method(model, leaf, 1)) == bits(wanted)
     assert leaf.grad is None
+
+
+# --- models and images of other kinds ---------------------------------------------------------
+
+
+class Returns(nn.Module):
+    """Returns the usual model's logits in another form."""
+
+    def __init__(self, change: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.inner = make_model()
+        self.change = change
+
+    def forward(self, x: Tensor) -> object:
+        return self.change(self.inner(x))
+
+
+FORMS: dict[str, Callable[[Tensor], object]] = {
+    "tuple": lambda y: (y, None),
+    "dictionary": lambda y: {"logits": y},
+    "object": lambda y: SimpleNamespace(logits=y),
+    "score maps": lambda y: y[:, :, None, None].expand(-1, -1, 2, 3),
+}
+
+
+@every_method
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_output(name: str, form: str) -> None:
+    images, method = make_images(), make_method(name)
+    wanted = method(make_model(), images, [1, 2])
+    came = method(Returns(FORMS[form]), images, [1, 2])
+    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-6)
+
+
+@every_method
+@pytest.mark.parametrize("shape", ["(N,)", "(N, 1)"])
+def test_one_unit(name: str, shape: str) -> None:
+    model = Returns(lambda y: y[:, 1] if shape == "(N,)" else y[:, 1:2])
+    images, method = make_images(), make_method(name)
+    for target in (1, 0, [0, 1], "predicted"):
+        saliency = method(model, images, target)
+        assert saliency.shape == (2, 1, 16, 20)
+        assert torch.isfinite(saliency).all()
+
+
+@every_method
+def test_memory_format_changes_nothing(name: str) -> None:
+    model, images, method = make_model(), make_images(), make_method(name)
+    wanted = method(model, images, 1)
+    wide = make_images(2, (16, 40))
+    wide[:, :, :, ::2] = images
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    for same in (channels_last, wide[:, :, :, ::2], images.permute(0, 1, 3, 2).contiguous().mT):
+        torch.testing.assert_close(method(model, same, 1), wanted, rtol=1e-4, atol=1e-6)
+    model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(method(model, channels_last, 1), wanted, rtol=1e-4, atol=1e-6)
+
+
+@every_method
+@pytest.mark.filterwarnings("ignore::lightning_saliency.errors.SaliencyWarning")
+@pytest.mark.parametrize("case", ["black image", "constant image", "dead units", "blind"])
+def test_nothing_to_see(name: str, case: str) -> None:
+    model, images = make_model(), make_images()
+    if case == "black image":
+        images.zero_()
+    elif case == "constant image":
+        images.fill_(0.7)
+    elif case == "dead units":
+        nn.init.constant_(model.hidden[2].bias, -1e3)
+    else:
+        nn.init.zeros_(model.head.weight)
+    saliency = make_method(name)(model, images, 1)
+    assert saliency.shape == (2, 1, 16, 20)
+    assert torch.isfinite(saliency).all()
+
+
+@every_method
+def test_compiled_model(name: str) -> None:
+    images, method = make_images(), make_method(name)
+    wanted = method(make_model(), images, 1)
+    torch._dynamo.reset()
+    model = torch.compile(make_model(), backend="eager")
+    model(images)
+    with leaves_no_trace(model, images):
+        assert bits(method(model, images, 1)) == bits(wanted)
+    torch._dynamo.reset()
+
+
+@every_method
+def test_data_parallel(name: str) -> None:
+    images, method = make_images(), make_method(name)
+    wanted = method(make_model(), images, 1)
+    assert bits(method(nn.DataParallel(make_model()), images, 1)) == bits(wanted)
 
 
 # --- traces -----------------------------------------------------------------------------------

@@ -95,13 +95,21 @@ class ExcitationBackprop(ExcitationMethod):
             model: in eval mode, with frozen parameters.
             image: (N, C, H, W); a copy that the model may write to.
             target: see :class:`AttributionMethod`.
+
+        Raises:
+            ModelError: there is no layer with weights between the image and the score.
         """
         scores, layers = record_excitation(model, image, target, {self.saliency_layer}, self.rules)
         layer = layers[self.saliency_layer]
         is_all = passes_nothing_by(scores, layer)
-        signal = score_gradient(scores, layer, self.saliency_layer)
         # A callable target starts signals of its own.
-        if is_all and not callable(target):
+        if callable(target):
+            return score_gradient(scores, layer, self.saliency_layer)
+        for node in classifier_nodes(scores):
+            # Class 0 of a model with one unit is the dual unit, at which a signal of -1 arrives.
+            node.is_classifier = True  # type: ignore[attr-defined]
+        signal = score_gradient(scores, layer, self.saliency_layer)
+        if is_all:
             warn_of_loss(signal)
         return signal
 

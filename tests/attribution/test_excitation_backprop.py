@@ -242,3 +242,18 @@ def test_the_formulas() -> None:
     signal = torch.tensor([1.0, 2.0, -3.0, 0.5]).view(1, 2, 1, 2)
     assert excitation_map(signal).flatten().tolist() == [-2.0, 2.5]
     assert contrastive_excitation_map(signal).flatten().tolist() == [0.0, 2.5]
+
+
+def test_class_0_of_one_unit_is_the_dual_unit() -> None:
+    two = make_model("vgg")
+    one = copy.deepcopy(two)
+    one.head = nn.Linear(12, 1)
+    two.head = nn.Linear(12, 2)
+    with torch.no_grad():
+        two.head.weight.copy_(torch.cat([-one.head.weight, one.head.weight]))
+        two.head.bias.copy_(torch.cat([-one.head.bias, one.head.bias]))
+    images = make_images(3)
+    for target in ([0, 1, 0], [1, 1, 0]):
+        wanted = excitation_backprop(two, images, target, "features")
+        torch.testing.assert_close(excitation_backprop(one, images, target, "features"), wanted)
+        assert wanted.min() >= 0
