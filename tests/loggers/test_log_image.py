@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.loggers import event_records, log_image, takes_images
+from lightning_saliency.loggers import log_image, takes_images
 
 TAG = "saliency/grad_cam/sample_0"
 
@@ -63,26 +63,6 @@ def test_the_same_as_add_image_of_the_rounded_picture(tmp_path: Path) -> None:
     decoded = [np.array(Image.open(BytesIO(e.encoded_image_string))) for e in (ours, theirs)]
     assert np.array_equal(*decoded)
     assert (ours.step, ours.height, ours.width) == (theirs.step, theirs.height, theirs.width)
-
-
-def test_the_checksums_of_tensorboards_records_are_quick(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lengths: list[int] = []
-    quick = event_records._write_quickly
-    monkeypatch.setattr(
-        event_records,
-        "_write_quickly",
-        lambda to, data: (lengths.append(len(data)), quick(to, data)),
-    )
-    event_records._known_writer()
-    lengths.clear()
-    logger = TensorBoardLogger(tmp_path)
-    log_image(logger, TAG, torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0)), 1)
-    logger.experiment.close()
-    [event] = read_back(logger.log_dir).Images(TAG)
-    [length] = lengths
-    assert length > len(event.encoded_image_string) > 2048
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.uint8])
