@@ -61,7 +61,7 @@ def train(network: ExampleNetwork, pictures: int, batch_size: int, learning_rate
     # One picture in four has a single digit, or the network would learn that there are always two.
     both = ClutteredDigits("train", pictures * 3 // 4, num_digits=2, size=SIZE, with_mask=False)
     single = ClutteredDigits("train", pictures // 4, num_digits=1, size=SIZE, with_mask=False)
-    loader = DataLoader(
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         ConcatDataset([both, single]),
         batch_size,
         shuffle=True,
@@ -76,7 +76,7 @@ def train(network: ExampleNetwork, pictures: int, batch_size: int, learning_rate
     for step, (images, present) in enumerate(loader):
         loss = loss_of(network(images.to(memory_format=torch.channels_last)), present)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
