@@ -130,20 +130,25 @@ def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _frozen_parameters(modules: list[nn.Module]) -> Iterator[None]:
-    saved: list[tuple[Tensor, bool, Tensor | None]] = []
+    saved: list[tuple[dict[str, Any], str, Tensor, bool, Tensor | None]] = []
     try:
         for module in modules:
-            for parameter in module._parameters.values():
+            table: dict[str, Any] = module._parameters
+            for name, parameter in table.items():
                 if parameter is not None:
                     # With .grad set aside, not even a backward() or zero_grad() of a user's own
                     # method can touch what gradient accumulation has gathered so far.
-                    saved.append((parameter, parameter.requires_grad, parameter.grad))
+                    saved.append((table, name, parameter, parameter.requires_grad, parameter.grad))
                     parameter.requires_grad_(False)
                     parameter.grad = None
         yield
     finally:
         # A parameter that two modules share was saved twice, the second time already frozen.
-        for frozen, requires_grad, grad in reversed(saved):
+        for table, name, frozen, requires_grad, grad in reversed(saved):
+            # A sharded module leaves the gathered weights in place of its own after a forward
+            # pass without a backward pass; they were made frozen.
+            if name in table and table[name] is not None:
+                table[name].requires_grad_(requires_grad)
             frozen.requires_grad_(requires_grad)
             frozen.grad = grad
 

@@ -1,0 +1,99 @@
+"""Training of sharded and of replicated models, on the CPU and in one process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from contract import METHODS, make_method
+from tiny_models import make_images, make_model
+from torch import nn
+from traces import bits
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")
+
+IMAGES, LABELS = make_images(4), torch.tensor([0, 1, 2, 3])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    store: Path = tmp_path_factory.mktemp("store") / "file"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def make_sharded() -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (1,))
+    model = make_model()
+    fully_shard(model.features, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model.train()
+
+
+def train_and_explain(name: str | None) -> list[str]:
+    """Train for some steps, with explanations before and between, and return what came of it."""
+    torch.manual_seed(0)
+    model = make_sharded()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    record = []
+    for step in range(4):
+        if name and step != 1:
+            saliency = make_method(name)(model, IMAGES[:2], 1)
+            assert torch.isfinite(saliency).all()
+        if step == 2:
+            # A validation run leaves the weights of the outermost module gathered.
+            with torch.no_grad():
+                model.eval()(IMAGES)
+                model.train()
+            if name:
+                make_method(name)(model, IMAGES[:2], 1)
+        loss = nn.functional.cross_entropy(model(IMAGES), LABELS)
+        loss.backward()
+        record.append(bits(loss))
+        record += [bits(weight.grad.full_tensor()) for weight in model.parameters()]
+        optimizer.step()
+        optimizer.zero_grad()
+    return record
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.filterwarnings("ignore::lightning_saliency.errors.SaliencyWarning")
+def test_training_of_sharded_weights_is_untouched(name: str) -> None:
+    assert train_and_explain(name) == train_and_explain(None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_maps_are_those_of_the_whole_model(name: str) -> None:
+    wanted = make_method(name)(make_model(), IMAGES, LABELS)
+    came = make_method(name)(make_sharded(), IMAGES, LABELS)
+    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-6)
+
+
+def accumulate_and_explain(name: str | None) -> list[str]:
+    """Train a replicated model with an explanation while a part of the gradient is there."""
+    torch.manual_seed(0)
+    module = make_model().train()
+    replica = nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    record = []
+    for _ in range(3):
+        with replica.no_sync():
+            nn.functional.cross_entropy(replica(IMAGES[:2]), LABELS[:2]).backward()
+        if name:
+            make_method(name)(module, IMAGES, 1)
+        nn.functional.cross_entropy(replica(IMAGES[2:]), LABELS[2:]).backward()
+        record += [bits(weight.grad) for weight in module.parameters()]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    return record
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.filterwarnings("ignore::lightning_saliency.errors.SaliencyWarning")
+def test_training_of_replicas_is_untouched(name: str) -> None:
+    assert accumulate_and_explain(name) == accumulate_and_explain(None)
