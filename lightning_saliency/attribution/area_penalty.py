@@ -12,12 +12,38 @@ so that the n-th largest value decides.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["AreaPenalty", "area_step"]
+from lightning_saliency.errors import InputError
+
+__all__ = ["AreaPenalty", "area_step", "checked_areas"]
+
+
+def checked_areas(areas: object) -> tuple[float, ...]:
+    """Return areas as a tuple of floats; a single number is one area.
+
+    Args:
+        areas: the setting as the user gave it.
+
+    Raises:
+        InputError: it is empty, does not rise, or leaves (0, 1].
+    """
+    given = areas if isinstance(areas, Sequence) else (areas,)
+    found = tuple(float(area) for area in given if isinstance(area, (int, float)))
+    if not found or len(found) < len(given) or not _rise_within_one(found):
+        raise InputError(
+            "Expected areas to be one or more fractions of the image in (0, 1], each larger than "
+            f"the one before, got {areas!r}."
+        )
+    return found
+
+
+def _rise_within_one(areas: tuple[float, ...]) -> bool:
+    return areas[0] > 0 and areas[-1] <= 1 and all(a < b for a, b in pairwise(areas))
 
 
 class AreaPenalty:

@@ -7,11 +7,11 @@ ICCV 2019, arXiv:1910.08485.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.area_penalty import checked_areas
 from lightning_saliency.attribution.extremal_masks import ExtremalMasks, judged
 from lightning_saliency.attribution.mask_recipe import RECIPES, MaskRecipe, SearchPreset
 from lightning_saliency.attribution.mask_search import MaskSearch, Progress
@@ -54,11 +54,12 @@ class ExtremalPerturbation(AttributionMethod):
     as large as possible. Maps are in [0, 1]: the share of the areas whose mask holds the pixel.
     The masks themselves, and how well they do, come from :meth:`masks`.
 
-    By default the search is the paper's with another optimiser: Adam, which in 50 iterations finds
-    masks of higher reward than the 800 iterations of gradient descent of the authors' code. The
-    lengths of masks and blur are those of the code at 224 pixels, and shrink with the image; the
-    area is measured on the image. Each search starts afresh, so that maps of one image at
-    different times of a training are alike only as far as the network is.
+    By default the search is the paper's with another optimiser, Adam for 50 iterations, and an
+    area term in proportion to the network's logits. The lengths of masks and blur are those of the
+    authors' code at 224 pixels, and shrink with the image. The area is measured on the image, and
+    at the end the contrast of each mask is raised around the level that gives exactly this area
+    (:func:`~lightning_saliency.image.exact_area.exact_area`). Each search starts afresh, so that
+    maps of one image at different times of a training are alike only as far as the network is.
 
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.
@@ -102,7 +103,7 @@ class ExtremalPerturbation(AttributionMethod):
             InputError: one of them is out of its range.
         """
         super().__post_init__()
-        object.__setattr__(self, "areas", _checked_areas(self.areas))
+        object.__setattr__(self, "areas", checked_areas(self.areas))
         for name, reward in _REWARDS.items():
             # By name, so that the settings can be written down.
             if self.reward_func is reward:
@@ -207,22 +208,6 @@ class ExtremalPerturbation(AttributionMethod):
         return PictureRewards(model, image, target, reward, self.variant, batches)
 
 
-def _checked_areas(areas: object) -> tuple[float, ...]:
-    """Return the areas as a tuple of floats; a single number is one area."""
-    given = areas if isinstance(areas, Sequence) else (areas,)
-    found = tuple(float(area) for area in given if isinstance(area, (int, float)))
-    if not found or len(found) < len(given) or not _rising_shares(found):
-        raise InputError(
-            "Expected areas to be one or more fractions of the image in (0, 1], each larger than "
-            f"the one before, got {areas!r}."
-        )
-    return found
-
-
-def _rising_shares(areas: tuple[float, ...]) -> bool:
-    return areas[0] > 0 and areas[-1] <= 1 and all(a < b for a, b in pairwise(areas))
-
-
 def extremal_perturbation(
     model: nn.Module,
     input: Tensor,
@@ -277,7 +262,7 @@ def extremal_perturbation(
         ModelError: the model does not return scores, or they cannot be differentiated.
     """
     method = ExtremalPerturbation(
-        _checked_areas(areas),
+        checked_areas(areas),
         perturbation,
         max_iter,
         num_levels,
