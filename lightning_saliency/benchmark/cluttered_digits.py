@@ -82,7 +82,7 @@ class ClutteredDigits(Dataset[tuple[Any, ...]]):
     ) -> None:
         if split not in get_args(Split):
             raise InputError(f"Expected split to be 'train' or 'val', got {split!r}.")
-        if num_digits not in (1, 2):
+        if type(num_digits) is not int or num_digits not in (1, 2):
             raise InputError(f"Expected num_digits to be 1 or 2, got {num_digits!r}.")
         self.split = split
         self.num_digits = num_digits

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
+from io import BytesIO
 from typing import Literal, TypeAlias, get_args
 
 import torch
 import torchvision
+from matplotlib.image import imread
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_image
 
 from lightning_saliency.benchmark.example_network import ExampleNetwork, normalize
 from lightning_saliency.errors import DownloadError, InputError
@@ -43,8 +44,8 @@ def get_example_data(
         arch: ``"digits"`` or ``"vgg16"``.
         shape: for ``"vgg16"``, the longer side of the picture is resized to this, in pixels.
         picture: for ``"vgg16"``, a photograph (3, H, W) in [0, 1], for instance
-            ``torchvision.io.decode_image("cat_dog.jpg") / 255``. The two classes that are returned
-            are then the ones with the highest scores.
+            ``torchvision.transforms.functional.to_tensor(PIL.Image.open("cat_dog.jpg"))``. The two
+            classes that are returned are then the ones with the highest scores.
 
     Returns:
         (model, image, category 1, category 2): the model in eval mode on the CPU; the image
@@ -58,11 +59,13 @@ def get_example_data(
         raise InputError(f"Expected arch to be 'digits' or 'vgg16', got {arch!r}.")
     if arch == "vgg16":
         return _vgg16(shape, picture)
-    model = ExampleNetwork()
+    # Without memory, so that no random weights are drawn for what the file replaces.
+    with torch.device("meta"):
+        model = ExampleNetwork()
     with as_file(files(__package__) / "example_network.pt") as path:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    image = normalize(_read_png("example_picture.png", ImageReadMode.RGB) / 255)
-    return model.eval(), image[None], *_CATEGORIES
+        model.load_state_dict(torch.load(path, weights_only=True), assign=True)
+    image = normalize(_read_png("example_picture.png").permute(2, 0, 1))
+    return model.float().eval(), image[None], *_CATEGORIES
 
 
 def get_example_regions() -> Tensor:
@@ -71,23 +74,23 @@ def get_example_regions() -> Tensor:
     Returns:
         (2, 1, H, W), bool, in the order of the categories.
     """
-    grey = _read_png("example_regions.png", ImageReadMode.GRAY)
-    return torch.stack([(grey > 64) & (grey < 192), grey >= 192])
+    grey = _read_png("example_regions.png")[None]
+    return torch.stack([(grey > 0.25) & (grey < 0.75), grey >= 0.75])
 
 
-def _read_png(name: str, mode: ImageReadMode) -> Tensor:
-    data = bytearray((files(__package__) / name).read_bytes())
-    pixels: Tensor = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode)
-    return pixels
+def _read_png(name: str) -> Tensor:
+    """Return a picture of the package, float32 (H, W) or (H, W, 3) in [0, 1]."""
+    # Not with torchvision, which from 0.29 on warns that it will stop decoding pictures.
+    return torch.from_numpy(imread(BytesIO((files(__package__) / name).read_bytes()), "png"))
 
 
 def _vgg16(shape: int, picture: Tensor | None) -> tuple[nn.Module, Tensor, int, int]:
     if not isinstance(picture, Tensor) or picture.dim() != 3 or picture.shape[0] != 3:
-        came = "none" if picture is None else f"shape {tuple(picture.shape)}"
+        came = f"shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else repr(picture)
         raise InputError(
             "Expected a photograph for arch='vgg16', a tensor (3, H, W) in [0, 1], got "
-            f"{came}. For instance picture=torchvision.io.decode_image('cat_dog.jpg') / 255; "
-            "get_example_data() without arguments needs none."
+            f"{came}. For instance picture=torchvision.transforms.functional.to_tensor("
+            "PIL.Image.open('cat_dog.jpg')); get_example_data() without arguments needs none."
         )
     try:
         model = torchvision.models.vgg16(weights=torchvision.models.VGG16_Weights.IMAGENET1K_V1)

@@ -52,7 +52,12 @@ def plot_example(
             f"Expected one picture or one for each of the {count} maps, of shape (N, C, H, W), got "
             f"{_shape(input)}."
         )
-    categories = torch.as_tensor(category_id).flatten().expand(count).tolist()
+    categories = torch.as_tensor(category_id).flatten().tolist()
+    if len(categories) not in (1, count):
+        raise InputError(
+            f"Expected one category or one for each of the {count} maps, got {category_id!r}."
+        )
+    categories *= count // len(categories)
     pictures = _shown(input).expand(count, -1, -1, -1)
     figure = _new_figure(show_plot, count)
     places = figure.subplots(count, 2, squeeze=False)
@@ -89,7 +94,8 @@ def _shown(input: Tensor) -> Tensor:
         pictures = pictures.mean(1, keepdim=True)
     low, high = pictures.min(), pictures.max()
     if low < 0 or high > 1:
-        pictures = (pictures - low) / (high - low)
+        # A picture of one colour has no range to stretch.
+        pictures = (pictures - low) / (high - low if high > low else 1)
     return pictures.expand(-1, 3, -1, -1)
 
 
