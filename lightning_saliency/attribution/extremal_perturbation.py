@@ -69,8 +69,9 @@ class ExtremalPerturbation(AttributionMethod):
         step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
             side of 224 pixels, in proportion (at least 1), or 7 with the preset.
         sigma: radius of a point's kernel, in pixels; None for three steps.
-        jitter: show the model mirror images in every second iteration, so that masks do not cling
-            to single pixels. Switch it off where left and right matter, as in digits and text.
+        jitter: show the model pictures that are moved by a few pixels, in each iteration in
+            another way, so that masks do not cling to single pixels. With the preset they are
+            mirrored in every second iteration instead, which makes other pictures of digits.
         variant: ``"preserve"``: the area alone keeps the score; ``"delete"``: without the area the
             score is lost; ``"dual"``: both, at twice the cost.
         reward_func: ``"simple"`` (the logit), ``"contrastive"`` (how far it lies above the other
@@ -241,7 +242,7 @@ def extremal_perturbation(
         num_levels: degrees of perturbation.
         step: distance of the points of a mask, in pixels; None for one that suits the image.
         sigma: radius of a point's kernel, in pixels; None for three steps.
-        jitter: mirror the pictures in every second iteration.
+        jitter: move the pictures a little in each iteration (with the preset, mirror them).
         variant: ``"preserve"``, ``"delete"`` or ``"dual"``.
         print_iter: print a line in every such iteration.
         debug: print the settings, and a line whenever the area term's weight has doubled.

@@ -53,6 +53,8 @@ class MaskRecipe:
         slope_at_one: see :func:`~lightning_saliency.image.perturbation.blend`.
         blur_padding: what the blur meets outside the image.
         blur_truncate: where the blur's kernel ends, in sigmas.
+        jitter: moves or mirrors pictures, given the iteration's number, so that masks do not cling
+            to single pixels.
         finished: whether the masks are those after the last step, brought to their exact area;
             else those that the last step was computed from.
     """
@@ -69,6 +71,7 @@ class MaskRecipe:
     slope_at_one: bool
     blur_padding: str
     blur_truncate: float
+    jitter: Callable[[int, Tensor], Tensor]
     finished: bool
 
     def weights(self, max_iter: int) -> list[float]:
@@ -82,6 +85,23 @@ class MaskRecipe:
         share = min(size) / _PAPER_SIDE if self.scaled else 1.0
         step = max(1, round(7 * share))
         return MaskScale(step, 3.0 * step, 20 * share)
+
+
+def _shifted(iteration: int, pictures: Tensor) -> Tensor:
+    """Move pictures by up to half a step of the masks; what leaves them enters on the other side.
+
+    The shifts fill the square evenly (Roberts' sequence), and need no random numbers.
+    """
+    radius = max(1, round(3.5 * min(pictures.shape[2:]) / _PAPER_SIDE))
+    rows, columns = (
+        int(iteration * share % 1 * (2 * radius + 1)) - radius for share in (0.754878, 0.569840)
+    )
+    return pictures.roll((rows, columns), (2, 3))
+
+
+def _mirrored(iteration: int, pictures: Tensor) -> Tensor:
+    """Mirror pictures in even iterations."""
+    return pictures.flip(3) if iteration % 2 == 0 else pictures.clone()
 
 
 RECIPES: dict[SearchPreset | None, MaskRecipe] = {
@@ -98,6 +118,7 @@ RECIPES: dict[SearchPreset | None, MaskRecipe] = {
         slope_at_one=True,
         blur_padding="replicate",
         blur_truncate=3.0,
+        jitter=_shifted,
         finished=True,
     ),
     "torchray": MaskRecipe(
@@ -113,6 +134,7 @@ RECIPES: dict[SearchPreset | None, MaskRecipe] = {
         slope_at_one=False,
         blur_padding="constant",
         blur_truncate=4.0,
+        jitter=_mirrored,
         finished=False,
     ),
 }

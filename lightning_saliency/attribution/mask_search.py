@@ -6,7 +6,7 @@ smooth masks. ICCV 2019, arXiv:1910.08485.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class MaskSearch:
         smooth_mask: makes masks out of grids.
         levels: (N, L, C, H, W), the images at each degree of perturbation.
         variant: the game.
-        jitter: mirror the pictures in every second iteration.
+        jitter: move or mirror the pictures a little, in each iteration in another way.
     """
 
     recipe: MaskRecipe
@@ -77,8 +77,8 @@ class MaskSearch:
             scale = scale.repeat_interleave(shape[1])
         masks = grid
         for iteration, weight in enumerate(self.recipe.weights(self.max_iter)):
-            flip = self.jitter and iteration % 2 == 0
-            masks, reward, area_term, slope = self.slope(grid, weight * scale, rewards, flip)
+            jitter = partial(self.recipe.jitter, iteration) if self.jitter else None
+            masks, reward, area_term, slope = self.slope(grid, weight * scale, rewards, jitter)
             # The optimiser makes the negative of the energy small.
             grid.grad = slope.neg_()
             history[:, 0, iteration] = reward
@@ -96,7 +96,11 @@ class MaskSearch:
         return masks.reshape(*shape, *masks.shape[1:]), history.reshape(*shape, 2, -1)
 
     def slope(
-        self, grid: Tensor, weight: float | Tensor, rewards: PictureRewards, flip: bool
+        self,
+        grid: Tensor,
+        weight: float | Tensor,
+        rewards: PictureRewards,
+        jitter: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return how the energy, the rewards minus the area terms, changes with each point.
 
@@ -104,7 +108,7 @@ class MaskSearch:
             grid: (N * A, rows, columns), in [0, 1], a leaf that needs a gradient.
             weight: of the area terms, one for all or for each, (N * A,).
             rewards: of the pictures.
-            flip: mirror the pictures.
+            jitter: what the pictures go through before the model sees them.
 
         Returns:
             The masks on the image (N * A, H, W); their rewards and weighted area terms (N * A,);
@@ -112,7 +116,7 @@ class MaskSearch:
         """
         masks, measured = self._masks(grid)
         games = self.pictures(masks.reshape(len(self.levels), -1, *masks.shape[1:]))
-        reward, slopes = rewards.with_slopes([game.detach() for game in games], flip)
+        reward, slopes = rewards.with_slopes([game.detach() for game in games], jitter)
         area_term = weight * self._area_penalty(measured)
         (slope,) = torch.autograd.grad(
             [*games, area_term], grid, [*slopes, -torch.ones_like(area_term)]

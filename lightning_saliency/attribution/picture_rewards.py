@@ -1,5 +1,7 @@
 """The rewards of many pictures, and how they change with each pixel."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -99,12 +101,14 @@ class PictureRewards:
         chosen = self.classes.repeat_interleave(count // self._count)
         return rewards, logits[:count].softmax(1).gather(1, chosen[:, None])[:, 0]
 
-    def with_slopes(self, games: list[Tensor], flip: bool) -> tuple[Tensor, list[Tensor]]:
+    def with_slopes(
+        self, games: list[Tensor], jitter: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the rewards and their derivatives with respect to the pictures.
 
         Args:
             games: as for :meth:`judge`; no graph may hang on them.
-            flip: show the model mirror images.
+            jitter: what the pictures go through before the model sees them; returns a copy.
 
         Returns:
             (K,), and a tensor like each of ``games``.
@@ -117,7 +121,7 @@ class PictureRewards:
         def work(batch: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
             leaf = torch.cat([game[batch] for game in games]).requires_grad_()
             # Also a copy, because a model that writes into its input may not write into a leaf.
-            shown = leaf.flip(3) if flip else leaf.clone()
+            shown = jitter(leaf) if jitter else leaf.clone()
             logits = self._read(self._model(shown), len(shown))
             rewards = self._judge(logits, batch, count)
             if logits.requires_grad and not rewards.requires_grad:

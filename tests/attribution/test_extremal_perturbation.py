@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_models import CLASSES, in_training, make_images, make_model
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 from traces import bits, leaves_no_trace
 
 from lightning_saliency.attribution.extremal_perturbation import (
@@ -19,6 +20,7 @@ from lightning_saliency.attribution.extremal_perturbation import (
 )
 from lightning_saliency.attribution.picture_rewards import PictureRewards
 from lightning_saliency.attribution.reward import Variant
+from lightning_saliency.benchmark import get_example_data, get_example_regions
 from lightning_saliency.errors import InputError, ModelError
 from lightning_saliency.image.perturbation import PerturbationKind, blend, perturbation_levels
 from lightning_saliency.image.smooth_mask import SmoothMask
@@ -89,7 +91,7 @@ def test_slope_of_the_energy_is_that_of_torchray(variant: Variant) -> None:
     search = ExtremalPerturbation(areas, variant=variant, preset="torchray")._search(image)
     grid = torch.rand(2, *search.smooth_mask.grid_size, generator=torch.Generator().manual_seed(8))
     grid.requires_grad_()
-    _, _, _, came = search.slope(grid, weight, rewards_of(model, image, 2, variant), flip=True)
+    _, _, _, came = search.slope(grid, weight, rewards_of(model, image, 2, variant), _flip)
 
     generator = torchray.MaskGenerator((24, 30), 7, 21)
     perturbation = torchray.Perturbation(image)
@@ -106,6 +108,10 @@ def test_slope_of_the_energy_is_that_of_torchray(variant: Variant) -> None:
     torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
+def _flip(pictures: Tensor) -> Tensor:
+    return pictures.flip(3)
+
+
 def rewards_of(
     model: nn.Module, image: Tensor, target: int, variant: Variant = "preserve"
 ) -> PictureRewards:
@@ -113,6 +119,10 @@ def rewards_of(
 
 
 # --- a plain loop -----------------------------------------------------------------------------
+
+
+# Thirds of the fractional parts of multiples of 0.754878 and 0.569840.
+SHIFTS = [(-1, -1), (1, 0), (0, -1), (-1, 1), (-1, -1), (1, 1)]
 
 
 def naive_search(
@@ -131,9 +141,9 @@ def naive_search(
         leaf = grid.clone().requires_grad_()
         mask = smooth(leaf)
 
-        def score(kept: Tensor, mirrored: bool = t % 2 == 0) -> Tensor:
+        def score(kept: Tensor, t: int = t) -> Tensor:
             picture = blend(levels, kept[:, None])[:, 0]
-            return model(picture.flip(3) if mirrored else picture)[0, target]
+            return model(picture.roll(SHIFTS[t], (2, 3)))[0, target]
 
         kept, lost = score(mask), score(1 - mask)
         reward = {"preserve": kept, "delete": -lost, "dual": kept - lost}[variant]
@@ -255,6 +265,26 @@ def test_finds_the_part_that_matters(variant: Variant, perturbation: Perturbatio
     assert grey.max() < 0.05
     saliency = method(Bright(), image, 1)
     torch.testing.assert_close(saliency, found.masks.mean(1, keepdim=True))
+
+
+def test_masks_of_the_example_lie_on_their_digits_and_keep_them() -> None:
+    model, image, *categories = get_example_data()
+    areas = (0.02, 0.03, 0.06)
+    found = ExtremalPerturbation(areas).masks(model, image.expand(2, -1, -1, -1), categories)
+    digits = max_pool2d(get_example_regions().reshape(2, 1, 128, 128).float(), 9, 1, 4)
+    assert found.area_error.abs().max() < 0.01 * areas[0]
+    grey = ((found.masks > 0.1) & (found.masks < 0.9)).float().mean((2, 3))
+    assert grey.max() < 0.05
+    kept = found.probability >= 0.9 * found.clean_probability[:, None]
+    for n in range(2):
+        first = kept[n].int().argmax()
+        assert kept[n, first]
+        mask = found.masks[n, first]
+        own, other = (
+            (mask * region[0]).sum() / mask.sum() for region in (digits[n], digits[1 - n])
+        )
+        assert own > 0.7
+        assert other < 0.1
 
 
 def test_sufficient_area_is_the_smallest_that_does() -> None:
