@@ -108,6 +108,14 @@ def test_slope_of_the_energy_is_that_of_torchray(variant: Variant) -> None:
     torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
+@pytest.mark.parametrize(("preset", "can_be_turned_off"), [(None, True), ("torchray", False)])
+def test_pixels_that_are_fully_on(preset: Any, can_be_turned_off: bool) -> None:
+    search = quick(preset=preset)._search(make_images(1))
+    mask = torch.ones(1, 2, 16, 20, requires_grad=True)
+    (slope,) = torch.autograd.grad(search.pictures(mask)[0].sum(), mask)
+    assert bool(slope.any()) == can_be_turned_off
+
+
 def _flip(pictures: Tensor) -> Tensor:
     return pictures.flip(3)
 
