@@ -6,6 +6,7 @@ Every error is also the built-in exception that a caller would catch without kno
     ├── InputError (ValueError)          an image, a target or a setting cannot be used
     ├── LayerError (LookupError)         a layer does not exist, or did not run as it must
     ├── ModelError (RuntimeError)        the model does not have what the method needs
+    │   ├── NoGradientError              the score does not depend on the image by derivatives
     │   └── NothingReplacedError         a backward rule found nothing in the model to act on
     ├── MethodError (RuntimeError)       an attribution method returned something that is no map
     ├── DependencyError (ImportError)    an optional package is not installed
@@ -23,6 +24,7 @@ __all__ = [
     "LayerError",
     "MethodError",
     "ModelError",
+    "NoGradientError",
     "NothingReplacedError",
     "SaliencyError",
     "SaliencyWarning",
@@ -43,6 +45,10 @@ class LayerError(SaliencyError, LookupError):
 
 class ModelError(SaliencyError, RuntimeError):
     """The model does not have what the method needs, so its map would be another method's."""
+
+
+class NoGradientError(ModelError):
+    """The score does not depend on the image, or on a layer, in a differentiable way."""
 
 
 class NothingReplacedError(ModelError):

@@ -14,7 +14,13 @@ from tiny_models import CLASSES, in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import leaves_no_trace
 
-from lightning_saliency.errors import InputError, LayerError, ModelError, SaliencyError
+from lightning_saliency.errors import (
+    InputError,
+    LayerError,
+    ModelError,
+    NoGradientError,
+    SaliencyError,
+)
 
 every_method = pytest.mark.parametrize("name", METHODS)
 # Layers that the method is given by name.
@@ -217,7 +223,7 @@ def test_scripted_or_traced(name: str, form: str) -> None:
 
 
 class Detached(nn.Module):
-    """Cannot be differentiated: it rounds what the model is given."""
+    """Cannot be differentiated: it cuts the graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -225,15 +231,14 @@ class Detached(nn.Module):
         self.features, self.head = self.inner.features, self.inner.head
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.inner(x)
+        return self.inner(x.detach())
 
 
 @every_method
 def test_score_without_a_gradient(name: str) -> None:
     if name == "RISE":
         return  # It takes no gradient.
-    assert_refuses(ModelError, ("no_grad",), name, Detached(), make_images())
+    assert_refuses(NoGradientError, ("detach()",), name, Detached(), make_images())
 
 
 # --- layers -----------------------------------------------------------------------------------

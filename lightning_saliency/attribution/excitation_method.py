@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.method import AttributionMethod, require_python_model
+from lightning_saliency.attribution.guard import require_python_model
+from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.network.backward_rules import Rules
 from lightning_saliency.network.grid import fold

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.area_penalty import checked_areas
 from lightning_saliency.attribution.extremal_masks import ExtremalMasks, judged
+from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.attribution.mask_recipe import RECIPES, MaskRecipe, SearchPreset
 from lightning_saliency.attribution.mask_search import MaskSearch, Progress
-from lightning_saliency.attribution.method import AttributionMethod, guarded
+from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.picture_rewards import PictureRewards
 from lightning_saliency.attribution.reward import (
     Reward,

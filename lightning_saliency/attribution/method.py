@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.errors import InputError, MethodError, ModelError
+from lightning_saliency.attribution.guard import run_guarded
+from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import ResizeMode, resize
-from lightning_saliency.network.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lightning_saliency.network.score import Target
 
-__all__ = [
-    "AttributionMethod",
-    "check_image",
-    "check_model",
-    "guarded",
-    "require_python_model",
-]
+__all__ = ["AttributionMethod"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +90,14 @@ class AttributionMethod(ABC):
             ModelError: the method does not apply to this model.
             MethodError: the method itself returned no such map.
         """
-        with guarded(model, image) as images:
+
+        def explain(model: nn.Module, images: Tensor) -> Tensor:
             saliency = self.attribute(model, images, target)
             self._check_map(saliency, image)
             saliency = saliency.detach().to(torch.promote_types(image.dtype, torch.float32))
             return self._finish(saliency, image)
+
+        return run_guarded(explain, model, image)
 
     @abstractmethod
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
@@ -134,8 +130,7 @@ class AttributionMethod(ABC):
             LayerError: a layer that the method needs does not exist.
             ModelError: the method does not apply to this model.
         """
-        with guarded(model, image) as images:
-            return self._prepare(model, images)
+        return run_guarded(self._prepare, model, image)
 
     def _prepare(self, model: nn.Module, image: Tensor) -> Self:
         """Override to check the model; called inside ``undisturbed(model)``."""
@@ -172,100 +167,3 @@ def _is_size(size: object) -> bool:
         and len(size) == 2
         and all(isinstance(length, int) and length > 0 for length in size)
     )
-
-
-@contextmanager
-def guarded(model: nn.Module, image: Tensor) -> Iterator[Tensor]:
-    """Check the model and the images, and make both ready to be explained for the while.
-
-    Every public method of an :class:`AttributionMethod` works inside this.
-
-    Args:
-        model: see :meth:`AttributionMethod.__call__`, as for ``image``.
-        image: (N, C, H, W).
-
-    Yields:
-        A detached copy of the images: the model may write into its input, and the caller may be in
-        inference mode. The model is in the state that
-        :func:`~lightning_saliency.network.undisturbed.undisturbed` describes.
-
-    Raises:
-        InputError: the images or the model cannot be used.
-        ModelError: the model has layers without weights.
-    """
-    check_image(image)
-    check_model(model, image)
-    with undisturbed(model):
-        yield image.detach().clone()
-
-
-def check_image(image: object) -> None:
-    """Raise unless ``image`` is a batch of images that can be explained.
-
-    Args:
-        image: should be (N, C, H, W), floating point, finite, none of the sizes 0.
-
-    Raises:
-        InputError: it is not.
-    """
-    if not isinstance(image, Tensor):
-        raise InputError(
-            f"Expected the images as a tensor (N, C, H, W), got {type(image).__name__}."
-        )
-    if image.dim() != 4:
-        hint = " Add the batch dimension: image[None]." if image.dim() == 3 else ""
-        raise InputError(
-            f"Expected images of shape (N, C, H, W), got shape {tuple(image.shape)}.{hint}"
-        )
-    if not image.is_floating_point():
-        raise InputError(
-            f"Expected floating point images, got {image.dtype}. Give them as the model takes "
-            "them, for instance image.float() / 255."
-        )
-    if image.numel() == 0:
-        raise InputError(f"Expected at least one image, got shape {tuple(image.shape)}.")
-    finite = torch.isfinite(image).flatten(1).all(1)
-    if not bool(finite.all()):
-        bad = int((~finite).nonzero()[0])
-        raise InputError(f"Expected finite images, but image {bad} of the batch has NaN or inf.")
-
-
-def check_model(model: object, image: Tensor) -> None:
-    """Raise unless ``model`` is a module on the images' device.
-
-    Args:
-        model: should be a ``torch.nn.Module``.
-        image: (N, C, H, W).
-
-    Raises:
-        InputError: the model is no module, or has no weight where the images are.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"Expected the model as a torch.nn.Module, got {type(model).__name__}.")
-    devices = {parameter.device for parameter in model.parameters()}
-    if devices and image.device not in devices:
-        held = ", ".join(sorted(map(str, devices)))
-        raise InputError(
-            f"Expected the images on the model's device ({held}), got {image.device}. "
-            f"Move them: image.to('{held}')."
-        )
-
-
-def require_python_model(model: nn.Module, method: str) -> None:
-    """Raise if ``model`` is scripted or traced, so that its functions cannot be intercepted.
-
-    Args:
-        model: the model that is explained.
-        method: the name of the method that needs to intercept them, for the message.
-
-    Raises:
-        ModelError: some part of the model is a ``torch.jit.ScriptModule``.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            where = f"its layer '{name}'" if name else "it"
-            raise ModelError(
-                f"Expected a model in Python for {method}, but {where} is scripted or traced, and "
-                "its functions cannot be given another backward rule. Explain the model before "
-                "torch.jit.script or torch.jit.trace, or take another method."
-            )

@@ -11,8 +11,9 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.attribution.mask_average import MaskAverage, RISEEstimate, estimate_maps
-from lightning_saliency.attribution.method import AttributionMethod, guarded
+from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.rise_estimator import ESTIMATORS, RISEEstimator, RISEPreset
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.random_mask import MaskBlock

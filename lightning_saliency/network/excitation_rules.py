@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_saliency.errors import ModelError
 from lightning_saliency.network.backward_rules import Rule, Rules
 from lightning_saliency.network.excitation_functions import PassOn, SplitSum, WeightedSum
 from lightning_saliency.network.relu_rules import active_rules, asks_in_place
@@ -121,6 +122,13 @@ def _product_of(
 
 
 def _positive(weight: Tensor, sign: int, like: Tensor) -> Tensor:
+    # Reading them all the same would end the process.
+    if weight.untyped_storage().nbytes() == 0 < weight.numel():
+        raise ModelError(
+            "Expected weights that stay in memory, but a sharded model has given its gathered "
+            "weights back before excitation backprop was done with them. Take a method with one "
+            "backward pass, or explain a whole copy of the model."
+        )
     part = weight.clamp(min=0) if sign > 0 else -weight.clamp(max=0)
     return part.to(like.dtype)
 

@@ -1,15 +1,16 @@
 """The one backward pass that the gradient methods are made of."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.errors import ModelError
+from lightning_saliency.errors import ModelError, NoGradientError
 from lightning_saliency.network.activation import capture
 from lightning_saliency.network.score import Target, class_scores
 
-__all__ = ["layer_gradient", "score_gradient"]
+__all__ = ["checkpoints_explained", "layer_gradient", "score_gradient"]
 
 
 def layer_gradient(
@@ -38,8 +39,8 @@ def layer_gradient(
 
     Raises:
         LayerError: the layer does not exist, did not run once, or has no tensor as output.
-        ModelError: the model returns no logits for each image, or the score does not depend on
-            the layer in a differentiable way.
+        ModelError: the model returns no logits for each image.
+        NoGradientError: the score does not depend on the layer in a differentiable way.
     """
     with rules or nullcontext():
         if layer:
@@ -63,16 +64,38 @@ def score_gradient(scores: Tensor, activation: Tensor, layer: str = "") -> Tenso
         layer: where it was caught, for the message; ``""`` stands for the image.
 
     Raises:
-        ModelError: the scores do not depend on it in a differentiable way.
+        NoGradientError: the scores do not depend on it in a differentiable way.
+        ModelError: the model computes parts of itself again in the backward pass and that fails.
     """
     gradient = None
     if scores.requires_grad:
-        (gradient,) = torch.autograd.grad(scores.sum(), activation, allow_unused=True)
+        with checkpoints_explained():
+            (gradient,) = torch.autograd.grad(scores.sum(), activation, allow_unused=True)
     if gradient is None:
         where = f"the output of layer '{layer}'" if layer else "the image"
-        raise ModelError(
+        raise NoGradientError(
             f"Expected the score to depend on {where} in a differentiable way, but it does "
-            "not. Look for detach(), no_grad(), argmax or rounding in the model's forward, or take "
+            "not. Look for detach(), argmax or rounding in the model's forward, or take "
             "RISE, which needs no gradient."
         )
     return gradient
+
+
+@contextmanager
+def checkpoints_explained() -> Iterator[None]:
+    """Say what to do where ``torch.utils.checkpoint`` stops a backward pass.
+
+    Raises:
+        ModelError: it did, and says why in its cause.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Only one of its errors has a class.
+        if "torch.utils.checkpoint" not in str(error):
+            raise
+        raise ModelError(
+            "Expected a model that keeps its activations, but it uses torch.utils.checkpoint, with "
+            "use_reentrant=True or under backward rules that the second run of a checkpointed part "
+            "does not know. Switch checkpointing off while the model is in eval mode, or take RISE."
+        ) from error

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.errors import LayerError, ModelError
+from lightning_saliency.errors import LayerError, ModelError, NoGradientError
 from lightning_saliency.network.grid import find_grid, fold
 from lightning_saliency.network.layers import layer_names
 from lightning_saliency.network.score import class_logits
@@ -51,7 +51,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
 
     Raises:
         LayerError: no layer has such an output.
-        ModelError: no layer that has one can be differentiated.
+        NoGradientError: no layer that has one can be differentiated.
     """
     size = (image.shape[2], image.shape[3])
     pictures, output = _watch(model, image)
@@ -63,10 +63,10 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
             "layout, or take a gradient method or RISE."
         )
     if not any(found.requires_grad for _, found in pictures):
-        raise ModelError(
+        raise NoGradientError(
             f"Expected the layers of {type(model).__name__} to be differentiable, but none of the "
-            f"{len(pictures)} with a spatial output is. Look for detach() and no_grad() in the "
-            "model's forward, or take RISE, which needs no gradient."
+            f"{len(pictures)} with a spatial output is. Look for detach() in the model's "
+            "forward, or take RISE, which needs no gradient."
         )
     influential = _with_influence(pictures, output, size)
     if not influential:

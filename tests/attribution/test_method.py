@@ -7,14 +7,8 @@ from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import leaves_no_trace
 
-from lightning_saliency.attribution.method import (
-    AttributionMethod,
-    check_image,
-    check_model,
-    guarded,
-    require_python_model,
-)
-from lightning_saliency.errors import InputError, MethodError, ModelError
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import resize
 
@@ -129,48 +123,3 @@ def test_prepare_checks_the_model() -> None:
         method.prepare(make_model(), IMAGES[:, :1, 0, 0])
     with pytest.raises(InputError, match="meta"):
         method.prepare(make_model().to("meta"), IMAGES)
-
-
-# --- checks -----------------------------------------------------------------------------------
-
-
-def test_good_images_pass() -> None:
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        check_image(torch.zeros(1, 1, 1, 1, dtype=dtype))
-
-
-def test_first_bad_image_is_named() -> None:
-    images = torch.zeros(4, 3, 5, 5)
-    images[2, 1, 0, 3] = torch.nan
-    images[3] = torch.inf
-    with pytest.raises(InputError, match="image 2 of the batch has NaN or inf"):
-        check_image(images)
-
-
-def test_model_on_several_devices_takes_images_on_any_of_them() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1, device="meta"))
-    check_model(model, IMAGES)
-    check_model(model, IMAGES.to("meta"))
-    check_model(nn.ReLU(), IMAGES)
-    with pytest.raises(InputError, match=r"model's device \(meta\), got cpu. Move them"):
-        check_model(model[1], IMAGES)
-
-
-def test_guard_gives_a_copy_that_is_free_of_the_graph() -> None:
-    images = IMAGES.clone().requires_grad_()
-    with guarded(make_model(), images * 2) as copy:
-        assert copy.is_leaf
-        assert not copy.requires_grad
-        assert torch.equal(copy, images * 2)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
-def test_scripted_parts_are_found() -> None:
-    model = make_model()
-    require_python_model(model, "a method")
-    model.hidden[2] = torch.jit.script(model.hidden[2])
-    with pytest.raises(ModelError, match=r"for a method, but its layer 'hidden.2' is scripted"):
-        require_python_model(model, "a method")
-    with pytest.raises(ModelError, match="but it is scripted or traced"):
-        require_python_model(model.hidden[2], "a method")

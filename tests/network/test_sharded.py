@@ -11,6 +11,8 @@ from tiny_models import make_images, make_model
 from torch import nn
 from traces import bits
 
+from lightning_saliency.errors import ModelError
+
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")
 
 IMAGES, LABELS = make_images(4), torch.tensor([0, 1, 2, 3])
@@ -35,6 +37,16 @@ def make_sharded() -> nn.Module:
     return model.train()
 
 
+def explain(name: str | None, model: nn.Module) -> None:
+    if name == "ContrastiveExcitationBackprop":
+        # It starts a second backward pass in the middle of the model, where the weights that were
+        # gathered for the first one are gone.
+        with pytest.raises(ModelError, match="sharded model has given its gathered weights back"):
+            make_method(name)(model, IMAGES[:2], 1)
+    elif name:
+        assert torch.isfinite(make_method(name)(model, IMAGES[:2], 1)).all()
+
+
 def train_and_explain(name: str | None) -> list[str]:
     """Train for some steps, with explanations before and between, and return what came of it."""
     torch.manual_seed(0)
@@ -42,16 +54,14 @@ def train_and_explain(name: str | None) -> list[str]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     record = []
     for step in range(4):
-        if name and step != 1:
-            saliency = make_method(name)(model, IMAGES[:2], 1)
-            assert torch.isfinite(saliency).all()
+        if step != 1:
+            explain(name, model)
         if step == 2:
             # A validation run leaves the weights of the outermost module gathered.
             with torch.no_grad():
                 model.eval()(IMAGES)
                 model.train()
-            if name:
-                make_method(name)(model, IMAGES[:2], 1)
+            explain(name, model)
         loss = nn.functional.cross_entropy(model(IMAGES), LABELS)
         loss.backward()
         record.append(bits(loss))
@@ -67,7 +77,7 @@ def test_training_of_sharded_weights_is_untouched(name: str) -> None:
     assert train_and_explain(name) == train_and_explain(None)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "ContrastiveExcitationBackprop"])
 def test_maps_are_those_of_the_whole_model(name: str) -> None:
     wanted = make_method(name)(make_model(), IMAGES, LABELS)
     came = make_method(name)(make_sharded(), IMAGES, LABELS)

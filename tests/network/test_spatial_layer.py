@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 from traces import leaves_no_trace
 
-from lightning_saliency.errors import LayerError, ModelError
+from lightning_saliency.errors import LayerError, NoGradientError
 from lightning_saliency.network.spatial_layer import last_spatial_layer
 from lightning_saliency.network.undisturbed import undisturbed
 
@@ -182,7 +182,7 @@ def test_no_gradient() -> None:
             with torch.no_grad():
                 return super().forward(x)
 
-    with pytest.raises(ModelError, match=r"Frozen to be differentiable.*no_grad\(\)"):
+    with pytest.raises(NoGradientError, match=r"Frozen to be differentiable.*detach\(\)"):
         found_in(Frozen(), make_images())
 
 
