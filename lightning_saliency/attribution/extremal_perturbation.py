@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.area_penalty import checked_areas
 from lightning_saliency.attribution.extremal_masks import ExtremalMasks, judged
-from lightning_saliency.attribution.guard import guarded
+from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.mask_recipe import RECIPES, MaskRecipe, SearchPreset
 from lightning_saliency.attribution.mask_search import MaskSearch, Progress
 from lightning_saliency.attribution.method import AttributionMethod
@@ -166,13 +166,15 @@ class ExtremalPerturbation(AttributionMethod):
     def _find(
         self, model: nn.Module, image: Tensor, target: Target, progress: Progress | None
     ) -> ExtremalMasks:
-        with guarded(model, image) as images:
+        def find(model: nn.Module, images: Tensor) -> ExtremalMasks:
             search = self._search(images)
             rewards = self._rewards(model, images, target)
             masks, history = search.run(rewards, progress)
             found = judged(search, rewards, masks, history)
             shown = self._finish(masks.flatten(0, 1)[:, None], images)
             return replace(found, masks=shown.reshape(*masks.shape[:2], *shown.shape[2:]))
+
+        return run_guarded(find, model, image)
 
     @property
     def _recipe(self) -> MaskRecipe:

@@ -6,7 +6,7 @@ from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import bits, leaves_no_trace
 
-from lightning_saliency.attribution import GradCAM
+from lightning_saliency.attribution import ExtremalPerturbation, GradCAM
 from lightning_saliency.attribution.guard import (
     check_image,
     check_model,
@@ -87,6 +87,13 @@ def test_frozen_extractor(name: str) -> None:
         assert bits(method(model, IMAGES, [1, 2])) == bits(wanted)
         prepared = method.prepare(model, IMAGES)
         assert bits(prepared(model, IMAGES, [1, 2])) == bits(wanted)
+
+
+def test_frozen_extractor_of_the_second_public_method() -> None:
+    method = make_method("ExtremalPerturbation")
+    assert isinstance(method, ExtremalPerturbation)
+    wanted = method.masks(make_model(), IMAGES, 1)
+    assert torch.equal(method.masks(Transfer(), IMAGES, 1).masks, wanted.masks)
 
 
 def test_layer_of_a_frozen_extractor() -> None:
