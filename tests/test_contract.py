@@ -50,6 +50,7 @@ def test_map_is_one_finite_picture_for_each_image(name: str, kind: str) -> None:
     ("dtype", "wanted"),
     [
         (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
         (torch.float32, torch.float32),
         (torch.float64, torch.float64),
     ],

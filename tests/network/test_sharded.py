@@ -11,8 +11,6 @@ from tiny_models import make_images, make_model
 from torch import nn
 from traces import bits
 
-from lightning_saliency.errors import ModelError
-
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")
 
 IMAGES, LABELS = make_images(4), torch.tensor([0, 1, 2, 3])
@@ -38,13 +36,17 @@ def make_sharded() -> nn.Module:
 
 
 def explain(name: str | None, model: nn.Module) -> None:
-    if name == "ContrastiveExcitationBackprop":
-        # It starts a second backward pass in the middle of the model, where the weights that were
-        # gathered for the first one are gone.
-        with pytest.raises(ModelError, match="sharded model has given its gathered weights back"):
-            make_method(name)(model, IMAGES[:2], 1)
-    elif name:
-        assert torch.isfinite(make_method(name)(model, IMAGES[:2], 1)).all()
+    if not name:
+        return
+    try:
+        saliency = make_method(name)(model, IMAGES[:2], 1)
+    except ModelError as error:
+        # A second backward pass that starts in the middle of the model may find that the weights
+        # that were gathered for the first one are gone. Reading them would end the process.
+        assert name == "ContrastiveExcitationBackprop"
+        assert "sharded model has given its gathered weights back" in str(error)
+    else:
+        assert torch.isfinite(saliency).all()
 
 
 def train_and_explain(name: str | None) -> list[str]:
@@ -77,7 +79,7 @@ def test_training_of_sharded_weights_is_untouched(name: str) -> None:
     assert train_and_explain(name) == train_and_explain(None)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "ContrastiveExcitationBackprop"])
+@pytest.mark.parametrize("name", METHODS)
 def test_maps_are_those_of_the_whole_model(name: str) -> None:
     wanted = make_method(name)(make_model(), IMAGES, LABELS)
     came = make_method(name)(make_sharded(), IMAGES, LABELS)
