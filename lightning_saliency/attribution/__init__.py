@@ -1,10 +1,10 @@
 """Attribution methods: one file each, a frozen dataclass and a function."""
 
-from lightning_saliency.attribution.deconvnet import DeconvNet
-from lightning_saliency.attribution.excitation_backprop import (
+from lightning_saliency.attribution.contrastive_excitation_backprop import (
     ContrastiveExcitationBackprop,
-    ExcitationBackprop,
 )
+from lightning_saliency.attribution.deconvnet import DeconvNet
+from lightning_saliency.attribution.excitation_backprop import ExcitationBackprop
 from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturbation
 from lightning_saliency.attribution.grad_cam import GradCAM
 from lightning_saliency.attribution.gradient import Gradient

@@ -14,14 +14,19 @@ speaks for this class more than for others.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.contrastive_excitation_backprop import (
+    ContrastiveExcitationBackprop,
+    contrastive_excitation_backprop,
+    contrastive_excitation_map,
+)
 from lightning_saliency.attribution.excitation_method import ExcitationMethod, warn_of_loss
-from lightning_saliency.errors import InputError, LayerError
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
+    UNIT_SIGNAL,
     classifier_nodes,
+    in_units,
     passes_nothing_by,
     record_excitation,
 )
@@ -48,18 +53,6 @@ def excitation_map(signal: Tensor) -> Tensor:
         (N, 1, h, w); each map sums to 1 if all of the signal passes through the layer.
     """
     return signal.sum(1, keepdim=True)
-
-
-def contrastive_excitation_map(signal: Tensor) -> Tensor:
-    """Return the positive part of the sum of the signal over the channels.
-
-    Args:
-        signal: (N, K, h, w), what arrives from the class, minus what arrives from its opposite.
-
-    Returns:
-        (N, 1, h, w), >= 0.
-    """
-    return signal.sum(1, keepdim=True).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -104,11 +97,10 @@ class ExcitationBackprop(ExcitationMethod):
         is_all = passes_nothing_by(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
-            return score_gradient(scores, layer, self.saliency_layer)
-        for node in classifier_nodes(scores):
-            # Class 0 of a model with one unit is the dual unit, at which a signal of -1 arrives.
-            node.is_classifier = True  # type: ignore[attr-defined]
-        signal = score_gradient(scores, layer, self.saliency_layer)
+            return in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+        # Class 0 of a model with one unit is its dual unit, at which a signal of -1 arrives.
+        classifier_nodes(scores, "classifier")
+        signal = in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
         if is_all:
             warn_of_loss(signal)
         return signal
@@ -117,92 +109,6 @@ class ExcitationBackprop(ExcitationMethod):
     def signal_map(signal: Tensor) -> Tensor:
         """Return :func:`excitation_map` of the layer."""
         return excitation_map(signal)
-
-
-@dataclass(frozen=True)
-class ContrastiveExcitationBackprop(ExcitationMethod):
-    """Where more of the signal comes from for the class than for its opposite.
-
-    Both signals are handed down from the classifier to ``contrast_layer``, where their difference
-    is taken; the difference goes on to ``saliency_layer``. See :class:`ExcitationBackprop` for the
-    rules. Maps are >= 0: the positive part of what arrives. One forward pass, and the backward
-    passes of ExcitationBackprop, the part above ``contrast_layer`` twice.
-
-    Args:
-        saliency_layer: name of the layer at which the difference is looked at; ``""`` for the
-            image. It comes before ``contrast_layer`` in the model, or is the same.
-        contrast_layer: name of the layer at which the two signals are subtracted, near the end of
-            the model but before its classifier; None takes what enters the classifier.
-        classifier_layer: name of the layer whose weights are turned round for the opposite; None
-            takes the last layer with weights.
-        rules: see :class:`ExcitationBackprop`.
-        resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
-    """
-
-    name: ClassVar[str] = "contrastive_excitation_backprop"
-    contrast_layer: str | None = None
-    classifier_layer: str | None = None
-
-    def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
-        """Return the difference of the signals at the layer, of its shape.
-
-        Args:
-            model: in eval mode, with frozen parameters.
-            image: (N, C, H, W); a copy that the model may write to.
-            target: see :class:`AttributionMethod`.
-
-        Raises:
-            LayerError: the contrast layer does not come after the saliency layer.
-        """
-        names = {self.saliency_layer, self.contrast_layer or "", self.classifier_layer or ""}
-        scores, layers = record_excitation(model, image, target, names, self.rules)
-        start = layers[self.classifier_layer] if self.classifier_layer else scores
-        for node in classifier_nodes(start):
-            # Attributes of an autograd.Function's context are those of its node in the graph.
-            node.is_classifier = True  # type: ignore[attr-defined]
-        layer = layers[self.saliency_layer]
-        if not self.contrast_layer:
-            return _difference(scores, layer, self.saliency_layer)
-        contrast = layers[self.contrast_layer]
-        difference = _difference(scores, contrast, self.contrast_layer)
-        if layer is contrast:
-            return difference
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            contrast, layer, difference, allow_unused=True
-        )
-        (signal,) = found
-        if signal is None:
-            where = f"layer '{self.saliency_layer}'" if self.saliency_layer else "the image"
-            raise LayerError(
-                f"Expected contrast_layer '{self.contrast_layer}' to come after {where} in the "
-                "model, but it does not depend on it. Swap saliency_layer and contrast_layer."
-            )
-        return signal
-
-    @staticmethod
-    def signal_map(signal: Tensor) -> Tensor:
-        """Return :func:`contrastive_excitation_map` of the layer."""
-        return contrastive_excitation_map(signal)
-
-
-def _difference(scores: Tensor, layer: Tensor, name: str) -> Tensor:
-    if not scores.requires_grad:
-        score_gradient(scores, layer, name)
-    to_class, to_opposite = (_signal(scores, layer, sign, name) for sign in (1.0, -1.0))
-    return to_class - to_opposite
-
-
-def _signal(scores: Tensor, layer: Tensor, start: float, name: str) -> Tensor:
-    found: tuple[Tensor | None, ...] = torch.autograd.grad(
-        scores, layer, torch.full_like(scores, start), retain_graph=True, allow_unused=True
-    )
-    (signal,) = found
-    if signal is None:
-        raise InputError(
-            f"Expected the score to depend on contrast_layer '{name}', but it does not. Name a "
-            "layer between the image and the classifier."
-        )
-    return signal
 
 
 def excitation_backprop(
@@ -235,50 +141,5 @@ def excitation_backprop(
     """
     method = ExcitationBackprop(
         saliency_layer, resize=resize, resize_mode=resize_mode, smooth=smooth
-    )
-    return method(model, input, target)
-
-
-def contrastive_excitation_backprop(
-    model: nn.Module,
-    input: Tensor,
-    target: Target,
-    saliency_layer: str = "",
-    contrast_layer: str | None = None,
-    classifier_layer: str | None = None,
-    resize: bool | tuple[int, int] = False,
-    resize_mode: ResizeMode = "bilinear",
-    smooth: float = 0.0,
-) -> Tensor:
-    """Return :class:`ContrastiveExcitationBackprop` maps.
-
-    Args:
-        model: takes ``input`` and returns class scores; it is not changed.
-        input: (N, C, H, W).
-        target: class index, one for each image, ``"predicted"``, or a callable.
-        saliency_layer: name of a layer; ``""`` for the image.
-        contrast_layer: name of the layer at which the signals are subtracted; None for what
-            enters the classifier.
-        classifier_layer: name of the layer whose weights are turned round; None for the last one.
-        resize: True resizes the map to the image, a pair is (height, width).
-        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
-
-    Returns:
-        (N, 1, h, w), >= 0, of the layer's height and width unless ``resize`` is given.
-
-    Raises:
-        InputError: the image, the target or a setting cannot be used.
-        LayerError: a layer does not exist or did not run once, or they are in the wrong order.
-        ModelError: the model has activations that can be negative, is scripted, or no classifier
-            was found.
-    """
-    method = ContrastiveExcitationBackprop(
-        saliency_layer,
-        contrast_layer,
-        classifier_layer,
-        resize=resize,
-        resize_mode=resize_mode,
-        smooth=smooth,
     )
     return method(model, input, target)

@@ -3,8 +3,9 @@
 This is the gradient times the activation, the first term of the Taylor expansion of the score
 around a layer's output. Simonyan, Vedaldi, Zisserman. Deep inside convolutional networks:
 visualising image classification models and saliency maps. ICLR workshop 2014, arXiv:1312.6034.
-Kindermans, Schütt, Müller, Dähne. Investigating the influence of noise and distractors on the
-interpretation of neural networks. 2016, arXiv:1611.07270.
+Shrikumar, Greenside, Shcherbina, Kundaje. Not just a black box: learning important features
+through propagating activation differences. 2016, arXiv:1605.01713 (for the image: gradient times
+input).
 """
 
 from dataclasses import dataclass

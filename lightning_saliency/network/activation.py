@@ -58,7 +58,9 @@ def capture(model: nn.Module, layer: str, *, start_graph: bool = False) -> Itera
         layer: its name, as in ``model.named_modules()``.
         start_graph: let the graph begin at this layer. With frozen parameters and an image that
             needs no gradient, the layers before it then record nothing, and the backward pass
-            ends here; this is what makes Grad-CAM cost little more than a forward pass.
+            ends here; this is what makes Grad-CAM cost little more than a forward pass. It
+            begins here in any case if nothing is recorded before, as after a part of the model
+            that runs in ``no_grad``.
 
     Raises:
         LayerError: there is no such layer, or its output cannot be caught.
@@ -76,7 +78,7 @@ def capture(model: nn.Module, layer: str, *, start_graph: bool = False) -> Itera
         if not isinstance(output, Tensor) or not output.is_floating_point():
             caught._outputs.append(output)
             return output
-        if start_graph:
+        if start_graph or not output.requires_grad:
             output = output.detach().requires_grad_()
         caught._outputs.append(output)
         # Models run their frozen parts in no_grad(); the graph goes on after them all the same.

@@ -1,7 +1,7 @@
 """Give torch functions another derivative while a model runs, without touching the model."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -123,20 +123,24 @@ class BackwardRules(TorchFunctionMode):
         if kind is not None:
             return
         if not self.replaced:
-            wanted = sorted({function_name(function) for function in self._rules})
             met = {name: n for name, n in self.ordinary.items() if name in ACTIVATIONS}
             raise NothingReplacedError(
                 f"Expected the model to call a function that {self._method} gives another backward "
-                f"rule ({', '.join(wanted)}), but it called none, so the result would be the plain "
-                f"gradient. {_activations(met)} Take another method, or give your own rules."
+                f"rule ({_some(self._rules)}), but it called none, so the result would be the "
+                f"plain gradient. {_activations(met)} Take another method, or give your own rules."
             )
         if self._refusals:
             raise ModelError(
                 f"Expected a model whose activations {self._method} is defined for, but it calls "
-                f"{_calls(self._refusals)}, for which there is no published rule; the map would be "
-                "partly the plain gradient. Take another method, or give your own rules; a rule "
-                "that is None keeps the ordinary derivative."
+                f"{_calls(self._refusals)}, for which it says nothing; with their ordinary "
+                "derivative the map would be something else. Take another method, or give your own "
+                "rules; a rule that is None keeps the ordinary derivative."
             )
+
+
+def _some(functions: Iterable[TorchFunction]) -> str:
+    names = list(dict.fromkeys(map(function_name, functions)))
+    return ", ".join(names[:4]) + (f" or {len(names) - 4} others" if len(names) > 4 else "")
 
 
 def _activations(met: Mapping[str, int]) -> str:

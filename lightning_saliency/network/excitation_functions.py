@@ -22,15 +22,18 @@ class WeightedSum(Function):
     """y = f(x): each input gets the share of the signal that it has in f⁺(x).
 
     ``excite(x, sign)`` is f without bias and with the positive parts of sign · weights. In the
-    recorded graph, ``has_weights`` tells a layer from a pooling. Where ``is_classifier`` is set to
-    True there, a negative signal is one on the dual unit, whose weights are the negative ones.
+    recorded graph, ``has_weights`` tells a layer from a pooling; ``role`` can be set there to
+
+    * ``"classifier"``: the signal of an image that is negative in all is one of dual units, whose
+      weights are the negative ones;
+    * ``"contrast"``: what dual units would hand down is subtracted.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, call: _Map, excite: _Signed, has_weights: bool) -> Tensor:
         """Return ``call(x)``."""
         ctx.save_for_backward(x)
-        ctx.excite, ctx.has_weights, ctx.is_classifier = excite, has_weights, False
+        ctx.excite, ctx.has_weights, ctx.role = excite, has_weights, ""
         return call(x)
 
     @staticmethod
@@ -39,11 +42,14 @@ class WeightedSum(Function):
         (x,) = ctx.saved_tensors
         # In half precision the quotients would over- or underflow.
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
-        if not ctx.is_classifier:
-            return _handed_down(signal, x, ctx.excite, 1), None, None, None
-        to_unit = _handed_down(signal.clamp(min=0), x, ctx.excite, 1)
-        to_dual = _handed_down(-signal.clamp(max=0), x, ctx.excite, -1)
-        return to_unit + to_dual, None, None, None
+        result = _handed_down(signal, x, ctx.excite, 1)
+        if ctx.role == "contrast":
+            result = result - _handed_down(signal, x, ctx.excite, -1)
+        elif ctx.role == "classifier":
+            is_dual = _is_of_dual_units(signal, x)
+            if bool(is_dual.any()):
+                result = torch.where(is_dual, -_handed_down(signal, x, ctx.excite, -1), result)
+        return result, None, None, None
 
 
 def _handed_down(signal: Tensor, x: Tensor, excite: _Signed, sign: int) -> Tensor:
@@ -51,6 +57,12 @@ def _handed_down(signal: Tensor, x: Tensor, excite: _Signed, sign: int) -> Tenso
         excitation = excite(x, sign)
     (weighted,) = torch.autograd.grad(excitation, x, _quotient(signal, excitation.detach()))
     return x.detach() * weighted
+
+
+def _is_of_dual_units(signal: Tensor, x: Tensor) -> Tensor:
+    """Return (N, 1, ...) of the dimensions of ``x``; (1, 1, ...) if they do not begin alike."""
+    rows = len(x) if len(x) == len(signal) else 1
+    return (signal.reshape(rows, -1).sum(1) < 0).reshape(rows, *[1] * (x.dim() - 1))
 
 
 def _quotient(part: Tensor, total: Tensor) -> Tensor:

@@ -2,17 +2,46 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.autograd.graph import Node, get_gradient_edge
 
-from lightning_saliency.errors import ModelError
+from lightning_saliency.errors import NoGradientError
 from lightning_saliency.network.activation import capture
 from lightning_saliency.network.backward_rules import BackwardRules, Rules
 from lightning_saliency.network.excitation_rules import REFUSED, excitation_rules
+from lightning_saliency.network.layer_gradient import checkpoints_explained
 from lightning_saliency.network.score import Target, class_scores
 
-__all__ = ["classifier_nodes", "nodes_below", "passes_nothing_by", "record_excitation"]
+__all__ = [
+    "UNIT_SIGNAL",
+    "classifier_nodes",
+    "in_units",
+    "node_of",
+    "nodes_below",
+    "passes_nothing_by",
+    "record_excitation",
+    "signal_at",
+]
+
+
+UNIT_SIGNAL = 1024.0
+"""What stands for a signal of 1 on its way. At the single units of an early layer arrive parts of a
+millionth, which float16 cannot hold; a power of two changes no digit of them."""
+
+
+def in_units(signal: Tensor) -> Tensor:
+    """Return a signal that started as :data:`UNIT_SIGNAL` as one that started as 1.
+
+    Args:
+        signal: of any shape and floating dtype.
+
+    Returns:
+        The same shape; float64 for a float64 signal, else float32.
+    """
+    return signal.to(torch.promote_types(signal.dtype, torch.float32)) / UNIT_SIGNAL
 
 
 def record_excitation(
@@ -56,6 +85,15 @@ def record_excitation(
     return class_scores(output, target, len(image)), {"": image, **found}
 
 
+def node_of(tensor: Tensor) -> Node:
+    """Return the node of the graph that puts out ``tensor``.
+
+    Args:
+        tensor: of any shape, part of the graph; the image may be one.
+    """
+    return get_gradient_edge(tensor).node
+
+
 def nodes_below(start: Tensor, stop: Collection[Node | None] = ()) -> Iterator[Node]:
     """Yield the nodes of the graph that ``start`` was computed by, each once.
 
@@ -74,25 +112,29 @@ def nodes_below(start: Tensor, stop: Collection[Node | None] = ()) -> Iterator[N
             waiting.extend(below for below, _ in node.next_functions)
 
 
-def classifier_nodes(start: Tensor) -> list[Node]:
-    """Return the last layers with weights before ``start``: one, unless several heads are mixed.
+def classifier_nodes(start: Tensor, role: Literal["classifier", "contrast"]) -> list[Node]:
+    """Find the last layers with weights before ``start``: one, unless several heads are mixed.
 
     Args:
         start: scores (N,), or what a classifier put out, recorded by :func:`record_excitation`.
+        role: what they become, see
+            :class:`~lightning_saliency.network.excitation_functions.WeightedSum`.
 
     Raises:
-        ModelError: there is no such layer.
+        NoGradientError: there is no such layer.
     """
     found: list[Node] = []
     # What is found on the way is where the walk stops; the list is shared on purpose.
     for node in nodes_below(start, found):
         if getattr(node, "has_weights", False):
             found.append(node)
+            # The context of an autograd.Function is its node in the graph.
+            vars(node)["role"] = role
     if not found:
-        raise ModelError(
+        raise NoGradientError(
             "Expected a classifier that excitation backprop can start from, a linear or "
             "convolutional layer between the image and the score, but found none. Look for "
-            "detach() and no_grad() in the model's forward."
+            "detach() in the model's forward."
         )
     return found
 
@@ -104,5 +146,27 @@ def passes_nothing_by(scores: Tensor, layer: Tensor) -> bool:
         scores: (N,), recorded by :func:`record_excitation`.
         layer: what a layer put out, (N, K, h, w) for instance, as recorded there.
     """
-    leaves = [getattr(node, "variable", None) for node in nodes_below(scores, [layer.grad_fn])]
-    return all(leaf is None or leaf is layer for leaf in leaves)
+    below = set(nodes_below(scores, [node_of(layer)]))
+    ends = {node for node in below if not node.next_functions}
+    return ends <= {node_of(layer)}
+
+
+def signal_at(destination: Tensor, source: Tensor, start: Tensor) -> Tensor | None:
+    """Send a signal down the recorded graph, which is kept.
+
+    Args:
+        destination: where it is looked at, such as the output (N, K, h, w) of a layer.
+        source: where it starts, such as scores (N,).
+        start: the signal there, of the shape of ``source``.
+
+    Returns:
+        The signal at the destination, of its shape; None if none can arrive.
+
+    Raises:
+        ModelError: the model computes parts of itself again in the backward pass and that fails.
+    """
+    with checkpoints_explained():
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            source, destination, start, retain_graph=True, allow_unused=True
+        )
+    return found[0]

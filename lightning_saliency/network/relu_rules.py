@@ -112,9 +112,14 @@ def _rule(
     ceiling_of: Callable[..., float | None],
     in_place: bool,
 ) -> Rule:
+    # maximum(0, x) is maximum(x, 0).
+    symmetric = ceiling_of is _maximum
+
     def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if symmetric and args and isinstance(args[0], Tensor) and _is_zero(input):
+            input, args = args[0], (input, *args[1:])
         ceiling = ceiling_of(*args, **kwargs)
-        if ceiling is None:
+        if ceiling is None or not input.is_floating_point():
             return NotImplemented
         changes_input = in_place or asks_in_place(args, kwargs)
         call = _with(function, args, kwargs)
@@ -159,7 +164,7 @@ def _hardtanh(min_val: Any = -1.0, max_val: Any = 1.0, *_args: Any, **_kwargs: A
     return float(max_val) if _is_zero(min_val) and isinstance(max_val, Real) else None
 
 
-def _clamp(min: Any = None, max: Any = None) -> float | None:
+def _clamp(min: Any = None, max: Any = None, **_kwargs: Any) -> float | None:
     if not _is_zero(min):
         return None
     if max is None:
@@ -168,7 +173,7 @@ def _clamp(min: Any = None, max: Any = None) -> float | None:
     return 6.0 if isinstance(max, Real) and float(max) == 6.0 else None
 
 
-def _clamp_min(min: Any) -> float | None:
+def _clamp_min(min: Any, **_kwargs: Any) -> float | None:
     return float("inf") if _is_zero(min) else None
 
 

@@ -20,7 +20,12 @@ from lightning_saliency.attribution.excitation_backprop import (
     excitation_backprop,
     excitation_map,
 )
-from lightning_saliency.errors import InputError, LayerError, ModelError, SaliencyWarning
+from lightning_saliency.errors import (
+    LayerError,
+    ModelError,
+    NoGradientError,
+    SaliencyWarning,
+)
 
 TARGETS = [3, 5]
 # A layer in the middle, and one near the end that is not followed by an in-place operation, which
@@ -234,7 +239,7 @@ def test_a_contrast_layer_that_the_score_does_not_need_is_named() -> None:
             self.aside(x)
             return self.head(torch.relu(self.conv(x)).mean((2, 3)))
 
-    with pytest.raises(InputError, match="contrast_layer 'aside'"):
+    with pytest.raises(NoGradientError, match="contrast_layer 'aside'"):
         ContrastiveExcitationBackprop("", "aside")(Unused(), make_images(), 0)
 
 

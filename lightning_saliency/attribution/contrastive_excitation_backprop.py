@@ -1,0 +1,186 @@
+"""Contrastive excitation backpropagation: what speaks for this class more than for others.
+
+Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down neural attention by excitation backprop. IJCV
+2018 (ECCV 2016), arXiv:1608.00507, section 3.4.
+
+Beside the signal from the class, one is sent down from the class's opposite, the dual unit whose
+weights are the negative ones. The map is the positive part of the difference. See
+:mod:`~lightning_saliency.attribution.excitation_backprop`.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from lightning_saliency.attribution.excitation_method import ExcitationMethod
+from lightning_saliency.errors import LayerError, NoGradientError
+from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.network.excitation_graph import (
+    UNIT_SIGNAL,
+    classifier_nodes,
+    in_units,
+    node_of,
+    nodes_below,
+    record_excitation,
+    signal_at,
+)
+from lightning_saliency.network.layer_gradient import score_gradient
+from lightning_saliency.network.score import Target
+
+__all__ = [
+    "ContrastiveExcitationBackprop",
+    "contrastive_excitation_backprop",
+    "contrastive_excitation_map",
+]
+
+
+def contrastive_excitation_map(signal: Tensor) -> Tensor:
+    """Return the positive part of the sum of the signal over the channels.
+
+    Args:
+        signal: (N, K, h, w), what arrives from the class, minus what arrives from its opposite.
+
+    Returns:
+        (N, 1, h, w), >= 0.
+    """
+    return signal.sum(1, keepdim=True).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class ContrastiveExcitationBackprop(ExcitationMethod):
+    """Where more of the signal comes from for the class than for its opposite.
+
+    Both signals are handed down from the classifier to ``contrast_layer``, where their difference
+    is taken; the difference goes on to ``saliency_layer``. See :class:`ExcitationBackprop` for the
+    rules. Maps are >= 0: the positive part of what arrives. One forward pass, and the backward
+    passes of ExcitationBackprop, the part above ``contrast_layer`` twice.
+
+    Args:
+        saliency_layer: name of the layer at which the difference is looked at; ``""`` for the
+            image. It comes before ``contrast_layer`` in the model, or is the same.
+        contrast_layer: name of the layer at which the two signals are subtracted, near the end of
+            the model but before its classifier; None takes what enters the classifier.
+        classifier_layer: name of the layer whose weights are turned round for the opposite; None
+            takes the last layer with weights.
+        rules: see :class:`ExcitationBackprop`.
+        resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
+    """
+
+    name: ClassVar[str] = "contrastive_excitation_backprop"
+    contrast_layer: str | None = None
+    classifier_layer: str | None = None
+
+    def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the difference of the signals at the layer, of its shape.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W); a copy that the model may write to.
+            target: see :class:`AttributionMethod`.
+
+        Raises:
+            LayerError: the layers do not follow one another in the model as they must.
+            ModelError: there is no layer with weights between the image and the score.
+        """
+        names = {self.saliency_layer, self.contrast_layer or "", self.classifier_layer or ""}
+        scores, layers = record_excitation(model, image, target, names, self.rules)
+        start = layers[self.classifier_layer] if self.classifier_layer else scores
+        classifier = classifier_nodes(start, "contrast")
+        above = set(nodes_below(scores, classifier))
+        if not above.issuperset(classifier):
+            raise LayerError(
+                f"Expected classifier_layer '{self.classifier_layer}' to be the layer that the "
+                "score comes from, but the score does not depend on it. Leave it out, so that the "
+                "last layer with weights is found."
+            )
+        layer = layers[self.saliency_layer]
+        # The signal is linear: where the difference is taken does not matter, as long as all of it
+        # passes through the contrast layer.
+        if self.contrast_layer and self._has_way_around(scores, layers, above):
+            return self._from_contrast_layer(scores, layers)
+        return in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+
+    def _has_way_around(
+        self, scores: Tensor, layers: Mapping[str, Tensor], above: Collection[Node]
+    ) -> bool:
+        contrast = node_of(layers[self.contrast_layer or ""])
+        layer = node_of(layers[self.saliency_layer])
+        if contrast in above:
+            raise LayerError(
+                f"Expected contrast_layer '{self.contrast_layer}' to come before the classifier, "
+                "but the score depends on it in a way around the classifier's weights. Name an "
+                "earlier layer, or leave it out."
+            )
+        return layer is not contrast and layer in set(nodes_below(scores, [contrast]))
+
+    def _from_contrast_layer(self, scores: Tensor, layers: Mapping[str, Tensor]) -> Tensor:
+        contrast = layers[self.contrast_layer or ""]
+        difference = signal_at(contrast, scores, torch.full_like(scores, UNIT_SIGNAL))
+        if difference is None:
+            raise NoGradientError(
+                f"Expected the score to depend on the output of contrast_layer "
+                f"'{self.contrast_layer}' in a differentiable way, but it does not. Name a layer "
+                "between the image and the classifier."
+            )
+        signal = signal_at(layers[self.saliency_layer], contrast, difference)
+        if signal is None:
+            where = f"layer '{self.saliency_layer}'" if self.saliency_layer else "the image"
+            raise LayerError(
+                f"Expected contrast_layer '{self.contrast_layer}' to come after {where} in the "
+                "model, but it does not depend on it. Swap saliency_layer and contrast_layer."
+            )
+        return in_units(signal)
+
+    @staticmethod
+    def signal_map(signal: Tensor) -> Tensor:
+        """Return :func:`contrastive_excitation_map` of the layer."""
+        return contrastive_excitation_map(signal)
+
+
+def contrastive_excitation_backprop(
+    model: nn.Module,
+    input: Tensor,
+    target: Target,
+    saliency_layer: str = "",
+    contrast_layer: str | None = None,
+    classifier_layer: str | None = None,
+    resize: bool | tuple[int, int] = False,
+    resize_mode: ResizeMode = "bilinear",
+    smooth: float = 0.0,
+) -> Tensor:
+    """Return :class:`ContrastiveExcitationBackprop` maps.
+
+    Args:
+        model: takes ``input`` and returns class scores; it is not changed.
+        input: (N, C, H, W).
+        target: class index, one for each image, ``"predicted"``, or a callable.
+        saliency_layer: name of a layer; ``""`` for the image.
+        contrast_layer: name of the layer at which the signals are subtracted; None for what
+            enters the classifier.
+        classifier_layer: name of the layer whose weights are turned round; None for the last one.
+        resize: True resizes the map to the image, a pair is (height, width).
+        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
+        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
+
+    Returns:
+        (N, 1, h, w), >= 0, of the layer's height and width unless ``resize`` is given.
+
+    Raises:
+        InputError: the image, the target or a setting cannot be used.
+        LayerError: a layer does not exist or did not run once, or they are in the wrong order.
+        ModelError: the model has activations that can be negative, is scripted, or no classifier
+            was found.
+    """
+    method = ContrastiveExcitationBackprop(
+        saliency_layer,
+        contrast_layer,
+        classifier_layer,
+        resize=resize,
+        resize_mode=resize_mode,
+        smooth=smooth,
+    )
+    return method(model, input, target)
