@@ -11,8 +11,6 @@ from tiny_models import make_images, make_model
 from torch import nn
 from traces import bits
 
-from lightning_saliency.errors import ModelError
-
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")
 
 IMAGES, LABELS = make_images(4), torch.tensor([0, 1, 2, 3])
@@ -38,17 +36,8 @@ def make_sharded() -> nn.Module:
 
 
 def explain(name: str | None, model: nn.Module) -> None:
-    if not name:
-        return
-    try:
-        saliency = make_method(name)(model, IMAGES[:2], 1)
-    except ModelError as error:
-        # A second backward pass that starts in the middle of the model may find that the weights
-        # that were gathered for the first one are gone. Reading them would end the process.
-        if "sharded model has given its gathered weights back" not in str(error):
-            raise
-    else:
-        assert torch.isfinite(saliency).all()
+    if name:
+        assert torch.isfinite(make_method(name)(model, IMAGES[:2], 1)).all()
 
 
 def train_and_explain(name: str | None) -> list[str]:
