@@ -1,7 +1,7 @@
 """Train the network that ``get_example_data()`` returns, and draw the picture that goes with it.
 
 Writes ``example_network.pt``, ``example_picture.png`` and ``example_regions.png`` into the package.
-Takes about ten minutes on one core::
+Takes about twenty minutes on one core::
 
     python examples/train_example_network.py
 """
@@ -106,7 +106,7 @@ def save_picture(index: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=60_000, help="to train on, each once")
+    parser.add_argument("--pictures", type=int, default=64_000, help="to train on, each once")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -25,6 +25,7 @@ from lightning_saliency.errors import SaliencyWarning
 
 __all__ = ["SaliencyCallback"]
 
+
 class SaliencyCallback(pl.Callback):
     """Explain the same validation samples after each validation run, and log how they change.
 
