@@ -126,8 +126,8 @@ def _positive(weight: Tensor, sign: int, like: Tensor) -> Tensor:
     if weight.untyped_storage().nbytes() == 0 < weight.numel():
         raise ModelError(
             "Expected weights that stay in memory, but a sharded model has given its gathered "
-            "weights back before excitation backprop was done with them. Take a method with one "
-            "backward pass, or explain a whole copy of the model."
+            "weights back before excitation backprop was done with them. Explain a whole "
+            "copy of the model, or take another method."
         )
     part = weight.clamp(min=0) if sign > 0 else -weight.clamp(max=0)
     return part.to(like.dtype)

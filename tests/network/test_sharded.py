@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 from contract import METHODS, make_method
 from tiny_models import make_images, make_model
-from torch import nn
+from torch import Tensor, nn
 from traces import bits
+
+from lightning_saliency.errors import ModelError
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")
 
@@ -75,6 +77,22 @@ def test_maps_are_those_of_the_whole_model(name: str) -> None:
     wanted = make_method(name)(make_model(), IMAGES, LABELS)
     came = make_method(name)(make_sharded(), IMAGES, LABELS)
     torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_that_are_given_back_too_early() -> None:
+    # Reading them all the same would end the process.
+    class GivesBack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = make_model()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.inner(x)
+            self.inner.head.weight.untyped_storage().resize_(0)
+            return y
+
+    with pytest.raises(ModelError, match="given its gathered weights back"):
+        make_method("ExcitationBackprop")(GivesBack(), IMAGES, 1)
 
 
 def accumulate_and_explain(name: str | None) -> list[str]:
