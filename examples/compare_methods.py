@@ -44,7 +44,7 @@ METHODS: list[AttributionMethod] = [
     ExcitationBackprop("features.9"),
     ContrastiveExcitationBackprop("features.9", contrast_layer="classifier.4"),
     RISE(),
-    ExtremalPerturbation(areas=(0.03, 0.06, 0.12)),
+    ExtremalPerturbation(areas=(0.03,)),
 ]
 COLUMNS = 5
 
