@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from runs import QUIET, TinyModule, dataset, make_trainer, train_loader, val_loader
+from small_runs import QUIET, TinyModule, dataset, make_trainer, train_loader, val_loader
 from torch import nn
 from torch.utils.data import DataLoader
 

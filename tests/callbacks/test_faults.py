@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
+from small_runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
 from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter
 from traces import module_state

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from contract import CHEAP, METHODS
-from runs import QUIET, events, fit
+from small_runs import QUIET, events, fit
 
 import lightning_saliency
 from lightning_saliency import SaliencyCallback

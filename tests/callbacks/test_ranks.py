@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
+from small_runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
 from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback

@@ -9,7 +9,16 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from runs import QUIET, TinyModule, dataset, events, fit, make_trainer, train_loader, val_loader
+from small_runs import (
+    QUIET,
+    TinyModule,
+    dataset,
+    events,
+    fit,
+    make_trainer,
+    train_loader,
+    val_loader,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader
 
