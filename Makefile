@@ -4,16 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 demo: $(INSTALLED)  ## train on handwritten digits and log the maps
 	$(BIN)/python examples/first_run.py
 
-test: $(INSTALLED) lint  ## what continuous integration runs
+test: $(INSTALLED) lint  ## linters, types, and every test but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(INSTALLED) lint  ## with the slow cases
-	$(BIN)/python -m pytest
+test-slow: $(INSTALLED)  ## the slow tests: large networks, several processes
+	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
