@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
@@ -26,7 +25,6 @@ from lightning_saliency.network.excitation_graph import (
     node_of,
     nodes_below,
     record_excitation,
-    signal_at,
 )
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
@@ -54,16 +52,19 @@ def contrastive_excitation_map(signal: Tensor) -> Tensor:
 class ContrastiveExcitationBackprop(ExcitationMethod):
     """Where more of the signal comes from for the class than for its opposite.
 
-    Both signals are handed down from the classifier to ``contrast_layer``, where their difference
-    is taken; the difference goes on to ``saliency_layer``. See :class:`ExcitationBackprop` for the
-    rules. Maps are >= 0: the positive part of what arrives. One forward pass, and the backward
-    passes of ExcitationBackprop, the part above ``contrast_layer`` twice.
+    Both signals are handed down from the classifier, the opposite's with the classifier's weights
+    turned round; the difference is looked at in ``saliency_layer``. See
+    :class:`~lightning_saliency.attribution.excitation_backprop.ExcitationBackprop` for the rules.
+    Maps are >= 0: the positive part of what arrives. One forward pass, and one backward pass in
+    which each layer runs once more with its positive weights.
 
     Args:
         saliency_layer: name of the layer at which the difference is looked at; ``""`` for the
             image. It comes before ``contrast_layer`` in the model, or is the same.
-        contrast_layer: name of the layer at which the two signals are subtracted, near the end of
-            the model but before its classifier; None takes what enters the classifier.
+        contrast_layer: name of the layer at which the two signals are subtracted, between
+            ``saliency_layer`` and the classifier; None takes what enters the classifier. Signals
+            are linear, so the map is the same wherever it is. What passes around the layer is
+            subtracted too.
         classifier_layer: name of the layer whose weights are turned round for the opposite; None
             takes the last layer with weights.
         rules: see :class:`ExcitationBackprop`.
@@ -90,6 +91,14 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         scores, layers = record_excitation(model, image, target, names, self.rules)
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
+        self._check_order(scores, layers, classifier)
+        return in_units(
+            score_gradient(UNIT_SIGNAL * scores, layers[self.saliency_layer], self.saliency_layer)
+        )
+
+    def _check_order(
+        self, scores: Tensor, layers: Mapping[str, Tensor], classifier: Collection[Node]
+    ) -> None:
         above = set(nodes_below(scores, classifier))
         if not above.issuperset(classifier):
             raise LayerError(
@@ -97,43 +106,27 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
                 "score comes from, but the score does not depend on it. Leave it out, so that the "
                 "last layer with weights is found."
             )
-        layer = layers[self.saliency_layer]
-        # The signal is linear: where the difference is taken does not matter, as long as all of it
-        # passes through the contrast layer.
-        if self.contrast_layer and self._has_way_around(scores, layers, above):
-            return self._from_contrast_layer(scores, layers)
-        return in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
-
-    def _has_way_around(
-        self, scores: Tensor, layers: Mapping[str, Tensor], above: Collection[Node]
-    ) -> bool:
-        contrast = node_of(layers[self.contrast_layer or ""])
-        layer = node_of(layers[self.saliency_layer])
-        if contrast in above:
+        if not self.contrast_layer:
+            return
+        contrast = layers[self.contrast_layer]
+        if node_of(contrast) in above:
             raise LayerError(
                 f"Expected contrast_layer '{self.contrast_layer}' to come before the classifier, "
                 "but the score depends on it in a way around the classifier's weights. Name an "
                 "earlier layer, or leave it out."
             )
-        return layer is not contrast and layer in set(nodes_below(scores, [contrast]))
-
-    def _from_contrast_layer(self, scores: Tensor, layers: Mapping[str, Tensor]) -> Tensor:
-        contrast = layers[self.contrast_layer or ""]
-        difference = signal_at(contrast, scores, torch.full_like(scores, UNIT_SIGNAL))
-        if difference is None:
+        if node_of(contrast) not in set(nodes_below(scores)):
             raise NoGradientError(
                 f"Expected the score to depend on the output of contrast_layer "
                 f"'{self.contrast_layer}' in a differentiable way, but it does not. Name a layer "
                 "between the image and the classifier."
             )
-        signal = signal_at(layers[self.saliency_layer], contrast, difference)
-        if signal is None:
+        if node_of(layers[self.saliency_layer]) not in set(nodes_below(contrast)):
             where = f"layer '{self.saliency_layer}'" if self.saliency_layer else "the image"
             raise LayerError(
                 f"Expected contrast_layer '{self.contrast_layer}' to come after {where} in the "
                 "model, but it does not depend on it. Swap saliency_layer and contrast_layer."
             )
-        return in_units(signal)
 
     @staticmethod
     def signal_map(signal: Tensor) -> Tensor:

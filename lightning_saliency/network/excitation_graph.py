@@ -12,7 +12,6 @@ from lightning_saliency.errors import NoGradientError
 from lightning_saliency.network.activation import capture
 from lightning_saliency.network.backward_rules import BackwardRules, Rules
 from lightning_saliency.network.excitation_rules import REFUSED, excitation_rules
-from lightning_saliency.network.layer_gradient import checkpoints_explained
 from lightning_saliency.network.score import Target, class_scores
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "nodes_below",
     "passes_nothing_by",
     "record_excitation",
-    "signal_at",
 ]
 
 
@@ -94,7 +92,7 @@ def node_of(tensor: Tensor) -> Node:
     return get_gradient_edge(tensor).node
 
 
-def nodes_below(start: Tensor, stop: Collection[Node | None] = ()) -> Iterator[Node]:
+def nodes_below(start: Tensor, stop: Collection[Node] = ()) -> Iterator[Node]:
     """Yield the nodes of the graph that ``start`` was computed by, each once.
 
     Args:
@@ -149,24 +147,3 @@ def passes_nothing_by(scores: Tensor, layer: Tensor) -> bool:
     below = set(nodes_below(scores, [node_of(layer)]))
     ends = {node for node in below if not node.next_functions}
     return ends <= {node_of(layer)}
-
-
-def signal_at(destination: Tensor, source: Tensor, start: Tensor) -> Tensor | None:
-    """Send a signal down the recorded graph, which is kept.
-
-    Args:
-        destination: where it is looked at, such as the output (N, K, h, w) of a layer.
-        source: where it starts, such as scores (N,).
-        start: the signal there, of the shape of ``source``.
-
-    Returns:
-        The signal at the destination, of its shape; None if none can arrive.
-
-    Raises:
-        ModelError: the model computes parts of itself again in the backward pass and that fails.
-    """
-    with checkpoints_explained():
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            source, destination, start, retain_graph=True, allow_unused=True
-        )
-    return found[0]

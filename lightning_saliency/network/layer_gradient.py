@@ -10,7 +10,7 @@ from lightning_saliency.errors import ModelError, NoGradientError
 from lightning_saliency.network.activation import capture
 from lightning_saliency.network.score import Target, class_scores
 
-__all__ = ["checkpoints_explained", "layer_gradient", "score_gradient"]
+__all__ = ["layer_gradient", "score_gradient"]
 
 
 def layer_gradient(
@@ -69,7 +69,7 @@ def score_gradient(scores: Tensor, activation: Tensor, layer: str = "") -> Tenso
     """
     gradient = None
     if scores.requires_grad:
-        with checkpoints_explained():
+        with _checkpoints_explained():
             (gradient,) = torch.autograd.grad(scores.sum(), activation, allow_unused=True)
     if gradient is None:
         where = f"the output of layer '{layer}'" if layer else "the image"
@@ -82,7 +82,7 @@ def score_gradient(scores: Tensor, activation: Tensor, layer: str = "") -> Tenso
 
 
 @contextmanager
-def checkpoints_explained() -> Iterator[None]:
+def _checkpoints_explained() -> Iterator[None]:
     """Say what to do where ``torch.utils.checkpoint`` stops a backward pass.
 
     Raises:

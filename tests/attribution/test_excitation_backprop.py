@@ -90,6 +90,42 @@ def test_the_contrastive_form_equals_torchray(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+def test_torchray_subtracts_only_what_passes_through_the_contrast_layer() -> None:
+    # Around one branch of the last block goes most of the signal. TorchRay lets that part through
+    # as it is, so its map is mostly the one without contrast; the paper's is a difference of two
+    # signals of 1, wherever it is formed.
+    model, layer = network("googlenet"), "inception4a"
+    wanted = contrastive_excitation_backprop(model, images(), TARGETS, layer, "inception5b")
+    found = contrastive_excitation_backprop(model, images(), TARGETS, layer, "inception5b.branch2")
+    assert torch.equal(found, wanted)
+    mixed = ray.contrastive_excitation_backprop(
+        copy.deepcopy(model), images(), TARGETS, layer, "inception5b.branch2"
+    )
+    passing = excitation_backprop(model, images(), TARGETS, "inception5b.branch2").sum((1, 2, 3))
+    assert mixed.sum((1, 2, 3)).tolist() == pytest.approx((1 - passing).tolist(), abs=0.02)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("last", [nn.ReLU(), nn.Identity()], ids=["rectified", "signed"])
+def test_a_convolution_as_classifier_is_as_in_torchray(last: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()),
+        *(nn.Conv2d(8, 6, 1), last, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ).double()
+    image = images()[:, :, :10, :12].double()
+    wanted = ray.excitation_backprop(copy.deepcopy(model), image.clone(), TARGETS)
+    assert difference(excitation_backprop(model, image, TARGETS), wanted) < 1e-9
+    settings: dict[str, Any] = {"saliency_layer": "1", "contrast_layer": "3"}
+    wanted = ray.contrastive_excitation_backprop(
+        copy.deepcopy(model), image.clone(), TARGETS, classifier_layer="4", **settings
+    )
+    found = contrastive_excitation_backprop(model, image, TARGETS, **settings)
+    assert difference(found, wanted) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_torchray_is_wrong_on_a_resnet_as_it_is() -> None:
     # Its rules do not know the residual addition, so the signal multiplies.
     wrong = ray.excitation_backprop(
@@ -134,6 +170,57 @@ def test_it_is_the_papers_loop_over_a_chain_of_layers() -> None:
     found = ExcitationBackprop()(model, image, 1).flatten().tolist()
     assert found == pytest.approx(signal, abs=1e-12)
     assert sum(found) == pytest.approx(1)
+
+
+def test_it_is_the_papers_loop_over_a_convolutional_network() -> None:
+    torch.manual_seed(3)
+    first, second, head = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 4, 3), nn.Linear(16, 3)
+    body = [first, nn.ReLU(), nn.MaxPool2d(2), second, nn.ReLU(), nn.Flatten(), head]
+    model = nn.Sequential(*body).double()
+    image = torch.rand(1, 2, 8, 8).double()
+    with torch.no_grad():
+        active = model[1](model[0](image))
+        pooled, winners = nn.functional.max_pool2d(active, 2, return_indices=True)
+        top = model[4](model[3](pooled)).flatten()
+    signal = handed_down([0.0, 0.0, 1.0], top.tolist(), head.weight.tolist())
+    at_pooled = convolved_down(signal, pooled, second.weight.detach(), padding=0)
+    at_active = [0.0] * active.numel()
+    per_channel = active[0, 0].numel()
+    for place, winner in enumerate(winners.flatten().tolist()):
+        channel = place // pooled[0, 0].numel()
+        at_active[channel * per_channel + winner] += at_pooled[place]
+    found = excitation_backprop(model, image, 2, saliency_layer="1")
+    wanted = torch.tensor(at_active, dtype=torch.float64).view_as(active).sum(1, keepdim=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    at_image = convolved_down(at_active, image, first.weight.detach(), padding=1)
+    wanted = torch.tensor(at_image, dtype=torch.float64).view_as(image).sum(1, keepdim=True)
+    torch.testing.assert_close(excitation_backprop(model, image, 2), wanted, rtol=1e-9, atol=1e-12)
+
+
+def convolved_down(
+    signal: list[float], values: Tensor, weight: Tensor, padding: int
+) -> list[float]:
+    """The paper's sum for the units of a convolution, one window at a time."""
+    _, channels, height, width = values.shape
+    outputs, _, size, _ = weight.shape
+    rows, columns = height + 2 * padding - size + 1, width + 2 * padding - size + 1
+    below = torch.zeros(channels, height, width, dtype=torch.float64)
+    for unit, top in enumerate(signal):
+        output, place = divmod(unit, rows * columns)
+        row, column = divmod(place, columns)
+        shares = {}
+        for c in range(channels):
+            for i in range(size):
+                for j in range(size):
+                    y, x = row + i - padding, column + j - padding
+                    if 0 <= y < height and 0 <= x < width:
+                        w = max(float(weight[output, c, i, j]), 0.0)
+                        shares[c, y, x] = float(values[0, c, y, x]) * w
+        total = sum(shares.values())
+        for at, share in shares.items():
+            below[at] += top * share / total if total else 0.0
+    assert len(signal) == outputs * rows * columns
+    return below.flatten().tolist()
 
 
 def test_a_residual_addition_splits_in_proportion() -> None:
@@ -225,22 +312,100 @@ def test_layers_in_the_wrong_order_are_named() -> None:
         ContrastiveExcitationBackprop("hidden.3", "features.2")(model, make_images(), 0)
 
 
+class Unused(nn.Module):
+    """Has a layer that the score does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.aside, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.aside(x)
+        return self.head(torch.relu(self.conv(x)).mean((2, 3)))
+
+
 def test_a_contrast_layer_that_the_score_does_not_need_is_named() -> None:
-    class Unused(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.aside, self.head = (
-                nn.Conv2d(3, 4, 3),
-                nn.Conv2d(3, 4, 3),
-                nn.Linear(4, 2),
-            )
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.aside(x)
-            return self.head(torch.relu(self.conv(x)).mean((2, 3)))
-
     with pytest.raises(NoGradientError, match="contrast_layer 'aside'"):
         ContrastiveExcitationBackprop("", "aside")(Unused(), make_images(), 0)
+
+
+def test_a_classifier_that_the_score_does_not_need_is_named() -> None:
+    with pytest.raises(LayerError, match="classifier_layer 'aside'"):
+        ContrastiveExcitationBackprop("", "conv", "aside")(Unused(), make_images(), 0)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "classifier"), [("head", None), ("head", "head"), ("hidden", "features.4")]
+)
+def test_a_contrast_layer_after_the_classifier_is_named(
+    contrast: str, classifier: str | None
+) -> None:
+    method = ContrastiveExcitationBackprop("features.2", contrast, classifier)
+    with pytest.raises(LayerError, match=f"contrast_layer '{contrast}' to come before"):
+        method(make_model("vgg"), make_images(), 0)
+
+
+def test_where_the_contrast_is_formed_does_not_matter() -> None:
+    model = make_model("vgg", dtype=torch.float64)
+    image = make_images(dtype=torch.float64)
+    found = [
+        contrastive_excitation_backprop(model, image, [0, 3], "features.2", contrast)
+        for contrast in (None, "hidden", "pool", "features", "features.2")
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-9, atol=1e-12)
+
+
+def test_heads_that_are_mixed_are_all_turned_round() -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3)
+            self.heads = nn.ModuleList([nn.Linear(6, 3), nn.Linear(6, 3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.conv(x)).mean((2, 3))
+            return self.heads[0](x) + self.heads[1](x)
+
+    torch.manual_seed(0)
+    model = Ensemble().double()
+    image = make_images(dtype=torch.float64)
+    found = contrastive_excitation_backprop(model, image, 1, saliency_layer="conv")
+    active = torch.relu(model.conv(image)).detach()
+    means = active.mean((2, 3))
+    signal = torch.zeros_like(means)
+    outputs = [head(means)[:, 1].detach() for head in model.heads]
+    for head, output in zip(model.heads, outputs, strict=True):
+        for sign in (1, -1):
+            shares = means * (sign * head.weight[1].detach()).clamp(min=0)
+            handed = shares / shares.sum(1, keepdim=True)
+            signal += sign * handed * (output / sum(outputs))[:, None]
+    per_place = active / active.sum((2, 3), keepdim=True) * signal[:, :, None, None]
+    torch.testing.assert_close(found, contrastive_excitation_map(per_place))
+
+
+def test_a_branch_has_its_share_and_no_warning() -> None:
+    model = make_model("functional")
+    branch = ExcitationBackprop("branch", resize=False)(model, make_images(), 1)
+    other = ExcitationBackprop("features", resize=False)(model, make_images(), 1)
+    assert (branch.sum((1, 2, 3)) + other.sum((1, 2, 3))).tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ExcitationBackprop("features"),
+        ContrastiveExcitationBackprop("features.2", "hidden"),
+        ContrastiveExcitationBackprop(),
+    ],
+    ids=repr,
+)
+def test_the_model_runs_once(method: ExcitationBackprop | ContrastiveExcitationBackprop) -> None:
+    runs = []
+    model = make_model("vgg")
+    model.register_forward_pre_hook(lambda _model, inputs: runs.append(len(inputs[0])))
+    method(model, make_images(), 1)
+    assert runs == [2]
 
 
 def test_the_formulas() -> None:

@@ -19,6 +19,7 @@ from torchray.attribution import guided_backprop as ray_guided
 from torchray.attribution import linear_approx as ray_linear
 
 from lightning_saliency.attribution.deconvnet import deconvnet
+from lightning_saliency.attribution.excitation_backprop import excitation_backprop
 from lightning_saliency.attribution.gradient import gradient
 from lightning_saliency.attribution.guided_backprop import GuidedBackprop, guided_backprop
 from lightning_saliency.attribution.linear_approx import linear_approx, linear_approx_map
@@ -180,9 +181,55 @@ def test_the_formula_of_linear_approximation() -> None:
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "efficientnet_b0", "mobilenet_v3_small"])
-def test_networks_with_other_activations_are_refused(name: str) -> None:
+@pytest.mark.parametrize("method", [guided_backprop, deconvnet, excitation_backprop])
+def test_networks_with_other_activations_are_refused(
+    name: str, method: Callable[..., Tensor]
+) -> None:
     with pytest.raises(ModelError, match=r"gelu|silu|hardswish"):
-        guided_backprop(network(name), images(64), TARGETS)
+        method(network(name), images(64), TARGETS)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+@pytest.mark.parametrize("method", [guided_backprop, deconvnet, excitation_backprop])
+def test_transformers_are_refused(method: Callable[..., Tensor]) -> None:
+    vit = torchvision.models.VisionTransformer(16, 8, 2, 2, 8, 16, num_classes=6)
+    swin = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=6)
+    for model in (vit, swin):
+        with pytest.raises(ModelError, match=r"gelu \(called"):
+            method(model, images(16), TARGETS)
+
+
+class _Guide(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 6)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * ((x > 0) & (x < 6)) * (gradient > 0)
+
+
+class _GuidedReLU6(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _Guide.apply(x)
+        return result
+
+
+def test_relu6_is_guided_like_relu() -> None:
+    model = network("mobilenet_v2")
+    guided = copy.deepcopy(model)
+    for block in list(guided.modules()):
+        for name, child in block.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(block, name, _GuidedReLU6())
+    image = images(64).requires_grad_()
+    scores = guided(image).gather(1, torch.tensor(TARGETS)[:, None]).sum()
+    (wanted,) = torch.autograd.grad(scores, image)
+    found = guided_backprop(model, images(64), TARGETS)
+    assert difference(found, wanted.abs().amax(1, keepdim=True)) < 1e-5
+    assert difference(gradient(model, images(64), TARGETS), found) > 0.1
 
 
 def test_a_network_without_relu_is_refused_before_training() -> None:

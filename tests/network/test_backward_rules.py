@@ -5,7 +5,15 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from lightning_saliency.attribution import (
+    AttributionMethod,
+    ContrastiveExcitationBackprop,
+    DeconvNet,
+    ExcitationBackprop,
+    GuidedBackprop,
+)
 from lightning_saliency.errors import ModelError, NothingReplacedError
 from lightning_saliency.network.backward_rules import BackwardRules
 from lightning_saliency.network.relu_rules import deconvnet_rules, guided_rules
@@ -71,6 +79,94 @@ def test_other_threads_notice_nothing() -> None:
         thread.join()
     # Guided backprop would have stopped the negative gradient.
     assert found[0].item() == -1
+
+
+def small_model(middle: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        middle,
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    ).eval()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU(True))
+        self.use_reentrant: bool | None = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.use_reentrant is None:
+            return self.inner(x)
+        result: Tensor = checkpoint(self.inner, x, use_reentrant=self.use_reentrant)
+        return result
+
+
+RULE_METHODS = [
+    DeconvNet(),
+    GuidedBackprop(),
+    ExcitationBackprop(),
+    ContrastiveExcitationBackprop(),
+]
+by_method = pytest.mark.parametrize("method", RULE_METHODS, ids=lambda m: m.name)
+
+
+@pytest.mark.parametrize("method", RULE_METHODS[:2], ids=lambda m: m.name)
+def test_a_checkpointed_model_is_explained_like_any(method: AttributionMethod) -> None:
+    middle = Checkpointed(use_reentrant=False)
+    model, image = small_model(middle), torch.randn(2, 3, 9, 9)
+    found = method(model, image, 1)
+    middle.use_reentrant = None
+    assert torch.equal(found, method(model, image, 1))
+
+
+@pytest.mark.parametrize("method", RULE_METHODS[2:], ids=lambda m: m.name)
+def test_checkpoints_are_an_error_for_excitation_backprop(method: AttributionMethod) -> None:
+    # The second run of the checkpointed part knows nothing of the rules.
+    with pytest.raises(ModelError, match=r"torch\.utils\.checkpoint"):
+        method(small_model(Checkpointed(use_reentrant=False)), torch.randn(2, 3, 9, 9), 1)
+
+
+@by_method
+def test_reentrant_checkpoints_are_an_error(method: AttributionMethod) -> None:
+    with pytest.raises(ModelError, match="use_reentrant=True"):
+        method(small_model(Checkpointed(use_reentrant=True)), torch.randn(2, 3, 9, 9), 1)
+
+
+@by_method
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_model_is_explained_like_its_source(method: AttributionMethod) -> None:
+    model, image = small_model(nn.ReLU(True)), torch.randn(2, 3, 9, 9)
+    exported = torch.export.export(model, (image,)).module()
+    torch.testing.assert_close(method(exported, image, 1), method(model, image, 1))
+
+
+@by_method
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
+def test_a_traced_or_scripted_model_is_an_error(method: AttributionMethod, part: bool) -> None:
+    image = torch.randn(2, 3, 9, 9)
+    model = small_model(torch.jit.script(nn.ReLU()) if part else nn.ReLU())
+    if not part:
+        model = torch.jit.trace(model, image)
+    with pytest.raises(ModelError, match="scripted or traced"):
+        method(model, image, 1)
+
+
+@by_method
+def test_an_error_in_the_model_leaves_no_mode_behind(method: AttributionMethod) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ArithmeticError
+
+    before = depth()
+    with pytest.raises(ArithmeticError):
+        method(small_model(Broken()), torch.randn(2, 3, 9, 9), 1)
+    assert depth() == before
 
 
 def test_torch_itself_is_not_changed() -> None:

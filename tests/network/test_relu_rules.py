@@ -63,6 +63,13 @@ SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "x.clamp_(min=0), ignored": ignored(lambda x: x.clamp_(min=0)),
     "x.clamp_min(0)": lambda x: x.clamp_min(0),
     "torch.maximum(x, 0)": lambda x: torch.maximum(x, torch.zeros(())),
+    "torch.maximum(0, x)": lambda x: torch.maximum(torch.zeros_like(x), x),
+    "torch.max(x, 0)": lambda x: torch.max(x, torch.zeros_like(x)),
+    "x.max(0)": lambda x: x.max(torch.zeros(1, 1)),
+    "torch.clip(x, 0)": lambda x: torch.clip(x, 0),
+    "torch.relu(input=x)": lambda x: torch.relu(input=x),
+    "F.relu6(x, True), below its ceiling": lambda x: F.relu6(x, True),
+    "x.clamp(0, 6), below its ceiling": lambda x: x.clamp(0, 6),
     "F.threshold(x, 0, 0)": lambda x: F.threshold(x, 0, 0),
     "nn.Threshold(0, 0, inplace=True)": nn.Threshold(0, 0, inplace=True),
     "nn.ReLU6(), below its ceiling": nn.ReLU6(),
@@ -148,6 +155,27 @@ def test_at_exactly_zero_nothing_passes() -> None:
     model = OneReLU(nn.ReLU())
     assert not GuidedBackprop()(model, image, 0).any()
     assert DeconvNet()(model, image, 0).any()
+
+
+NO_RELU: dict[str, Callable[[Tensor], Tensor]] = {
+    "another bound": lambda x: x.clamp(min=1e-6),
+    "both bounds": lambda x: x.clamp(0, 1),
+    "an upper bound": lambda x: x.clamp(max=0),
+    "a tensor of bounds": lambda x: torch.maximum(x, torch.tensor([0.0, 0.0, 1.0, 0.0])),
+    "another activation": lambda x: torch.maximum(x, -x),
+    "the largest": lambda x: x * x.max(1, keepdim=True).values,
+    "another threshold": lambda x: F.threshold(x, 1.0, 0.0),
+    "whole numbers": lambda x: x * (x > 0).int().clamp(min=0),
+}
+
+
+@pytest.mark.parametrize("name", NO_RELU)
+@pytest.mark.parametrize("method", [GuidedBackprop(), DeconvNet()], ids=lambda m: m.name)
+def test_what_only_looks_like_a_relu_keeps_its_derivative(
+    name: str, method: GuidedBackprop | DeconvNet
+) -> None:
+    with pytest.raises(NothingReplacedError):
+        signed_map(method, OneReLU(NO_RELU[name]))
 
 
 @pytest.mark.parametrize(
