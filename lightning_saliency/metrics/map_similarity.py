@@ -38,19 +38,10 @@ from torch import Tensor
 from torchmetrics.functional.regression import pearson_corrcoef
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.comparable import check_maps, comparable, degenerate, widen
+from lightning_saliency.metrics.comparable import check_maps, degenerate, widen
 from lightning_saliency.metrics.structural_similarity import structural_similarity
 
-__all__ = [
-    "center_shift",
-    "comparable",
-    "degenerate",
-    "log2_norm_ratio",
-    "spearman",
-    "ssim",
-    "top10",
-    "top10_iou",
-]
+__all__ = ["center_shift", "log2_norm_ratio", "spearman", "ssim", "top10", "top10_iou"]
 
 
 def top10(maps: Tensor) -> Tensor:
