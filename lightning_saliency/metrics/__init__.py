@@ -1,5 +1,6 @@
 """Numbers about saliency maps: how alike they are, how far they moved, what they lie on."""
 
+from lightning_saliency.metrics.alarm import creep_score, spike_score
 from lightning_saliency.metrics.comparable import comparable, degenerate
 from lightning_saliency.metrics.drift import (
     MEASURES,
@@ -37,6 +38,7 @@ __all__ = [
     "center_shift",
     "chance_drift",
     "comparable",
+    "creep_score",
     "degenerate",
     "drift_amount",
     "energy_inside",
@@ -48,6 +50,7 @@ __all__ = [
     "region_mass",
     "sample_drift",
     "spearman",
+    "spike_score",
     "ssim",
     "top10",
     "top10_iou",
