@@ -152,8 +152,6 @@ def _sum(function: TorchFunction, *, sign: int = 1, in_place: bool = False) -> R
     def rule(input: Any, other: Any, *, alpha: float = 1, **kwargs: Any) -> Any:
         if not (_from_image(input) and _from_image(other)):
             return NotImplemented
-        # x += x: what is written into cannot be an operand twice.
-        other = other.clone() if other is input else other
         call = partial(function, alpha=alpha, **kwargs)
         return SplitSum.apply(input, other, call, sign * alpha, in_place)
 

@@ -384,6 +384,45 @@ def test_heads_that_are_mixed_are_all_turned_round() -> None:
     torch.testing.assert_close(found, contrastive_excitation_map(per_place))
 
 
+def test_a_graph_that_begins_inside_the_model_is_enough() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.head = (
+                nn.Conv2d(3, 4, 3),
+                nn.Conv2d(4, 4, 3),
+                nn.Linear(4, 2),
+            )
+            self.cut = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.stem(x))
+            x = torch.relu(self.conv(x.detach() if self.cut else x))
+            return self.head(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Detached()
+    found = excitation_backprop(model, make_images(), 1, saliency_layer="conv")
+    with pytest.raises(NoGradientError):
+        excitation_backprop(model, make_images(), 1, saliency_layer="stem")
+    model.cut = False
+    wanted = excitation_backprop(model, make_images(), 1, saliency_layer="conv")
+    assert torch.equal(found, wanted)
+
+
+def test_float16_holds_the_signal_at_the_pixels_of_a_large_image() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 64, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 2)),
+    )
+    image = torch.rand(1, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    wanted = excitation_backprop(model, image, 1)
+    found = excitation_backprop(model.half(), image.half(), 1)
+    assert found.sum().item() == pytest.approx(1, abs=2e-3)
+    assert difference(found, wanted) < 2e-3
+
+
 def test_a_branch_has_its_share_and_no_warning() -> None:
     model = make_model("functional")
     branch = ExcitationBackprop("branch", resize=False)(model, make_images(), 1)

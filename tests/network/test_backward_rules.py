@@ -96,7 +96,7 @@ def small_model(middle: nn.Module) -> nn.Module:
 class Checkpointed(nn.Module):
     def __init__(self, use_reentrant: bool) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU(True))
+        self.inner = nn.Sequential(nn.Conv2d(6, 6, 3), nn.ReLU(True), nn.Conv2d(6, 6, 1))
         self.use_reentrant: bool | None = use_reentrant
 
     def forward(self, x: Tensor) -> Tensor:
