@@ -10,11 +10,11 @@ Both take the series up to now and score its newest value; above 1 is an alarm. 
 of numbers, and all that there is to keep in a checkpoint. NaN, the drift of maps that could not be
 compared, is passed over; it is never an alarm, and no score is given for it.
 
-In simulated runs of 30 explanations with Gaussian noise of 0.02 (200 of each kind), neither rule gave
-a false alarm; the first saw 97 % of the jumps by 0.15, the second 89 % of the rises by 0.5 over 10
-explanations. With noise of 0.05, 16 % and 4 % of the runs had a false alarm. So much noise, or more,
-is what a mean over few samples has, and one over the few maps that are not degenerate: such a
-series is better not watched, or only together with another measure's.
+In simulated runs of 30 explanations with Gaussian noise of 0.02 (200 of each kind), neither rule
+gave a false alarm; the first saw 97 % of the jumps by 0.15, the second 89 % of the rises by 0.5
+over 10 explanations. With noise of 0.05, 16 % and 4 % of the runs had a false alarm. So much noise,
+or more, is what a mean over few samples has, and one over the few maps that are not degenerate:
+such a series is better not watched, or only together with another measure's.
 """
 
 import math
