@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
@@ -67,8 +68,10 @@ def _is_of_dual_units(signal: Tensor, x: Tensor) -> Tensor:
 
 def _quotient(part: Tensor, total: Tensor) -> Tensor:
     """Return part / total; 0 where there is nothing to divide by, as in the paper."""
-    nothing = total.abs() <= torch.finfo(total.dtype).tiny ** 0.5
-    return torch.where(nothing, 0, part / total).to(total.dtype)
+    least = torch.finfo(total.dtype).tiny ** 0.5
+    # Division by infinity gives the zeros; to fill them in afterwards takes many times as long.
+    size = F.threshold(total.abs(), least, float("inf"))
+    return (part / torch.copysign(size, total)).to(total.dtype)
 
 
 class SplitSum(Function):

@@ -79,8 +79,10 @@ class _Guided(_Rectifier):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (output,) = ctx.saved_tensors
-        passes = (output > 0) & (output < ctx.ceiling) & (gradient > 0)
-        return torch.where(passes, gradient, 0).sum_to_size(ctx.shape), None, None, None
+        gradient = gradient.clamp(min=0)
+        if ctx.ceiling < float("inf"):
+            gradient = gradient * (output < ctx.ceiling)
+        return _where_active(gradient, output).sum_to_size(ctx.shape), None, None, None
 
 
 class _DeconvNet(_Rectifier):
@@ -93,7 +95,13 @@ class _Active(_Rectifier):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (output,) = ctx.saved_tensors
-        return torch.where(output > 0, gradient, 0).sum_to_size(ctx.shape), None, None, None
+        return _where_active(gradient, output).sum_to_size(ctx.shape), None, None, None
+
+
+def _where_active(gradient: Tensor, output: Tensor) -> Tensor:
+    # What torch's own ReLU does in its backward pass; many times as fast as torch.where.
+    passed: Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
+    return passed
 
 
 def _rules(rectifier: type[_Rectifier]) -> dict[TorchFunction, Rule]:
