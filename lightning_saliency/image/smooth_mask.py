@@ -10,27 +10,18 @@ and the mask is the soft maximum::
     w(z) = exp(-2 * max(z - 1/2, 0)^2)
     M(u) = sum_k a_k e^(20 a_k) / sum_k e^(20 a_k)
 
-The distance depends only on where u lies within a cell of the grid. So the window is walked point
-by point, each of them an outer product (positions in a cell) x (cells), and neither direction
-keeps more than a few tensors of the size of the masks. The backward pass is in closed form,
-dM/da_k = p_k (1 + 20 (a_k - M)) with p_k = e^(20 a_k) / sum e^(20 a).
+How the sums are taken, in both directions, is in :mod:`~lightning_saliency.image.soft_maximum`.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
+from lightning_saliency.image.soft_maximum import Window, soft_maximum
 
 __all__ = ["SmoothMask"]
-
-# The inverse temperature of the soft maximum.
-_COLDNESS = 20.0
-
-# On a CPU the masks are worked on in pieces of this many numbers, which stay in its cache.
-_PIECE = 1 << 16
 
 
 class SmoothMask:
@@ -66,6 +57,7 @@ class SmoothMask:
         # Enough zeros around the grid for the outermost pixels of the canvas.
         self._padding = 1 + math.ceil(2 * sigma / self.step)
         self._margin = round(sigma)
+        self._window = Window(self._weights(), 2 * self._radius + 1, self.step)
         cells = [points + 2 * (self._padding - self._radius) for points in self.grid_size]
         self.canvas_size = (
             self.step * (cells[0] - 1) + 1,
@@ -108,9 +100,7 @@ class SmoothMask:
             )
         if grid.dtype not in (torch.float32, torch.float64):
             raise InputError(f"Expected grids in float32 or float64, got {grid.dtype}.")
-        window: Tensor = _Window.apply(
-            self._padded(grid, first, size), self._weights(grid), 2 * self._radius + 1
-        )
+        window = soft_maximum(self._padded(grid, first, size), self._window)
         # (row in cell, column in cell, mask, cell row, cell column) -> (mask, row, column)
         cells = window.shape[-2:]
         window = window.reshape(self.step, self.step, len(grid), *cells).permute(2, 3, 0, 4, 1)
@@ -128,97 +118,11 @@ class SmoothMask:
             pads += [self._padding - start, stop - self._padding - self.grid_size[axis]]
         return torch.nn.functional.pad(grid, pads)
 
-    def _weights(self, grid: Tensor) -> Tensor:
+    def _weights(self) -> Tensor:
         """Return w for (window point, position in the cell), both in row order."""
         inside = torch.arange(self.step, dtype=torch.float64)
         points = torch.arange(2 * self._radius + 1, dtype=torch.float64)
         offset = inside - self.sigma - self.step * (points[:, None] - self._padding)
         square = offset[:, None, :, None] ** 2 + offset[None, :, None, :] ** 2
         weights = torch.exp(-2 * (square.sqrt() / self.sigma - 0.5).clamp(min=0) ** 2)
-        return weights.flatten(2).flatten(0, 1).to(grid)
-
-
-class _Window(torch.autograd.Function):
-    """The soft maximum over the window of each pixel."""
-
-    @staticmethod
-    def forward(ctx: Any, grid: Tensor, weights: Tensor, width: int) -> Tensor:
-        """Return (step * step, B, cell rows, cell columns).
-
-        Args:
-            ctx: autograd's context.
-            grid: (B, cell rows + width - 1, cell columns + width - 1).
-            weights: (width * width, step * step).
-            width: window points along one side.
-        """
-        pieces = [_soft_maximum(piece, weights, width) for piece in _pieces(grid, weights)]
-        total = torch.cat([total for total, _ in pieces], dim=1)
-        mask = torch.cat([mask for _, mask in pieces], dim=1)
-        ctx.save_for_backward(grid, weights, total, mask)
-        ctx.width = width
-        return mask
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Return the derivative with respect to the grid."""
-        grid, weights, total, mask = ctx.saved_tensors
-        pieces = []
-        start = 0
-        for piece in _pieces(grid, weights):
-            part = slice(start, start + len(piece))
-            start += len(piece)
-            pieces.append(
-                _soft_maximum_gradient(
-                    piece, weights, ctx.width, total[:, part], mask[:, part], gradients[0][:, part]
-                )
-            )
-        return torch.cat(pieces), None, None
-
-
-def _pieces(grid: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-    if grid.device.type != "cpu":
-        return (grid,)
-    pixels = weights.shape[1] * grid[0].numel()
-    return torch.split(grid, max(1, _PIECE // pixels))
-
-
-def _points(grid: Tensor, width: int) -> list[tuple[slice, slice]]:
-    """Return, for each window point, the part of the grid that the cells see there."""
-    rows, columns = grid.shape[1] - width + 1, grid.shape[2] - width + 1
-    return [(slice(y, y + rows), slice(x, x + columns)) for y in range(width) for x in range(width)]
-
-
-def _soft_maximum(grid: Tensor, weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    grid = grid * _COLDNESS
-    points = _points(grid, width)
-    rows, columns = points[0]
-    shape = (weights.shape[1], *grid[:, rows, columns].shape)
-    total, weighted = grid.new_zeros(2, shape[0], math.prod(shape[1:]))
-    exponent, power = torch.empty_like(total), torch.empty_like(total)
-    for (rows, columns), weight in zip(points, weights, strict=True):
-        values = grid[:, rows, columns].reshape(1, -1)
-        torch.mul(weight[:, None], values, out=exponent)
-        torch.exp(exponent, out=power)
-        total += power
-        weighted.addcmul_(exponent, power)
-    mask = weighted.div_(total).div_(_COLDNESS)
-    return total.view(shape), mask.view(shape)
-
-
-def _soft_maximum_gradient(
-    grid: Tensor, weights: Tensor, width: int, total: Tensor, mask: Tensor, gradient: Tensor
-) -> Tensor:
-    grid = grid * _COLDNESS
-    result = torch.zeros_like(grid)
-    flat = (weights.shape[1], -1)
-    slope = (gradient / total).reshape(flat)
-    start = torch.addcmul(slope, slope, mask.reshape(flat), value=-_COLDNESS)
-    exponent, power = torch.empty_like(slope), torch.empty_like(slope)
-    for (rows, columns), weight in zip(_points(grid, width), weights, strict=True):
-        part = grid[:, rows, columns]
-        torch.mul(weight[:, None], part.reshape(1, -1), out=exponent)
-        torch.exp(exponent, out=power)
-        torch.addcmul(start, slope, exponent, out=exponent)
-        power *= exponent
-        result[:, rows, columns] += torch.mv(power.t(), weight).view_as(part)
-    return result
+        return weights.flatten(2).flatten(0, 1)
