@@ -1,4 +1,4 @@
-"""Take images and labels out of a batch of whatever form."""
+"""Take images, labels and regions out of a batch of whatever form."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -7,12 +7,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_saliency.callbacks.regions import OBJECT, region_masks
 from lightning_saliency.errors import InputError
 
 __all__ = ["Unpack", "class_indices", "unpack_batch"]
 
-Unpack: TypeAlias = Callable[[Any], "tuple[Tensor, Tensor | None]"]
-"""From a batch of the user's loader to images (N, C, H, W) and labels (N,), or None for none."""
+Unpack: TypeAlias = Callable[
+    [Any],
+    "tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor | Mapping[str, Tensor]]",
+]
+"""From a batch of the user's loader to images (N, C, H, W) and labels (N,), or None for none; and,
+if there is ground truth, as a third entry the objects' masks (N, H, W) or boxes (N, 4), or a
+mapping from names of regions to these."""
 
 _IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "class_id", "cls")
@@ -23,8 +29,10 @@ _HOW = (
 )
 
 
-def unpack_batch(batch: object, unpack: Unpack | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return images (N, C, H, W) and labels of a batch.
+def unpack_batch(
+    batch: object, unpack: Unpack | None = None
+) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """Return images (N, C, H, W), labels and regions of a batch.
 
     Without ``unpack``, these are understood: a tensor of images; a tuple, list or named tuple that
     begins with images and goes on with labels; a mapping or dataclass with the usual names
@@ -36,18 +44,19 @@ def unpack_batch(batch: object, unpack: Unpack | None = None) -> tuple[Tensor, T
         unpack: the user's own way to take it apart.
 
     Returns:
-        (images, labels); labels as they are in the batch, None if there are none.
+        (images, labels, regions); labels as they are in the batch, None if there are none; regions
+        by name, bool, (N, 1, H, W), which only ``unpack`` can give.
 
     Raises:
         InputError: no images (N, C, H, W) were found, or the lengths differ.
     """
     found = unpack(batch) if unpack is not None else _unpack_by_form(batch)
-    if not isinstance(found, (tuple, list)) or len(found) != 2:
+    if not isinstance(found, (tuple, list)) or len(found) not in (2, 3):
         raise InputError(
-            "Expected unpack to return a pair (images, labels or None), got "
-            f"{_describe(found)}. {_HOW}"
+            "Expected unpack to return a pair (images, labels or None), or these and the objects' "
+            f"masks or boxes, got {_describe(found)}. {_HOW}"
         )
-    images, labels = found
+    images, labels = found[:2]
     if not isinstance(images, Tensor) or images.dim() != 4:
         whose = "unpack to return" if unpack is not None else "the batch to hold"
         raise InputError(
@@ -59,7 +68,22 @@ def unpack_batch(batch: object, unpack: Unpack | None = None) -> tuple[Tensor, T
             f"Expected one label for each image, got {len(images)} images and {len(labels)} "
             f"labels. {_HOW}"
         )
-    return images, labels if isinstance(labels, Tensor) else None
+    regions = _regions(found[2], images) if len(found) == 3 else {}
+    return images, labels if isinstance(labels, Tensor) else None, regions
+
+
+def _regions(given: object, images: Tensor) -> dict[str, Tensor]:
+    named = given if isinstance(given, Mapping) else {OBJECT: given}
+    size = images.shape[2], images.shape[3]
+    masks = {}
+    for name, region in named.items():
+        masks[name] = region_masks(region, size, f"unpack to return the region '{name}'")
+        if len(masks[name]) != len(images):
+            raise InputError(
+                f"Expected unpack to return the region '{name}' of each of the {len(images)} "
+                f"images, got {len(masks[name])} of them."
+            )
+    return {name: mask.to(images.device) for name, mask in masks.items()}
 
 
 def _unpack_by_form(batch: object) -> tuple[object, object]:

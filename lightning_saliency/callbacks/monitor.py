@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
 
+from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.drift import DriftTracker
 from lightning_saliency.callbacks.explain import (
     ClassChoice,
@@ -18,10 +20,13 @@ from lightning_saliency.callbacks.explain import (
     predict,
 )
 from lightning_saliency.callbacks.forward import Forward, explained_model
+from lightning_saliency.callbacks.locate import locate
 from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.ranks import gather_shares, on_every_rank, share_of_this_rank
+from lightning_saliency.callbacks.regions import Regions
 from lightning_saliency.callbacks.samples import SampleSet
 from lightning_saliency.loggers import log_image, takes_images
+from lightning_saliency.metrics.localisation import region_area
 from lightning_saliency.network.undisturbed import undisturbed
 
 __all__ = ["Monitor"]
@@ -37,6 +42,7 @@ class Monitor:
         choices: which classes are explained.
         forward: the user's own way to call the module.
         pictures: draws.
+        regions: that the maps are measured on, besides those that come with the samples.
         name: put before all tags.
 
     Attributes:
@@ -49,6 +55,7 @@ class Monitor:
         choices: Sequence[ClassChoice],
         forward: Forward | None,
         pictures: Pictures,
+        regions: Regions,
         name: str | None = None,
     ) -> None:
         self.methods = list(methods)
@@ -56,6 +63,7 @@ class Monitor:
         self.forward = forward
         self.is_prepared = False
         self._pictures = pictures
+        self._regions = regions
         self._prefix = f"{name}/" if name else ""
         self._drift = {series: DriftTracker() for series in self._series()}
 
@@ -81,6 +89,7 @@ class Monitor:
         model = explained_model(pl_module, self.forward)
         probe = _as_the_model_takes_it(probe, trainer, pl_module)
         self._pictures.show(probe.images)
+        self._regions.check((probe.images.shape[2], probe.images.shape[3]))
         with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
             logits = predict(model, probe.images)
             for choice in self.choices:
@@ -106,19 +115,16 @@ class Monitor:
             Exception: whatever went wrong. Numbers that were measured before it are logged.
         """
         explanations = self._explanations(samples, trainer, pl_module)
+        regions = self._regions_of(samples)
+        for name, region in regions.items():
+            area = float(region_area(region)[region.flatten(1).any(1)].mean())
+            self._log(pl_module, {f"saliency_region_area/{name}": area}, len(samples))
         for series, explanation in explanations.items():
-            for what, value in self._drift[series].measure(explanation).items():
-                kind, _, measure = what.partition("/")
-                pl_module.log(
-                    f"{self._prefix}saliency_{kind}/{series}/{measure}",
-                    value,
-                    on_step=False,
-                    on_epoch=True,
-                    batch_size=len(samples),
-                    add_dataloader_idx=False,
-                    # Equal on all processes already; this tells Lightning so.
-                    sync_dist=True,
-                )
+            located = locate(explanation.saliency, regions, self._method_of(series))
+            values = self._drift[series].measure(explanation)
+            values.update({what: float(each.nanmean()) for what, each in located.items()})
+            tags = {_tag(series, what): value for what, value in values.items()}
+            self._log(pl_module, tags, len(samples))
         loggers = [logger for logger in trainer.loggers if takes_images(logger)]
         if not loggers or not trainer.is_global_zero:
             return
@@ -180,6 +186,32 @@ class Monitor:
             for series, part in on_every_rank(compute, trainer).items()
         }
 
+    def _log(self, pl_module: pl.LightningModule, values: Mapping[str, float], count: int) -> None:
+        for tag, value in values.items():
+            pl_module.log(
+                self._prefix + tag,
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=count,
+                add_dataloader_idx=False,
+                # Equal on all processes already; this tells Lightning so.
+                sync_dist=True,
+            )
+
+    def _regions_of(self, samples: SampleSet) -> dict[str, Tensor]:
+        size = samples.images.shape[2], samples.images.shape[3]
+        own = {name: mask.cpu() for name, mask in samples.regions.items()}
+        return own | self._regions.masks(size, len(samples))
+
+    def _method_of(self, series: str) -> AttributionMethod:
+        return next(
+            entry.method
+            for entry in self.methods
+            for choice in self.choices
+            if self._key(entry, choice) == series
+        )
+
     def _series(self) -> list[str]:
         return [self._key(entry, choice) for entry in self.methods for choice in self.choices]
 
@@ -192,4 +224,10 @@ def _as_the_model_takes_it(
 ) -> SampleSet:
     samples = samples.to(pl_module.device)
     # Tensors that the user gave may have another precision than the model.
-    return SampleSet(trainer.precision_plugin.convert_input(samples.images), samples.labels)
+    return replace(samples, images=trainer.precision_plugin.convert_input(samples.images))
+
+
+def _tag(series: str, what: str) -> str:
+    """Return the tag of a number, such as "saliency_drift/grad_cam/previous/ssim"."""
+    kind, _, rest = what.partition("/")
+    return f"saliency_{kind}/{series}/{rest}"

@@ -31,8 +31,7 @@ def share_of_this_rank(samples: SampleSet, trainer: pl.Trainer) -> SampleSet:
     size = -(-len(samples) // trainer.world_size)
     wanted = torch.arange(trainer.global_rank * size, (trainer.global_rank + 1) * size)
     wanted = wanted.remainder(len(samples)).to(samples.images.device)
-    labels = None if samples.labels is None else samples.labels[wanted]
-    return SampleSet(samples.images[wanted], labels)
+    return samples.each(lambda tensor: tensor[wanted])
 
 
 def gather_shares(part: Tensor, count: int, trainer: pl.Trainer) -> Tensor:
@@ -68,11 +67,12 @@ def first_samples_of_all(part: SampleSet, count: int, trainer: pl.Trainer) -> Sa
     size = min(len(part), -(-count // trainer.world_size))
 
     def dealt(mine: Tensor) -> Tensor:
-        gathered = trainer.strategy.all_gather(mine[:size].contiguous())
-        return gathered.transpose(0, 1).flatten(0, 1)[:count]
+        # Not all backends exchange bool.
+        sent = mine.byte() if mine.dtype == torch.bool else mine
+        gathered = trainer.strategy.all_gather(sent[:size].contiguous())
+        return gathered.transpose(0, 1).flatten(0, 1)[:count].to(mine.dtype)
 
-    labels = None if part.labels is None else dealt(part.labels)
-    return SampleSet(dealt(part.images), labels)
+    return part.each(dealt)
 
 
 def on_every_rank(compute: Callable[[], T], trainer: pl.Trainer) -> T:

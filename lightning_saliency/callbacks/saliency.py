@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,11 +17,11 @@ from lightning_saliency.callbacks.explain import ClassChoice, Method, choices_of
 from lightning_saliency.callbacks.faults import Faults, OnError
 from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
+from lightning_saliency.callbacks.gather import begin_to_gather, keep_gathered
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.pictures import Pictures
-from lightning_saliency.callbacks.ranks import first_samples_of_all
+from lightning_saliency.callbacks.regions import Regions, RegionsSpec
 from lightning_saliency.callbacks.samples import Samples, SampleSpec
-from lightning_saliency.errors import SaliencyWarning
 
 __all__ = ["SaliencyCallback"]
 
@@ -46,7 +46,10 @@ class SaliencyCallback(pl.Callback):
       ``log2_norm_ratio`` (0 = as strong). NaN if all maps are constant or not finite;
     - ``saliency_target/<method>/<what>``: ``probability`` of the explained classes, ``flips`` (the
       share of samples whose predicted class has changed since the previous explanation) and
-      ``degenerate_frac`` (the share of maps that are constant or not finite).
+      ``degenerate_frac`` (the share of maps that are constant or not finite);
+    - ``saliency_object/<method>/<measure>``, if there is ground truth: ``energy``, ``pointing`` and
+      ``top10_iou``; ``saliency_region/<method>/<name>``: the share of the map's mass in each other
+      region; ``saliency_region_area/<name>``: what that share is for a map that knows nothing.
 
     The numbers are in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint. With
     two targets, ``<method>`` is ``<method>/label`` and ``<method>/predicted``.
@@ -60,12 +63,16 @@ class SaliencyCallback(pl.Callback):
         target: the class that is explained: each sample's ``"label"``, the class that is
             ``"predicted"`` at the time, a class index for all, or both ("label", "predicted").
         every_n_epochs: explain in the first epoch that can be, and then every so many epochs.
-        unpack: from a batch to (images, labels or None), if the batch is not of a usual form.
+        unpack: from a batch to (images, labels or None), if the batch is not of a usual form; a
+            third entry is ground truth: masks (N, H, W) or boxes (N, 4) of the objects.
         forward: from (pl_module, images) to what holds the class scores, if that is not
             ``pl_module(images)``.
         mean: per channel; how the images were normalised, to show them as they were.
         std: per channel, like ``mean``.
         class_names: shown instead of class indices.
+        regions: where to measure the maps, see :data:`~.regions.RegionsSpec`: ``["border"]``,
+            ``{"corner": (0, 0, 8, 8)}`` (left, top, right, bottom in pixels), or masks or boxes for
+            each sample. The name ``"object"`` stands for the ground truth.
         max_overhead: skip explanations that would take more than this share of the run's time.
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
             switches the callback off after three failures in a row; ``"raise"`` ends the run.
@@ -88,6 +95,7 @@ class SaliencyCallback(pl.Callback):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
+        regions: RegionsSpec | None = None,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -104,6 +112,7 @@ class SaliencyCallback(pl.Callback):
             choices=choices_of(target),
             forward=forward,
             pictures=Pictures(mean, std, class_names),
+            regions=Regions(regions, self.samples.count),
             name=name,
         )
         self._is_set_up = False
@@ -180,7 +189,7 @@ class SaliencyCallback(pl.Callback):
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to gather the samples, as long as they are not known."""
-        self._begin_to_gather(trainer, pl_module)
+        begin_to_gather(self.samples, trainer, pl_module, self.dataloader_idx)
 
     @override
     def on_validation_batch_start(
@@ -192,7 +201,8 @@ class SaliencyCallback(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Gather samples in the form in which the model is about to see them."""
-        self._gather(batch, dataloader_idx)
+        if self.samples.indices is None and dataloader_idx == self.dataloader_idx:
+            self.samples.gather(batch)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -200,7 +210,7 @@ class SaliencyCallback(pl.Callback):
         if trainer.sanity_checking:
             return
         self._saw_validation = True
-        self._keep_samples(trainer)
+        keep_gathered(self.samples, trainer)
         self._explain_if_due(trainer, pl_module, _validation_step(trainer))
 
     # trainer.test runs the same loop under other names.
@@ -244,31 +254,6 @@ class SaliencyCallback(pl.Callback):
         self._last_epoch = state_dict["last_epoch"]
 
     # How the hooks do it.
-
-    def _begin_to_gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.samples.begin()
-        if self.samples.known is None and self.samples.indices is not None:
-            batch = fetch_batch(trainer, pl_module, self.dataloader_idx, self.samples.indices)
-            if batch is not None:
-                self.samples.gather(batch)
-
-    def _gather(self, batch: Any, dataloader_idx: int) -> None:
-        if self.samples.indices is None and dataloader_idx == self.dataloader_idx:
-            self.samples.gather(batch)
-
-    def _keep_samples(self, trainer: pl.Trainer) -> None:
-        seen = self.samples.gathered()
-        if self.samples.known is not None or seen is None:
-            return
-        if self.samples.indices is None:
-            seen = first_samples_of_all(seen, self.samples.count, trainer)
-        if len(seen) < self.samples.count:
-            rank_zero_warn(
-                f"Expected {self.samples.count} samples, but the validation run had only "
-                f"{len(seen)}; these are explained. Raise limit_val_batches, or lower samples.",
-                category=SaliencyWarning,
-            )
-        self.samples.keep(seen)
 
     def _explain_if_due(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int

@@ -1,7 +1,7 @@
 """The fixed validation samples that are explained again and again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -24,22 +24,30 @@ class SampleSet:
     Attributes:
         images: (N, C, H, W), normalised as the model takes them.
         labels: as they come with the batch, first dimension N, or None.
+        regions: by name, bool, (N, 1, H, W): what came with the batch to measure the maps on.
     """
 
     images: Tensor
     labels: Tensor | None
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, which: slice) -> "SampleSet":
-        labels = None if self.labels is None else self.labels[which]
-        return SampleSet(self.images[which], labels)
+        return self.each(lambda tensor: tensor[which])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "SampleSet":
+        """Return the samples with all their tensors changed in the same way."""
+        return SampleSet(
+            change(self.images),
+            None if self.labels is None else change(self.labels),
+            {name: change(region) for name, region in self.regions.items()},
+        )
 
     def to(self, device: torch.device | str) -> "SampleSet":
         """Return these samples on ``device``."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return SampleSet(self.images.to(device), labels)
+        return self.each(lambda tensor: tensor.to(device))
 
 
 class Samples:
@@ -105,12 +113,10 @@ class Samples:
         Raises:
             InputError: the batch cannot be unpacked.
         """
-        images, labels = unpack_batch(batch, self.unpack)
+        images, labels, regions = unpack_batch(batch, self.unpack)
         # A clone made inside inference mode would be an inference tensor like the batch.
         with torch.inference_mode(False):
-            return SampleSet(
-                images.detach().clone(), None if labels is None else labels.detach().clone()
-            )
+            return SampleSet(images, labels, regions).each(lambda tensor: tensor.detach().clone())
 
     def gathered(self) -> SampleSet | None:
         """Return what this run has given so far, None if nothing.
@@ -132,6 +138,11 @@ class Samples:
         return SampleSet(
             torch.cat([part.images for part in self._gathered]),
             torch.cat(labels) if complete else None,
+            {
+                name: torch.cat([part.regions[name] for part in self._gathered])
+                for name in self._gathered[0].regions
+                if all(name in part.regions for part in self._gathered)
+            },
         )
 
     def keep(self, samples: SampleSet) -> None:
@@ -143,7 +154,7 @@ class Samples:
         if self.known is None:
             return {}
         known = self.known.to("cpu")
-        return {"images": known.images, "labels": known.labels}
+        return {"images": known.images, "labels": known.labels, "regions": dict(known.regions)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the samples of a checkpoint, unless tensors were given.
@@ -152,7 +163,7 @@ class Samples:
             state: from :meth:`state_dict`.
         """
         if state and not self._given:
-            self.known = SampleSet(state["images"], state["labels"])
+            self.known = SampleSet(**state)
 
 
 def _checked_pair(pair: Sequence[Any]) -> SampleSet:

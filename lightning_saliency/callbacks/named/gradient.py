@@ -7,6 +7,7 @@ from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.explain import ClassChoice
 from lightning_saliency.callbacks.faults import OnError
 from lightning_saliency.callbacks.forward import Forward
+from lightning_saliency.callbacks.regions import RegionsSpec
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.callbacks.samples import SampleSpec
 from lightning_saliency.image.resize import ResizeMode
@@ -40,6 +41,7 @@ class GradientCallback(SaliencyCallback):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
+        regions: RegionsSpec | None = None,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -61,6 +63,7 @@ class GradientCallback(SaliencyCallback):
             mean=mean,
             std=std,
             class_names=class_names,
+            regions=regions,
             max_overhead=max_overhead,
             on_error=on_error,
             name=name,
