@@ -51,7 +51,7 @@ class Window:
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def weights(self, grid: Tensor) -> Tensor:
-        """Return the weights on the device and in the dtype of ``grid``."""
+        """Return the weights (points, positions), on the device and in the dtype of ``grid``."""
         key = (grid.device, grid.dtype)
         if key not in self._copies:
             self._copies[key] = self._weights.to(grid)
@@ -71,8 +71,8 @@ class Window:
         """Return, for each window point, the index of the grid points that the cells see there.
 
         Args:
-            grid: with the rows in dimension ``first`` and the columns in the next.
-            first: 0 or 1.
+            grid: (rows, columns, ...) or (B, rows, columns).
+            first: the dimension of the rows, 0 or 1.
         """
         rows, columns = (length - self.width + 1 for length in grid.shape[first : first + 2])
         before = (slice(None),) * first
