@@ -13,11 +13,19 @@ __all__ = ["Budget"]
 class Budget:
     """An account of seconds: what the run took so far, and what explanations took of it.
 
+    An explanation is made when the share of the time so far leaves room for it. So explanations
+    are spread over the run, and the share is kept at every time after the first one.
+
+    The first one may be made on credit, because the first epochs are worth seeing: at once, if it
+    fits into the share of the whole run, as far as the run's length can be foreseen.
+
     Args:
         share: the largest share, in (0, 1]; None for no limit.
 
     Attributes:
         skipped: how many explanations were left out to keep within the share.
+        made: how many were made.
+        cost: seconds that an explanation takes, by the last one or by an estimate; 0 if unknown.
 
     Raises:
         InputError: ``share`` is out of its range.
@@ -31,14 +39,25 @@ class Budget:
             )
         self.share = share
         self.skipped = 0
+        self.made = 0
+        self.cost = 0.0
         self._spent = 0.0
-        self._last = 0.0
         self._elapsed_before = 0.0
         self._started: float | None = None
+
+    @property
+    def needs_estimate(self) -> bool:
+        """Whether there is a limit, and nothing is known of what an explanation costs."""
+        return self.share is not None and self.cost == 0
 
     def start(self) -> None:
         """The run begins or goes on."""
         self._started = time.monotonic()
+
+    def stop(self) -> None:
+        """The run ends or pauses: the time until it goes on is not the run's."""
+        self._elapsed_before = self.elapsed
+        self._started = None
 
     @property
     def elapsed(self) -> float:
@@ -49,34 +68,62 @@ class Budget:
     @property
     def overhead(self) -> float:
         """The share of the run's time that explanations took, in [0, 1]."""
-        return self._spent / self.elapsed if self.elapsed > 0 else 0.0
+        return min(self._spent / self.elapsed, 1.0) if self.elapsed > 0 else 0.0
 
-    def allows_next(self) -> bool:
+    def allows_next(self, progress: float) -> bool:
         """Whether another explanation, as long as the last, stays within the share.
 
-        The first is always allowed: until then nothing is known of its cost.
+        Args:
+            progress: the part of the run that is done, in [0, 1]; 0 if nobody knows.
         """
-        if self.share is None or self._spent == 0:
+        if self.share is None:
             return True
-        return self._spent + self._last <= self.share * (self.elapsed + self._last)
+        after = self._spent + self.cost
+        if after <= self.share * (self.elapsed + self.cost):
+            return True
+        return self.made == 0 and after * progress <= self.share * self.elapsed
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """Book the time inside as spent on one explanation."""
+        """Book the time inside as spent."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self._last = time.monotonic() - start
-            self._spent += self._last
+            self._spent += time.monotonic() - start
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Book the time inside as spent on one explanation; the next is expected to take as long.
+
+        One that fails is booked, too; it says nothing of what a whole one takes.
+        """
+        start = time.monotonic()
+        with self.spending():
+            yield
+        self.made += 1
+        self.cost = time.monotonic() - start
+
+    @contextmanager
+    def estimating(self, parts: int) -> Iterator[None]:
+        """Book the time inside as spent, and expect an explanation to take ``parts`` times that.
+
+        Args:
+            parts: how many times the work inside an explanation is, at most.
+        """
+        start = time.monotonic()
+        with self.spending():
+            yield
+        self.cost = parts * (time.monotonic() - start)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the account for a checkpoint; seconds."""
         return {
             "spent": self._spent,
-            "last": self._last,
+            "cost": self.cost,
             "elapsed": self.elapsed,
             "skipped": self.skipped,
+            "made": self.made,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -86,6 +133,7 @@ class Budget:
             state: from :meth:`state_dict`.
         """
         self._spent = state["spent"]
-        self._last = state["last"]
+        self.cost = state["cost"]
         self._elapsed_before = state["elapsed"]
         self.skipped = state["skipped"]
+        self.made = state["made"]

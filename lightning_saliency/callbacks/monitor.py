@@ -47,6 +47,7 @@ class Monitor:
 
     Attributes:
         is_prepared: whether the methods have been tried on a sample.
+        prefix: stands before all tags.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Monitor:
         self.is_prepared = False
         self._pictures = pictures
         self._regions = regions
-        self._prefix = f"{name}/" if name else ""
+        self.prefix = f"{name}/" if name else ""
         self._drift = {series: DriftTracker() for series in self._series()}
 
     @property
@@ -73,7 +74,7 @@ class Monitor:
         families = self._series()
         if len(families) > 1:
             families.append("compare")
-        return {f"{self._prefix}saliency/{family}" for family in families}
+        return {f"{self.prefix}saliency/{family}" for family in families}
 
     def prepare(self, probe: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check on a sample that everything can be explained, and settle what is left open.
@@ -99,6 +100,21 @@ class Monitor:
                 for entry in self.methods
             ]
         self.is_prepared = True
+
+    def rehearse(
+        self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        """Explain samples and forget the result, to see what it takes.
+
+        Args:
+            samples: some of those that will be explained.
+            trainer: of the run.
+            pl_module: the module that is explained.
+
+        Raises:
+            Exception: whatever went wrong.
+        """
+        self._explanations(samples, trainer, pl_module)
 
     def explain(
         self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
@@ -133,7 +149,7 @@ class Monitor:
             # Filmstrips are large, and written again each time.
             palette = tag.startswith("saliency_filmstrip")
             for logger in loggers:
-                log_image(logger, self._prefix + tag, picture, step, palette=palette)
+                log_image(logger, self.prefix + tag, picture, step, palette=palette)
 
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return a filmstrip as logged last, (3, H, W); see :meth:`Pictures.filmstrip`."""
@@ -189,7 +205,7 @@ class Monitor:
     def _log(self, pl_module: pl.LightningModule, values: Mapping[str, float], count: int) -> None:
         for tag, value in values.items():
             pl_module.log(
-                self._prefix + tag,
+                self.prefix + tag,
                 value,
                 on_step=False,
                 on_epoch=True,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_saliency.callbacks.allowance import is_allowed, log_overhead, report
 from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.checks import check_settings, check_tags, check_trainer
@@ -21,7 +21,8 @@ from lightning_saliency.callbacks.gather import begin_to_gather, keep_gathered
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.regions import Regions, RegionsSpec
-from lightning_saliency.callbacks.samples import Samples, SampleSpec
+from lightning_saliency.callbacks.rhythm import is_due, validation_step
+from lightning_saliency.callbacks.samples import Samples, SampleSet, SampleSpec
 
 __all__ = ["SaliencyCallback"]
 
@@ -47,6 +48,7 @@ class SaliencyCallback(pl.Callback):
     - ``saliency_target/<method>/<what>``: ``probability`` of the explained classes, ``flips`` (the
       share of samples whose predicted class has changed since the previous explanation) and
       ``degenerate_frac`` (the share of maps that are constant or not finite);
+    - ``saliency_overhead``: the share of the run's time that explanations took so far;
     - ``saliency_object/<method>/<measure>``, if there is ground truth: ``energy``, ``pointing`` and
       ``top10_iou``; ``saliency_region/<method>/<name>``: the share of the map's mass in each other
       region; ``saliency_region_area/<name>``: what that share is for a map that knows nothing.
@@ -73,7 +75,8 @@ class SaliencyCallback(pl.Callback):
         regions: where to measure the maps, see :data:`~.regions.RegionsSpec`: ``["border"]``,
             ``{"corner": (0, 0, 8, 8)}`` (left, top, right, bottom in pixels), or masks or boxes for
             each sample. The name ``"object"`` stands for the ground truth.
-        max_overhead: skip explanations that would take more than this share of the run's time.
+        max_overhead: skip explanations that would take more than this share of the run's time;
+            the first may be made early if it fits into the share of the whole run.
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
             switches the callback off after three failures in a row; ``"raise"`` ends the run.
         name: put before all tags; needed when two callbacks use the same method.
@@ -164,9 +167,7 @@ class SaliencyCallback(pl.Callback):
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try the methods on what the sanity check has shown, before the first training step."""
-        probe = self.samples.known or self.samples.gathered()
-        if probe is not None:
-            self.monitor.prepare(probe[:1], trainer, pl_module)
+        self._prepare(self.samples.known or self.samples.gathered(), trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -178,8 +179,7 @@ class SaliencyCallback(pl.Callback):
             wanted = self.samples.indices or [0]
             batch = fetch_batch(trainer, pl_module, self.dataloader_idx, wanted)
             probe = None if batch is None else self.samples.of(batch)
-        if probe is not None:
-            self.monitor.prepare(probe[:1], trainer, pl_module)
+        self._prepare(probe, trainer, pl_module)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -211,7 +211,7 @@ class SaliencyCallback(pl.Callback):
             return
         self._saw_validation = True
         keep_gathered(self.samples, trainer)
-        self._explain_if_due(trainer, pl_module, _validation_step(trainer))
+        self._explain_if_due(trainer, pl_module, validation_step(trainer))
 
     # trainer.test runs the same loop under other names.
     on_test_start = on_validation_start
@@ -224,16 +224,13 @@ class SaliencyCallback(pl.Callback):
         # After a resume this hook can come for an epoch that was explained before the checkpoint.
         if not self._saw_validation and self._last_epoch != trainer.current_epoch:
             # Lightning logs the metrics of an epoch's end one step back, at its last batch.
-            self._explain_if_due(trainer, pl_module, _validation_step(trainer) - 1)
+            self._explain_if_due(trainer, pl_module, validation_step(trainer) - 1)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how often the budget was kept by leaving an explanation out."""
-        if self.budget.skipped:
-            rank_zero_info(
-                f"Explanations took {self.budget.overhead:.1%} of the run; {self.budget.skipped} "
-                f"were skipped to keep within max_overhead={self.budget.share}."
-            )
+        self.budget.stop()
+        report(self.budget)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -255,28 +252,22 @@ class SaliencyCallback(pl.Callback):
 
     # How the hooks do it.
 
+    def _prepare(
+        self, probe: SampleSet | None, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        if probe is not None:
+            with self.budget.spending():
+                self.monitor.prepare(probe[:1], trainer, pl_module)
+
     def _explain_if_due(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
     ) -> None:
         samples = self.samples.known
-        if samples is None or self.faults.gave_up or not self._is_due(trainer):
+        due = is_due(self._last_epoch, self.every_n_epochs, trainer)
+        if samples is None or self.faults.gave_up or not due:
             return
-        if not trainer.strategy.broadcast(self.budget.allows_next()):
-            self.budget.skipped += 1
-            return
-        with self.faults.reported(trainer.current_epoch), self.budget.spending():
-            self.monitor.explain(samples, trainer, pl_module, step)
-        self._last_epoch = trainer.current_epoch
-
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        if self._last_epoch is None or trainer.state.fn != "fit":
-            return True
-        # Counting from the last explained epoch, and not in multiples, works together with every
-        # rhythm of validation; several runs within one epoch are all explained.
-        since = trainer.current_epoch - self._last_epoch
-        return since == 0 or since >= self.every_n_epochs
-
-
-def _validation_step(trainer: pl.Trainer) -> int:
-    # The step of Lightning's own epoch metrics; global_step counts every optimizer.
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+        if is_allowed(self.budget, self.monitor, samples, trainer, pl_module):
+            with self.faults.reported(trainer.current_epoch), self.budget.explaining():
+                self.monitor.explain(samples, trainer, pl_module, step)
+            self._last_epoch = trainer.current_epoch
+        log_overhead(self.budget, self.monitor.prefix, trainer, pl_module)
