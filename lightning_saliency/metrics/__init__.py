@@ -12,6 +12,14 @@ from lightning_saliency.metrics.drift import (
     mean_drift,
     sample_drift,
 )
+from lightning_saliency.metrics.faithfulness import (
+    FAITHFULNESS,
+    Faithfulness,
+    confidence_drop,
+    confidence_increase,
+    curve_area,
+    removal_contrast,
+)
 from lightning_saliency.metrics.localisation import (
     energy_inside,
     rank_accuracy,
@@ -30,6 +38,8 @@ from lightning_saliency.metrics.map_similarity import (
 from lightning_saliency.metrics.pointing_game import PointingGame, pointing_hit
 
 __all__ = [
+    "FAITHFULNESS",
+    "Faithfulness",
     "MEASURES",
     "NO_DRIFT",
     "PointingGame",
@@ -38,7 +48,10 @@ __all__ = [
     "center_shift",
     "chance_drift",
     "comparable",
+    "confidence_drop",
+    "confidence_increase",
     "creep_score",
+    "curve_area",
     "degenerate",
     "drift_amount",
     "energy_inside",
@@ -48,6 +61,7 @@ __all__ = [
     "rank_accuracy",
     "region_area",
     "region_mass",
+    "removal_contrast",
     "sample_drift",
     "spearman",
     "spike_score",
