@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.utils import save_image
+from torchvision.io import write_png
 
 from lightning_saliency.attribution import (
     RISE,
@@ -72,7 +72,7 @@ def main() -> None:
             print(f"category {category}: {method.name}")
             maps[method.name] = method(model, image, category)
         rows += draw_rows(displayable(image), f"digit {category}", maps)
-    save_image(grid(rows), options.output)
+    write_png(grid(rows), str(options.output))
     print(f"Written to {options.output}.")
 
 

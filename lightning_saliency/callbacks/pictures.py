@@ -112,7 +112,7 @@ class Pictures:
             epoch: written into the pictures.
 
         Yields:
-            (tag, RGB picture (3, height, width) in [0, 1]).
+            (tag, RGB picture (3, height, width), uint8).
         """
         shown = self.show(images)
         inputs = to_bytes(shown)
@@ -145,7 +145,7 @@ class Pictures:
                 )
 
     def filmstrip(self, series: str | None = None) -> Tensor:
-        """Return a filmstrip as drawn last, (3, height, width) in [0, 1].
+        """Return a filmstrip as drawn last, (3, height, width), RGB, uint8.
 
         Args:
             series: for instance ``"grad_cam"``; None for the first one.

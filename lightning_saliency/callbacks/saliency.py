@@ -138,7 +138,7 @@ class SaliencyCallback(pl.Callback):
             method: the ``<method>`` of the tags, for instance ``"grad_cam"``; None for the first.
 
         Returns:
-            (3, H, W), RGB in [0, 1].
+            (3, H, W), RGB, uint8, as ``torchvision.io.write_png`` takes it.
 
         Raises:
             InputError: nothing was explained under that name.

@@ -1,4 +1,4 @@
-"""Maps as pictures: RGB tensors in [0, 1] that read at a glance and claim no more than is there."""
+"""Maps as pictures: RGB tensors that read at a glance and claim no more than is there."""
 
 from lightning_saliency.rendering.colormap import apply_colormap
 from lightning_saliency.rendering.display import displayable

@@ -123,8 +123,8 @@ class Canvas:
         return end + text_width(high, size) - left
 
     def picture(self) -> Tensor:
-        """Return the sheet (3, height, width), float32 in [0, 1], multiples of 1/255."""
-        return from_pillow(self._sheet) / 255
+        """Return the sheet (3, height, width), uint8."""
+        return from_pillow(self._sheet)
 
 
 @lru_cache(maxsize=8)

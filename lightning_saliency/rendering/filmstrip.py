@@ -26,6 +26,12 @@ _GAP, _MARGIN = 3, 8
 _FONT, _LINE = 13, 18
 _LEGEND = 100
 _WIDEST_LABEL = 120
+_NOTES = (
+    "bars: mean of the map, log scale; half = first maps, full = 1000 times that",
+    "bars: mean of the map, log scale; half = first maps",
+    "bars: strength, half = first maps",
+    "bars: strength",
+)
 
 
 def thin(count: int, most: int = 16) -> list[int]:
@@ -133,7 +139,7 @@ def filmstrip(
             for none.
 
     Returns:
-        (3, height, width), float32 in [0, 1], on the CPU.
+        (3, height, width), RGB, uint8, on the CPU.
 
     Raises:
         InputError: there is no frame, the shapes differ, or labels are missing.
@@ -190,8 +196,10 @@ def _draw_footer(
     sheet: Canvas, legend: tuple[ColourScale, bool], top: int, left: int, width: int
 ) -> None:
     used = sheet.legend(*legend, top, left, _FONT, _LEGEND) + 2 * _FONT
-    note = "bars: mean of the map, log scale; half = first maps, full = 1000 times that"
-    sheet.text(note, top, left + used, width=max(0, width - used), size=_FONT, ink=PALE_INK)
+    free = max(0, width - used)
+    # The longest that fits: a strip of few epochs is narrow.
+    note = next((note for note in _NOTES if text_width(note, _FONT) <= free), "")
+    sheet.text(note, top, left + used, width=free, size=_FONT, ink=PALE_INK)
 
 
 def _check_strip(

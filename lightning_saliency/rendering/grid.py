@@ -11,13 +11,15 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.canvas import PALE_INK, Canvas
 from lightning_saliency.rendering.pixels import fit_cell
 from lightning_saliency.rendering.scale import ColourScale
+from lightning_saliency.rendering.text import wrap
 
 __all__ = ["Cell", "grid"]
 
 _LEAST, _MOST = 128, 256
 _GAP, _MARGIN = 6, 10
 _FONT, _LINE = 14, 20
-_SMALL_FONT = 12
+_SMALL_FONT, _SMALLEST_FONT = 12, 11
+_MOST_LINES = 2
 _LEGEND = 56
 
 
@@ -55,7 +57,7 @@ def grid(
         remark: text at the right end of the last line.
 
     Returns:
-        (3, height, width), float32 in [0, 1], on the CPU.
+        (3, height, width), RGB, uint8, on the CPU.
 
     Raises:
         InputError: there is no picture, or one has another shape.
@@ -68,7 +70,7 @@ def grid(
             raise InputError(f"Expected a picture of shape (3, H, W), got {tuple(picture.shape)}.")
     size = fit_cell((pictures[0].shape[1], pictures[0].shape[2]), _LEAST, _MOST)
     slot = max(size[1], _LEAST)
-    heads = [_LINE if any(cell.title for cell in row) else 0 for row in rows]
+    heads = [_LINE * max(len(_title(cell, slot)[0]) for cell in row) for row in rows]
     foot = _MARGIN + sum(heads) + len(rows) * (size[0] + _GAP)
     last = bool(legends or remark)
     width = 2 * _MARGIN + max(map(len, rows)) * (slot + _GAP) - _GAP
@@ -90,11 +92,24 @@ def grid(
     return sheet.picture()
 
 
+def _title(cell: Cell, width: int) -> tuple[list[str], int]:
+    """Return the lines of a title, one or two, and the largest font in which they fit."""
+    for size in range(_FONT, _SMALLEST_FONT, -1):
+        lines = wrap(cell.title, width, size)
+        if len(lines) <= _MOST_LINES:
+            return lines, size
+    lines = wrap(cell.title, width, _SMALLEST_FONT)
+    return [*lines[: _MOST_LINES - 1], "".join(lines[_MOST_LINES - 1 :])], _SMALLEST_FONT
+
+
 def _draw_cell(
     sheet: Canvas, cell: Cell, top: int, head: int, left: int, slot: int, size: tuple[int, int]
 ) -> None:
-    if head:
-        sheet.text(cell.title, top, left, width=slot, size=_FONT, align="centre", ink=PALE_INK)
+    lines, font = _title(cell, slot)
+    for number, line in enumerate(lines):
+        # The last line stands right above the picture.
+        place = top + head - (len(lines) - number) * _LINE
+        sheet.text(line, place, left, width=slot, size=font, align="centre", ink=PALE_INK)
     if cell.picture is not None:
         corner = top + head, left + (slot - size[1]) // 2
         sheet.paste(cell.picture, *corner, size)

@@ -37,8 +37,8 @@ def panel(
         title: stands above the map, for instance the method's name.
 
     Returns:
-        (3, height, width), float32 in [0, 1], on the CPU. The longer side of the input, the map and
-        the overlay is 128 to 256 pixels.
+        (3, height, width), RGB, uint8, on the CPU. The longer side of the input, the map and the
+        overlay is 128 to 256 pixels.
 
     Raises:
         InputError: a picture has another shape, or there is more than one map.
@@ -58,7 +58,9 @@ def compare_panel(
     overlays: Mapping[str, Tensor],
     caption: Sequence[str] = (),
 ) -> Tensor:
-    """Draw one sample with several methods: each method's map, and beneath it its overlay.
+    """Draw one sample with several methods: the input, and each method's map laid over it.
+
+    The maps alone stand in the methods' own panels.
 
     Args:
         image: (3, H, W), in [0, 1].
@@ -67,7 +69,7 @@ def compare_panel(
         caption: lines of text.
 
     Returns:
-        (3, height, width), float32 in [0, 1], on the CPU.
+        (3, height, width), RGB, uint8, on the CPU.
 
     Raises:
         InputError: there is no method, the names of both differ, or a picture has another shape.
@@ -84,9 +86,7 @@ def compare_panel(
     for start in range(0, len(names), _METHODS_IN_A_ROW):
         chosen = names[start : start + _METHODS_IN_A_ROW]
         rows.append([Cell(image, "input") if start == 0 else Cell()])
-        rows[-1] += [Cell(heats[name].colour[0], name, heats[name].fault[0]) for name in chosen]
-        rows.append([Cell()])
-        rows[-1] += [Cell(overlays[name], "", heats[name].fault[0]) for name in chosen]
+        rows[-1] += [Cell(overlays[name], name, heats[name].fault[0]) for name in chosen]
     # References differ from method to method, but not what the colours stand for.
     legends = {
         (heat.scale.label(), heat.signed): (heat.scale, heat.signed) for heat in heats.values()

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from PIL import ImageFont
 
-__all__ = ["font", "shorten", "text_width"]
+__all__ = ["font", "shorten", "text_width", "wrap"]
 
 
 @lru_cache(maxsize=16)
@@ -57,3 +57,27 @@ def shorten(text: str, width: int, size: int) -> str:
             high = middle - 1
     short = line[:low].rstrip() + "…"
     return short if text_width(short, size) <= width else ""
+
+
+def wrap(text: str, width: int, size: int) -> list[str]:
+    """Return ``text`` as lines that fit, broken after spaces, underscores and slashes.
+
+    Args:
+        text: any text, such as ``"contrastive_excitation_backprop"``.
+        width: pixels that a line may take.
+        size: font size.
+
+    Returns:
+        The lines, none for an empty text. A part that fits no line stands on one by itself.
+
+    Example:
+        >>> wrap("contrastive_excitation_backprop", 120, 11)
+        ['contrastive_', 'excitation_backprop']
+    """
+    lines: list[str] = []
+    for part in re.findall(r"[^\s_/]*[\s_/]?", text):
+        if part and lines and text_width((lines[-1] + part).rstrip(), size) <= width:
+            lines[-1] += part
+        elif part:
+            lines.append(part)
+    return [line.rstrip() for line in lines]

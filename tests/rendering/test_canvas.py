@@ -3,20 +3,20 @@ import torch
 from PIL import ImageDraw
 
 from lightning_saliency.rendering.canvas import INK, PALE_INK, Canvas
-from lightning_saliency.rendering.pixels import from_pillow, to_bytes, to_pillow
+from lightning_saliency.rendering.pixels import from_pillow, to_pillow
 from lightning_saliency.rendering.scale import ColourScale
 from lightning_saliency.rendering.text import font, shorten, text_width
 
 
 def dark(picture: torch.Tensor) -> torch.Tensor:
-    return picture.amax(0) < 0.5
+    return picture.amax(0) < 128
 
 
 def test_a_new_sheet_is_white() -> None:
     sheet = Canvas(3, 5).picture()
     assert sheet.shape == (3, 3, 5)
-    assert sheet.dtype == torch.float32
-    assert bool((sheet == 1).all())
+    assert sheet.dtype == torch.uint8
+    assert bool((sheet == 255).all())
 
 
 def test_a_picture_comes_back_as_it_was_pasted() -> None:
@@ -24,9 +24,9 @@ def test_a_picture_comes_back_as_it_was_pasted() -> None:
     sheet = Canvas(10, 12)
     sheet.paste(pixels.float() / 255, 2, 5)
     picture = sheet.picture()
-    assert torch.equal(to_bytes(picture)[:, 2:6, 5:11], pixels.byte())
-    picture[:, 2:6, 5:11] = 1
-    assert bool((picture == 1).all())
+    assert torch.equal(picture[:, 2:6, 5:11], pixels.byte())
+    picture[:, 2:6, 5:11] = 255
+    assert bool((picture == 255).all())
 
 
 def test_enlarging_repeats_pixels() -> None:
@@ -36,7 +36,7 @@ def test_enlarging_repeats_pixels() -> None:
     sheet = Canvas(8, 12)
     sheet.paste(pixels, 0, 0, (8, 12))
     expected = pixels.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    assert torch.equal(to_bytes(sheet.picture()), expected)
+    assert torch.equal(sheet.picture(), expected)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (8, 12), (2, 3)])
@@ -69,7 +69,7 @@ def test_text_is_what_pillow_draws_also_the_second_time(line: str) -> None:
         direct = to_pillow(sheet.picture())
         sheet.text(line, 9, 20, width=650, size=14, ink=ink)
         ImageDraw.Draw(direct).text((20, 9), line, fill=ink, font=font(14))
-        assert torch.equal(to_bytes(sheet.picture()), from_pillow(direct))
+        assert torch.equal(sheet.picture(), from_pillow(direct))
 
 
 def test_text_is_aligned() -> None:
@@ -96,7 +96,7 @@ def test_a_stamp_lies_in_the_middle_of_its_box() -> None:
     sheet = Canvas(100, 140)
     sheet.bar(0, 0, 100, 140, PALE_INK)
     sheet.stamp("zero", 10, 20, 60, 100)
-    plate = (sheet.picture().amin(0) > 0.95).nonzero().float()
+    plate = (sheet.picture().amin(0) > 242).nonzero().float()
     assert plate.mean(0).tolist() == pytest.approx([40, 70], abs=3)
 
 
@@ -104,7 +104,7 @@ def test_a_stamp_lies_in_the_middle_of_its_box() -> None:
 def test_a_stamp_fits_into_small_boxes(size: int) -> None:
     sheet = Canvas(size + 20, size + 20)
     sheet.stamp("constant", 10, 10, size, size)
-    inked = (sheet.picture().amin(0) < 1).nonzero()
+    inked = (sheet.picture().amin(0) < 255).nonzero()
     assert int(inked.min()) >= 10
     assert int(inked.max()) < size + 10
 
@@ -112,7 +112,7 @@ def test_a_stamp_fits_into_small_boxes(size: int) -> None:
 def test_a_bar_without_width_draws_nothing() -> None:
     sheet = Canvas(10, 10)
     sheet.bar(2, 2, 3, 0, INK)
-    assert bool((sheet.picture() == 1).all())
+    assert bool((sheet.picture() == 255).all())
     sheet.bar(2, 3, 4, 5, INK)
     assert dark(sheet.picture()).nonzero().amin(0).tolist() == [2, 3]
     assert dark(sheet.picture()).nonzero().amax(0).tolist() == [5, 7]
@@ -124,9 +124,9 @@ def test_a_legend_shows_the_colours_in_order(signed: bool) -> None:
     used = sheet.legend(ColourScale(), signed, 4, 10, 15, 100)
     picture = sheet.picture()
     assert 100 < used < 490
-    assert bool((picture[:, :, 10 + used :] == 1).all())
+    assert bool((picture[:, :, 10 + used :] == 255).all())
     # Seen along the middle of the bar: dark to bright, or blue to red.
     row = picture[:, 14]
-    coloured = (row.amax(0) - row.amin(0) > 0.2).nonzero().flatten()
+    coloured = (row.amax(0) - row.amin(0) > 50).nonzero().flatten()
     first, last = row[:, coloured[0]], row[:, coloured[-1]]
     assert (first[2] > first[0]) == (last[0] > last[2])

@@ -51,7 +51,7 @@ def test_input_map_and_overlay_stand_side_by_side_enlarged() -> None:
         left = 10 + place * 134
         shown = picture[:, 30:158, left : left + 128]
         large = small.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        torch.testing.assert_close(shown, large, rtol=0, atol=0.5 / 255 + 1e-6)
+        assert torch.equal(shown, to_bytes(large))
 
 
 def test_bytes_look_as_the_numbers_do() -> None:
@@ -75,12 +75,10 @@ def test_the_remark_fits_beside_the_legend(signed: bool, monkeypatch: pytest.Mon
     assert fitted[-1] == "faint, mean 1.6e-6, 7.8e-5x first"
 
 
-def test_values_are_those_of_a_png() -> None:
+def test_a_panel_is_made_of_bytes() -> None:
     picture = panel(*sample(64))
-    assert picture.dtype == torch.float32
-    torch.testing.assert_close(picture * 255, (picture * 255).round(), rtol=0, atol=1e-4)
-    assert float(picture.min()) >= 0
-    assert float(picture.max()) == 1
+    assert picture.dtype == torch.uint8
+    assert int(picture.max()) == 255
 
 
 @pytest.mark.parametrize("size", [1, 28, 64, 130, 224, 600])
@@ -105,7 +103,7 @@ def test_a_map_of_another_size_is_shown_as_large_as_the_image() -> None:
     picture = panel(image[0], heat, overlay(image, heat)[0])
     shown = picture[:, 30:158, 144:272]
     expected = heat.colour[0].repeat_interleave(16, 1).repeat_interleave(16, 2)
-    torch.testing.assert_close(shown, expected, rtol=0, atol=0.5 / 255 + 1e-6)
+    assert torch.equal(shown, to_bytes(expected))
 
 
 def test_the_text_of_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +200,28 @@ def test_methods_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
         "≥ 10x mean",
     ]
     picture = compare_panel(image, {"a": heat, "b": heat}, {"a": laid, "b": laid})
-    for top, small in ((30, heat.colour[0]), (164, laid)):
-        for left in (144, 278):
-            shown = picture[:, top : top + 128, left : left + 128]
-            large = small.repeat_interleave(2, 1).repeat_interleave(2, 2)
-            torch.testing.assert_close(shown, large, rtol=0, atol=0.5 / 255 + 1e-6)
+    large = to_bytes(laid).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    for left in (144, 278):
+        assert torch.equal(picture[:, 30:158, left : left + 128], large)
+
+
+def test_long_names_stand_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, heat, laid = sample(64)
+    endless = "a_name_that_has_no_end" * 5
+    names = ("contrastive_excitation_backprop", "extremal_perturbation", endless)
+    lines = written(
+        monkeypatch,
+        lambda: compare_panel(image, dict.fromkeys(names, heat), dict.fromkeys(names, laid)),
+    )
+    assert lines[:5] == [
+        "input",
+        "contrastive_",
+        "excitation_backprop",
+        "extremal_",
+        "perturbation",
+    ]
+    # The rest is cut off where it is drawn.
+    assert "".join(lines[5:7]) == endless
 
 
 def test_each_meaning_of_the_colours_has_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +242,7 @@ def test_many_methods_go_on_in_further_rows() -> None:
     image, heat, laid = sample(16)
     names = [f"m{i}" for i in range(7)]
     picture = compare_panel(image, dict.fromkeys(names, heat), dict.fromkeys(names, laid))
-    assert picture.shape == (3, 10 + 2 * 20 + 4 * 134 + 20 + 10, 20 + 6 * 134 - 6)
+    assert picture.shape == (3, 10 + 2 * 20 + 2 * 134 + 20 + 10, 20 + 6 * 134 - 6)
 
 
 def test_any_pictures_stand_in_a_grid() -> None:
@@ -237,7 +252,7 @@ def test_any_pictures_stand_in_a_grid() -> None:
     for top, left in ((10, 10), (144, 144)):
         assert bool((picture[1:, top : top + 128, left : left + 128] == 0).all())
     for top, left in ((10, 144), (144, 10)):
-        assert bool((picture[:, top : top + 128, left : left + 128] == 1).all())
+        assert bool((picture[:, top : top + 128, left : left + 128] == 255).all())
 
 
 def test_pictures_of_another_shape_are_errors() -> None:
