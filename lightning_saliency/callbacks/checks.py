@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.monitor import Monitor
+from lightning_saliency.callbacks.references import followed_checkpoint
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.loggers import takes_images
 from lightning_saliency.network.layers import find_layer
@@ -82,7 +83,7 @@ def check_trainer(
         stage: "fit", "validate", "test" or "predict".
 
     Raises:
-        InputError: there is nothing to take samples from, or nothing to call.
+        InputError: there is nothing to take samples from, nothing to call, or no such reference.
         LayerError: a layer does not exist.
     """
     if stage == "fit" and callback.samples.known is None and not trainer.enable_validation:
@@ -91,6 +92,7 @@ def check_trainer(
             "(no val_dataloader, no validation_step, or limit_val_batches=0). Give the samples "
             "yourself: samples=(images, labels)."
         )
+    _check_reference(callback, trainer, stage)
     model = explained_model(pl_module, callback.monitor.forward)
     # Layers that configure_model makes are not there yet; they are checked on the first sample.
     if not is_overridden("configure_model", pl_module):
@@ -107,4 +109,26 @@ def check_trainer(
             f"The run has {have}, which takes no images: the saliency maps will not be seen, only "
             "their numbers. Add lightning.pytorch.loggers.TensorBoardLogger to the Trainer.",
             category=SaliencyWarning,
+        )
+
+
+def _check_reference(callback: SaliencyCallback, trainer: pl.Trainer, stage: str) -> None:
+    if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    pinned, start = callback.pinned, callback.warmup_epochs
+    if pinned == "best" and followed_checkpoint(trainer) is None:
+        raise InputError(
+            "Expected a ModelCheckpoint that monitors something, for pinned='best' to follow, but "
+            "the run has none. Add ModelCheckpoint(monitor='val_loss') to the Trainer's callbacks, "
+            "or take pinned='first'."
+        )
+    setting = "warmup_epochs"
+    if isinstance(pinned, int):
+        setting, start = "pinned", pinned
+    # None and -1 stand for no limit.
+    last = trainer.max_epochs if trainer.max_epochs is not None else -1
+    if start > 0 and 0 <= last <= start:
+        raise InputError(
+            f"Expected {setting} to be an epoch of this run, 0 to {last - 1} with "
+            f"max_epochs={last}, got {start}: nothing would ever be pinned."
         )

@@ -1,87 +1,150 @@
-"""How far the maps of the fixed samples have moved, against two references."""
+"""What moved: the maps of the fixed samples against two references, and which of them moved."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks.explain import Explanation
-from lightning_saliency.metrics.comparable import comparable, degenerate
-from lightning_saliency.metrics.drift import SaliencyDrift
+from lightning_saliency.callbacks.references import Reference, References
+from lightning_saliency.metrics.comparable import degenerate
+from lightning_saliency.metrics.drift import (
+    MEASURES,
+    calibrated_drift,
+    chance_drift,
+    mean_drift,
+    sample_drift,
+)
 
-__all__ = ["DriftTracker"]
+__all__ = ["DriftTracker", "Moved", "SIMILARITIES", "STABLE"]
+
+SIMILARITIES = ("top10_iou", "spearman", "ssim")
+"""The measures that are also given for some of the samples, and relative to chance and noise."""
+
+STABLE = 0.1
+"""A sample is stable if its predicted class is the same as at the reference, and the probability of
+its explained class has changed by less than this."""
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """An earlier explanation, as far as it is needed to compare with it.
+class Moved:
+    """What has been measured of one explanation.
 
     Attributes:
-        maps: (N, 1, h, w), float32, on the CPU, at most 64 x 64.
-        predicted: (N,), the classes that the model predicted then.
+        numbers: over the samples, by the name that stands in the tags, such as
+            ``drift/previous/ssim``.
+        samples: for each reference and measure, such as ``previous/ssim``, one value for each
+            sample, (N,); NaN for degenerate maps.
+        flipped: for each reference, which samples have another predicted class, bool, (N,).
     """
 
-    maps: Tensor
-    predicted: Tensor
+    numbers: dict[str, float]
+    samples: dict[str, Tensor]
+    flipped: dict[str, Tensor]
 
 
 class DriftTracker:
-    """Compares each explanation of one method with the previous and with the first one.
+    """Compares each explanation of one series with its references.
 
-    The first explanation is its own reference: it has not moved. So the numbers exist from the
-    first validation run on, and EarlyStopping and ModelCheckpoint can monitor them.
+    Args:
+        references: what it is compared with.
+
+    Attributes:
+        references: as given.
+        noise: the mean similarity of two explanations of the same weights with different seeds,
+            by measure; empty as long as it has not been measured.
     """
 
-    def __init__(self) -> None:
-        self._previous: _Reference | None = None
-        self._pinned: _Reference | None = None
+    def __init__(self, references: References | None = None) -> None:
+        self.references = references or References()
+        self.noise: dict[str, float] = {}
 
-    def measure(self, explanation: Explanation) -> dict[str, float]:
+    def measure(self, explanation: Explanation, epoch: int = 0, best: float | None = None) -> Moved:
         """Compare with the references, and take the explanation as the next previous one.
 
         Args:
             explanation: of the same samples as before.
+            epoch: of the explanation.
+            best: the score of the best checkpoint so far, None if there is none.
 
         Returns:
-            ``drift/<reference>/<measure>`` for the references ``previous`` and ``pinned``, means
-            over the samples, NaN if every map is degenerate; ``target/probability``, the mean
-            probability of the explained classes; ``target/flips``, the share of samples whose
-            predicted class is not the previous one; ``target/degenerate_frac``, the share of maps
-            that are constant or not finite.
+            Means over the samples, NaN if every map is degenerate, for the references ``previous``
+            and ``pinned``: ``drift/<reference>/<measure>``; ``drift_stable/...``, over the stable
+            samples alone; ``drift_flipped/...``, over those with another predicted class, if there
+            are any; ``drift_relative/...``, 0 where the method's noise is and 1 where chance is.
+            ``drift_worst/<reference>/top10_iou`` and ``.../sample``: that of the sample that has
+            moved most, and its number, -1 if none has moved. ``drift/pinned/epoch``: of the pinned
+            explanation. ``drift_level/chance/<measure>``: between maps of different samples.
+            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes,
+            ``flips``, the share of samples with another predicted class than at the previous
+            explanation, and ``degenerate_frac``, the share of maps that are constant or not finite.
         """
-        current = _Reference(comparable(explanation.saliency), explanation.predicted)
-        if self._previous is None or self._pinned is None:
-            self._previous = self._pinned = current
-        values = {}
-        for name, reference in (("previous", self._previous), ("pinned", self._pinned)):
-            drift = SaliencyDrift(sync_on_compute=False)
-            drift.update(current.maps, reference.maps)
-            for measure, value in drift.compute().items():
-                if measure != "degenerate_frac":
-                    values[f"drift/{name}/{measure}"] = float(value)
-        flips = (current.predicted != self._previous.predicted).float().mean()
-        values["target/probability"] = float(explanation.probability.mean())
-        values["target/flips"] = float(flips)
-        values["target/degenerate_frac"] = float(degenerate(current.maps).float().mean())
-        self._previous = current
-        return values
+        current = Reference.of(explanation, epoch)
+        self.references.advance(current, best)
+        chance = mean_drift(chance_drift(current.maps))
+        numbers: dict[str, float] = {}
+        samples: dict[str, Tensor] = {}
+        flipped: dict[str, Tensor] = {}
+        for name in ("previous", "pinned"):
+            reference: Reference = getattr(self.references, name)
+            values = sample_drift(current.maps, reference.maps)
+            flipped[name] = current.predicted != reference.predicted
+            numbers |= _summary(name, values, current, reference)
+            relative = calibrated_drift(mean_drift(values), chance, self._noise())
+            numbers |= {f"drift_relative/{name}/{m}": float(relative[m]) for m in SIMILARITIES}
+            samples |= {f"{name}/{measure}": value for measure, value in values.items()}
+        numbers["drift/pinned/epoch"] = float(getattr(self.references.pinned, "epoch", epoch))
+        numbers |= {f"drift_level/chance/{m}": float(chance[m]) for m in SIMILARITIES}
+        numbers["target/probability"] = float(explanation.probability.mean())
+        numbers["target/log_probability"] = float(explanation.log_probability.mean())
+        numbers["target/flips"] = float(flipped["previous"].float().mean())
+        numbers["target/degenerate_frac"] = float(degenerate(current.maps).float().mean())
+        return Moved(numbers, samples, flipped)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the references for a checkpoint; empty before the first explanation."""
-        return {
-            name: {"maps": reference.maps, "predicted": reference.predicted}
-            for name, reference in (("previous", self._previous), ("pinned", self._pinned))
-            if reference is not None
-        }
+        """Return the references and the noise for a checkpoint."""
+        return {"references": self.references.state_dict(), "noise": self.noise}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the references of a checkpoint.
 
         Args:
             state: from :meth:`state_dict`.
         """
-        if state:
-            self._previous = _Reference(**state["previous"])
-            self._pinned = _Reference(**state["pinned"])
+        self.references.load_state_dict(state["references"])
+        self.noise = dict(state["noise"])
+
+    def _noise(self) -> dict[str, Tensor] | None:
+        if not self.noise:
+            return None
+        return {name: torch.tensor(value) for name, value in self.noise.items()}
+
+
+def _summary(
+    name: str, values: Mapping[str, Tensor], current: Reference, reference: Reference
+) -> dict[str, float]:
+    """Return the means over all samples and over some of them, and the worst."""
+    flipped = current.predicted != reference.predicted
+    shift = (current.probability - reference.probability).abs()
+    stable = ~flipped & (current.target == reference.target) & (shift < STABLE)
+    found = _means(f"drift/{name}", values, tuple(MEASURES))
+    found |= _means(f"drift_stable/{name}", {m: v[stable] for m, v in values.items()})
+    if bool(flipped.any()):
+        found |= _means(f"drift_flipped/{name}", {m: v[flipped] for m, v in values.items()})
+    overlap = values["top10_iou"].nan_to_num(torch.inf)
+    worst = int(overlap.argmin())
+    has_moved = float(overlap[worst]) < 1
+    found[f"drift_worst/{name}/top10_iou"] = float(values["top10_iou"][worst])
+    found[f"drift_worst/{name}/sample"] = float(worst if has_moved else -1)
+    return found
+
+
+def _means(
+    name: str, values: Mapping[str, Tensor], measures: tuple[str, ...] = SIMILARITIES
+) -> dict[str, float]:
+    means = mean_drift(values)
+    return {f"{name}/{measure}": float(means[measure]) for measure in measures}

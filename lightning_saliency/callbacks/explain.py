@@ -55,12 +55,14 @@ class Explanation:
         target: (N,), the explained classes.
         predicted: (N,), the classes that the model predicts.
         probability: (N,), float32, the explained classes' probabilities.
+        log_probability: (N,), float32, their natural logarithms.
     """
 
     saliency: Tensor
     target: Tensor
     predicted: Tensor
     probability: Tensor
+    log_probability: Tensor
 
 
 def methods_of(method: object) -> list[NamedMethod]:
@@ -160,12 +162,12 @@ def explain(
     """
     target = chosen_classes(samples, logits, choice)
     saliency = method(model, samples.images, target)
-    probability = logits.softmax(1).gather(1, target[:, None]).squeeze(1)
     return Explanation(
         saliency=saliency.float().cpu(),
         target=target.cpu(),
         predicted=logits.argmax(1).cpu(),
-        probability=probability.cpu(),
+        probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
+        log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
     )
 
 

@@ -23,7 +23,9 @@ from lightning_saliency.callbacks.forward import Forward, explained_model
 from lightning_saliency.callbacks.locate import locate
 from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.ranks import gather_shares, on_every_rank, share_of_this_rank
+from lightning_saliency.callbacks.references import Pinned, References, best_score
 from lightning_saliency.callbacks.regions import Regions
+from lightning_saliency.callbacks.sample_table import log_samples
 from lightning_saliency.callbacks.samples import SampleSet
 from lightning_saliency.loggers import log_image, takes_images
 from lightning_saliency.metrics.localisation import region_area
@@ -43,6 +45,8 @@ class Monitor:
         forward: the user's own way to call the module.
         pictures: draws.
         regions: that the maps are measured on, besides those that come with the samples.
+        pinned: which explanation is the pinned reference.
+        warmup_epochs: before it is pinned.
         name: put before all tags.
 
     Attributes:
@@ -57,6 +61,8 @@ class Monitor:
         forward: Forward | None,
         pictures: Pictures,
         regions: Regions,
+        pinned: Pinned = "first",
+        warmup_epochs: int = 0,
         name: str | None = None,
     ) -> None:
         self.methods = list(methods)
@@ -66,7 +72,9 @@ class Monitor:
         self._pictures = pictures
         self._regions = regions
         self.prefix = f"{name}/" if name else ""
-        self._drift = {series: DriftTracker() for series in self._series()}
+        self._drift = {
+            series: DriftTracker(References(pinned, warmup_epochs)) for series in self._series()
+        }
 
     @property
     def tags(self) -> set[str]:
@@ -137,10 +145,16 @@ class Monitor:
             self._log(pl_module, {f"saliency_region_area/{name}": area}, len(samples))
         for series, explanation in explanations.items():
             located = locate(explanation.saliency, regions, self._method_of(series))
-            values = self._drift[series].measure(explanation)
-            values.update({what: float(each.nanmean()) for what, each in located.items()})
+            moved = self._drift[series].measure(
+                explanation, trainer.current_epoch, best_score(trainer)
+            )
+            values = moved.numbers | {what: float(v.nanmean()) for what, v in located.items()}
             tags = {_tag(series, what): value for what, value in values.items()}
             self._log(pl_module, tags, len(samples))
+            if trainer.is_global_zero:
+                tag = f"{self.prefix}saliency_drift_samples/{series}"
+                named = self._pictures.class_name
+                log_samples(trainer, tag, explanation, moved, located, named, step)
         loggers = [logger for logger in trainer.loggers if takes_images(logger)]
         if not loggers or not trainer.is_global_zero:
             return
@@ -198,6 +212,7 @@ class Monitor:
                 target=gather_shares(part.target, count, trainer),
                 predicted=gather_shares(part.predicted, count, trainer),
                 probability=gather_shares(part.probability, count, trainer),
+                log_probability=gather_shares(part.log_probability, count, trainer),
             )
             for series, part in on_every_rank(compute, trainer).items()
         }

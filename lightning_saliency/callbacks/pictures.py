@@ -184,7 +184,8 @@ class Pictures:
             frames = {index: Frame(**frame) for index, frame in entry["frames"].items()}
             self._strips[series] = _Strip(**{**entry, "scale": scale, "frames": frames})
 
-    def _name(self, index: int) -> str:
+    def class_name(self, index: int) -> str:
+        """Return what is shown for a class."""
         if self.class_names is None or index >= len(self.class_names):
             return f"class {index}"
         return self.class_names[index]
@@ -192,12 +193,12 @@ class Pictures:
     def _caption(self, explanation: Explanation, index: int, epoch: int) -> list[str]:
         target, predicted = int(explanation.target[index]), int(explanation.predicted[index])
         probability = float(explanation.probability[index])
-        verdict = "predicted" if target == predicted else f"predicted: {self._name(predicted)}"
-        return [f"epoch {epoch}: {self._name(target)} ({probability:.2f}), {verdict}"]
+        verdict = "predicted" if target == predicted else f"predicted: {self.class_name(predicted)}"
+        return [f"epoch {epoch}: {self.class_name(target)} ({probability:.2f}), {verdict}"]
 
     def _draw_strip(self, series: str, shown: Tensor, explanation: Explanation) -> Tensor:
         strip = self._strips[series]
-        named = [self._name(int(target)) for target in explanation.target]
+        named = [self.class_name(int(target)) for target in explanation.target]
         rows = [f"{index}: {name}" for index, name in enumerate(named)]
         columns = [str(epoch) for epoch in strip.epochs.values()]
         title = f"{series}, by epoch"

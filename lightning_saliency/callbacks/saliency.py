@@ -20,6 +20,7 @@ from lightning_saliency.callbacks.forward import Forward
 from lightning_saliency.callbacks.gather import begin_to_gather, keep_gathered
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.references import Pinned, check_pinned
 from lightning_saliency.callbacks.regions import Regions, RegionsSpec
 from lightning_saliency.callbacks.rhythm import is_due, validation_step
 from lightning_saliency.callbacks.samples import Samples, SampleSet, SampleSpec
@@ -42,12 +43,15 @@ class SaliencyCallback(pl.Callback):
     - ``saliency_filmstrip/<method>``: samples down, explained epochs across, the whole history in
       one image;
     - ``saliency_drift/<method>/<reference>/<measure>``: similarity to the ``previous`` and to the
-      first (``pinned``) explanation, means over the samples: ``top10_iou``, ``spearman`` and
-      ``ssim`` (1 = has not moved), ``center_shift`` (0 to 1, in image diagonals),
-      ``log2_norm_ratio`` (0 = as strong). NaN if all maps are constant or not finite;
-    - ``saliency_target/<method>/<what>``: ``probability`` of the explained classes, ``flips`` (the
-      share of samples whose predicted class has changed since the previous explanation) and
-      ``degenerate_frac`` (the share of maps that are constant or not finite);
+      ``pinned`` explanation, means over the samples: ``top10_iou``, ``spearman`` and ``ssim`` (1 =
+      has not moved), ``center_shift`` (0 to 1, in image diagonals), ``log2_norm_ratio`` (0 = as
+      strong). NaN if all maps are constant or not finite;
+    - ``saliency_drift_<part>/<method>/<reference>/<measure>``: the same of ``stable`` samples (the
+      answer has not changed), of ``flipped`` ones, ``relative`` to noise and chance, of the
+      ``worst`` sample; ``saliency_drift_samples/<method>``: a table of all of them;
+    - ``saliency_target/<method>/<what>``: ``probability`` and ``log_probability`` of the explained
+      classes, ``flips`` (the share of samples whose predicted class has changed since the previous
+      explanation) and ``degenerate_frac`` (the share of maps that are constant or not finite);
     - ``saliency_overhead``: the share of the run's time that explanations took so far;
     - ``saliency_object/<method>/<measure>``, if there is ground truth: ``energy``, ``pointing`` and
       ``top10_iou``; ``saliency_region/<method>/<name>``: the share of the map's mass in each other
@@ -75,6 +79,10 @@ class SaliencyCallback(pl.Callback):
         regions: where to measure the maps, see :data:`~.regions.RegionsSpec`: ``["border"]``,
             ``{"corner": (0, 0, 8, 8)}`` (left, top, right, bottom in pixels), or masks or boxes for
             each sample. The name ``"object"`` stands for the ground truth.
+        pinned: which explanation is the pinned reference: ``"first"``; ``"best"``, the one of the
+            best checkpoint so far, as the run's first ModelCheckpoint with a monitor finds it; or
+            an epoch. Until there is one, each explanation is its own.
+        warmup_epochs: nothing before this epoch is pinned.
         max_overhead: skip explanations that would take more than this share of the run's time;
             the first may be made early if it fits into the share of the whole run.
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
@@ -99,12 +107,16 @@ class SaliencyCallback(pl.Callback):
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         regions: RegionsSpec | None = None,
+        pinned: Pinned = "first",
+        warmup_epochs: int = 0,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
     ) -> None:
         super().__init__()
         check_settings(dataloader_idx, every_n_epochs, name)
+        check_pinned(pinned, warmup_epochs)
+        self.pinned, self.warmup_epochs = pinned, warmup_epochs
         self.dataloader_idx = dataloader_idx
         self.every_n_epochs = every_n_epochs
         self.faults = Faults(on_error)
@@ -116,6 +128,8 @@ class SaliencyCallback(pl.Callback):
             forward=forward,
             pictures=Pictures(mean, std, class_names),
             regions=Regions(regions, self.samples.count),
+            pinned=pinned,
+            warmup_epochs=warmup_epochs,
             name=name,
         )
         self._is_set_up = False

@@ -98,4 +98,5 @@ def fit(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
 
 def events(folder: Path) -> EventAccumulator:
     """What TensorBoard's own reader finds in the run's folder."""
-    return EventAccumulator(str(folder / "run"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    everything = {"images": 0, "scalars": 0, "histograms": 0, "tensors": 0}
+    return EventAccumulator(str(folder / "run"), size_guidance=everything).Reload()

@@ -33,6 +33,7 @@ def explanation(saliency: Tensor, predicted: int | None = None) -> Explanation:
         target=target,
         predicted=target if predicted is None else torch.full_like(target, predicted),
         probability=torch.full((len(saliency),), 0.934),
+        log_probability=torch.full((len(saliency),), 0.934).log(),
     )
 
 

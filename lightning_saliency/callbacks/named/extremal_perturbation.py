@@ -9,6 +9,7 @@ from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.explain import ClassChoice
 from lightning_saliency.callbacks.faults import OnError
 from lightning_saliency.callbacks.forward import Forward
+from lightning_saliency.callbacks.references import Pinned
 from lightning_saliency.callbacks.regions import RegionsSpec
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.callbacks.samples import SampleSpec
@@ -72,6 +73,8 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         regions: RegionsSpec | None = None,
+        pinned: Pinned = "first",
+        warmup_epochs: int = 0,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -104,6 +107,8 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             std=std,
             class_names=class_names,
             regions=regions,
+            pinned=pinned,
+            warmup_epochs=warmup_epochs,
             max_overhead=max_overhead,
             on_error=on_error,
             name=name,
