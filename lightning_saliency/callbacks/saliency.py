@@ -96,7 +96,7 @@ class SaliencyCallback(pl.Callback):
 
     def __init__(
         self,
-        method: Method | list[Method],
+        method: list[Method] | Method,
         samples: SampleSpec = 8,
         dataloader_idx: int = 0,
         target: ClassChoice | tuple[ClassChoice, ClassChoice] = "label",
