@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.rectified_gradient import RectifiedGradient
 from lightning_saliency.image.resize import ResizeMode
-from lightning_saliency.network.backward_rules import Rules
-from lightning_saliency.network.relu_rules import deconvnet_rules
+from lightning_saliency.network import relu_rules
+from lightning_saliency.network.relu_rules import ReluRule
 from lightning_saliency.network.score import Target
 
 __all__ = ["DeconvNet", "deconvnet"]
@@ -47,9 +47,9 @@ class DeconvNet(RectifiedGradient):
     name: ClassVar[str] = "deconvnet"
 
     @staticmethod
-    def relu_rules() -> Rules:
-        """Return :func:`~lightning_saliency.network.relu_rules.deconvnet_rules`."""
-        return deconvnet_rules()
+    def relu_rule() -> ReluRule:
+        """Return :func:`~lightning_saliency.network.relu_rules.deconvnet`."""
+        return relu_rules.deconvnet
 
 
 def deconvnet(

@@ -82,6 +82,7 @@ class ExtremalPerturbation(AttributionMethod):
             edges, an area that is measured on a canvas larger than the image.
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
             memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
+        autocast: run the model under autocast to bfloat16.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
@@ -97,6 +98,7 @@ class ExtremalPerturbation(AttributionMethod):
     reward_func: RewardName | Reward = "simple"
     preset: SearchPreset | None = None
     batch_size: BatchSize = "auto"
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -209,7 +211,7 @@ class ExtremalPerturbation(AttributionMethod):
         if self.variant == "dual":
             # Each mask makes two pictures.
             batches.size = max(1, batches.size // 2)
-        return PictureRewards(model, image, target, reward, self.variant, batches)
+        return PictureRewards(model, image, target, reward, self.variant, batches, self.autocast)
 
 
 def extremal_perturbation(
@@ -232,6 +234,7 @@ def extremal_perturbation(
     smooth: float = 0.0,
     preset: SearchPreset | None = None,
     batch_size: BatchSize = "auto",
+    autocast: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the masks of :class:`ExtremalPerturbation`, and how the search went.
 
@@ -255,6 +258,7 @@ def extremal_perturbation(
         smooth: sigma of a Gaussian blur of the masks, as a fraction of their longer side.
         preset: None or ``"torchray"``.
         batch_size: how many pictures go through the model at once, or ``"auto"``.
+        autocast: run the model under autocast to bfloat16.
 
     Returns:
         The masks and the history. For one image they are (A, 1, H, W) and (A, 2, iterations), for
@@ -277,6 +281,7 @@ def extremal_perturbation(
         reward_func,
         preset,
         batch_size,
+        autocast,
         resize=resize,
         resize_mode=resize_mode,
         smooth=smooth,

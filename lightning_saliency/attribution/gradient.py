@@ -9,10 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.gradient_method import GradientMethod
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import fold
-from lightning_saliency.network.layer_gradient import layer_gradient
 from lightning_saliency.network.score import Target
 
 __all__ = ["Gradient", "gradient", "gradient_map"]
@@ -31,7 +30,7 @@ def gradient_map(gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Gradient(AttributionMethod):
+class Gradient(GradientMethod):
     """The largest absolute derivative of the score over the channels of each pixel.
 
     Maps are >= 0, in units of the score per unit of the image. One forward and one backward pass.
@@ -45,10 +44,13 @@ class Gradient(AttributionMethod):
     name: ClassVar[str] = "gradient"
     saliency_layer: str = ""
 
-    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
-        """Return the maps (N, 1, H, W); see :meth:`AttributionMethod.attribute`."""
-        _, gradient = layer_gradient(model, image, target, self.saliency_layer)
-        return gradient_map(fold(gradient, (image.shape[2], image.shape[3])))
+    def layer_of(self, model: nn.Module, image: Tensor) -> str:
+        """Return ``saliency_layer``."""
+        return self.saliency_layer
+
+    def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return :func:`gradient_map` of the layer."""
+        return gradient_map(fold(gradient, size))
 
 
 def gradient(

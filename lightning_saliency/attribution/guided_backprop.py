@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.rectified_gradient import RectifiedGradient
 from lightning_saliency.image.resize import ResizeMode
-from lightning_saliency.network.backward_rules import Rules
-from lightning_saliency.network.relu_rules import guided_rules
+from lightning_saliency.network.relu_rules import ReluRule, guided
 from lightning_saliency.network.score import Target
 
 __all__ = ["GuidedBackprop", "guided_backprop"]
@@ -47,9 +46,9 @@ class GuidedBackprop(RectifiedGradient):
     name: ClassVar[str] = "guided_backprop"
 
     @staticmethod
-    def relu_rules() -> Rules:
-        """Return :func:`~lightning_saliency.network.relu_rules.guided_rules`."""
-        return guided_rules()
+    def relu_rule() -> ReluRule:
+        """Return :func:`~lightning_saliency.network.relu_rules.guided`."""
+        return guided
 
 
 def guided_backprop(

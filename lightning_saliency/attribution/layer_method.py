@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.gradient_method import GradientMethod
 from lightning_saliency.network.grid import Layout, fold
-from lightning_saliency.network.layer_gradient import layer_gradient
 from lightning_saliency.network.spatial_layer import last_spatial_layer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from lightning_saliency.network.score import Target
 
 __all__ = ["LayerMethod"]
 
 
 @dataclass(frozen=True)
-class LayerMethod(AttributionMethod):
+class LayerMethod(GradientMethod):
     """A method whose map is a function of one layer's activation and gradient.
 
     Args:
@@ -43,18 +41,18 @@ class LayerMethod(AttributionMethod):
     def layer_map(activation: Tensor, gradient: Tensor) -> Tensor:
         """Return the map (N, 1, h, w) from activation and gradient, (N, K, h, w) both."""
 
-    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
-        """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`."""
-        layer = self.saliency_layer or last_spatial_layer(model, image)
-        size = (image.shape[2], image.shape[3])
-        activation, gradient = layer_gradient(model, image, target, layer)
+    def layer_of(self, model: nn.Module, image: Tensor) -> str:
+        """Return ``saliency_layer``, or look for the layer."""
+        return self.saliency_layer or last_spatial_layer(model, image)
+
+    def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return :meth:`layer_map` of the layer, laid out as a picture."""
         return self.layer_map(
             fold(activation, size, self.layout), fold(gradient, size, self.layout)
         )
 
     def _prepare(self, model: nn.Module, image: Tensor) -> Self:
-        layer = self.saliency_layer or last_spatial_layer(model, image)
         # One pass with the predicted class shows whether the layer runs once and has a grid.
-        settled = replace(self, saliency_layer=layer)
+        settled = replace(self, saliency_layer=self.layer_of(model, image))
         settled.attribute(model, image[:1], "predicted")
         return settled

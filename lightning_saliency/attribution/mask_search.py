@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_saliency.attribution.area_penalty import AreaPenalty
 from lightning_saliency.attribution.mask_recipe import MaskRecipe
 from lightning_saliency.attribution.picture_rewards import PictureRewards
+from lightning_saliency.attribution.progress import report
 from lightning_saliency.attribution.reward import Variant
 from lightning_saliency.image.exact_area import exact_area
 from lightning_saliency.image.perturbation import blend
@@ -86,6 +87,7 @@ class MaskSearch:
             optimizer.step()
             with torch.no_grad():
                 grid.clamp_(0, 1)
+            report(iteration + 1, self.max_iter)
             if progress is not None:
                 progress(iteration, weight, history[:, :, iteration])
         if self.recipe.finished:

@@ -92,10 +92,7 @@ class AttributionMethod(ABC):
         """
 
         def explain(model: nn.Module, images: Tensor) -> Tensor:
-            saliency = self.attribute(model, images, target)
-            self._check_map(saliency, image)
-            saliency = saliency.detach().to(torch.promote_types(image.dtype, torch.float32))
-            return self._finish(saliency, image)
+            return self._finished(self.attribute(model, images, target), image)
 
         return run_guarded(explain, model, image)
 
@@ -135,6 +132,12 @@ class AttributionMethod(ABC):
     def _prepare(self, model: nn.Module, image: Tensor) -> Self:
         """Override to check the model; called inside ``undisturbed(model)``."""
         return self
+
+    def _finished(self, saliency: Tensor, image: Tensor) -> Tensor:
+        """Return what :meth:`attribute` gave as ``__call__`` returns it."""
+        self._check_map(saliency, image)
+        saliency = saliency.detach().to(torch.promote_types(image.dtype, torch.float32))
+        return self._finish(saliency, image)
 
     def _check_map(self, saliency: object, image: Tensor) -> None:
         count = len(image)

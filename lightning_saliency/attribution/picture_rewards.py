@@ -28,6 +28,8 @@ class PictureRewards:
         reward: see :data:`~lightning_saliency.attribution.reward.Reward`.
         variant: the game.
         batches: how many pictures go through the model at once.
+        autocast: run the model under autocast to bfloat16; what is computed from its logits stays
+            in float32.
 
     Attributes:
         classes: (N,), int64; None where the target is a callable.
@@ -45,11 +47,13 @@ class PictureRewards:
         reward: Reward,
         variant: Variant,
         batches: Batches,
+        autocast: bool = False,
     ) -> None:
         self._model = model
         self._reward = reward
         self._variant = variant
         self._batches = batches
+        self._autocast = autocast
         self._callable = target if callable(target) and not isinstance(target, Tensor) else None
         if self._callable and reward is contrastive_reward:
             raise InputError(
@@ -67,7 +71,7 @@ class PictureRewards:
 
         def work(batch: slice) -> Tensor:
             # A clone, because the model may write into its input.
-            return self._read(self._model(pictures[batch].clone()), batch.stop - batch.start)
+            return self._read(self._run(pictures[batch].clone()), batch.stop - batch.start)
 
         return torch.cat(self._batches.run(work, len(pictures)))
 
@@ -122,7 +126,7 @@ class PictureRewards:
             leaf = torch.cat([game[batch] for game in games]).requires_grad_()
             # Also a copy, because a model that writes into its input may not write into a leaf.
             shown = jitter(leaf) if jitter else leaf.clone()
-            logits = self._read(self._model(shown), len(shown))
+            logits = self._read(self._run(shown), len(shown))
             rewards = self._judge(logits, batch, count)
             if logits.requires_grad and not rewards.requires_grad:
                 raise InputError(
@@ -136,6 +140,11 @@ class PictureRewards:
         results = self._batches.run(work, count)
         slopes = [torch.cat(parts) for parts in zip(*(part for _, part in results), strict=True)]
         return torch.cat([rewards for rewards, _ in results]), slopes
+
+    def _run(self, pictures: Tensor) -> object:
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self._autocast):
+            output: object = self._model(pictures)
+        return output
 
     def _read(self, output: object, count: int) -> Tensor:
         if self._callable:

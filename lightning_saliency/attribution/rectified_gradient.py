@@ -9,23 +9,21 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.gradient import gradient_map
+from lightning_saliency.attribution.gradient_method import GradientMethod
 from lightning_saliency.attribution.guard import require_python_model
-from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.network.backward_rules import BackwardRules, Rules
 from lightning_saliency.network.grid import fold
-from lightning_saliency.network.layer_gradient import layer_gradient
-from lightning_saliency.network.relu_rules import NO_RULE
+from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice, ReluRule
+from lightning_saliency.network.shared_pass import Reading
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from lightning_saliency.network.score import Target
 
 __all__ = ["RectifiedGradient"]
 
 
 @dataclass(frozen=True)
-class RectifiedGradient(AttributionMethod):
+class RectifiedGradient(GradientMethod):
     """The largest absolute derivative over the channels, with a rule of its own for ReLU.
 
     Args:
@@ -41,17 +39,28 @@ class RectifiedGradient(AttributionMethod):
 
     @staticmethod
     @abstractmethod
-    def relu_rules() -> Rules:
-        """Return the method's rules for ReLU."""
+    def relu_rule() -> ReluRule:
+        """Return how the method hands a gradient down through ReLU."""
 
-    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
-        """Return the maps (N, 1, H, W); see :meth:`AttributionMethod.attribute`."""
+    def layer_of(self, model: nn.Module, image: Tensor) -> str:
+        """Return ``saliency_layer``."""
+        return self.saliency_layer
+
+    def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return :func:`gradient_map` of the layer."""
+        return gradient_map(fold(gradient, size))
+
+    def pass_rules(self, model: nn.Module) -> BackwardRules:
+        """Return the rules for ReLU, and those of the user."""
         method = type(self).__name__
         require_python_model(model, method)
-        every_rule = {**self.relu_rules(), **(self.rules or {})}
-        rules = BackwardRules(every_rule, refused=NO_RULE, method=method)
-        _, gradient = layer_gradient(model, image, target, self.saliency_layer, rules)
-        return gradient_map(fold(gradient, (image.shape[2], image.shape[3])))
+        every_rule = {**ReluChoice(self.relu_rule()).rules(), **(self.rules or {})}
+        return BackwardRules(every_rule, refused=NO_RULE, method=method)
+
+    def reading(self, model: nn.Module, image: Tensor) -> Reading | None:
+        """Return the gradient by the method's rule; None where there are rules of the user."""
+        require_python_model(model, type(self).__name__)
+        return None if self.rules else Reading(self.saliency_layer, self.relu_rule())
 
     def _prepare(self, model: nn.Module, image: Tensor) -> Self:
         # One image shows whether the layer runs once and whether there are ReLUs, and only such.

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.attribution.mask_average import MaskAverage, RISEEstimate, estimate_maps
+from lightning_saliency.attribution.mask_scoring import MaskScoring
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.rise_estimator import ESTIMATORS, RISEEstimator, RISEPreset
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.batching import Batches, BatchSize, check_batch_size
-from lightning_saliency.network.masked_scores import masked_scores, target_score
+from lightning_saliency.network.masked_scores import target_score
 from lightning_saliency.network.score import ScoreKind, Target, all_class_scores
 
 __all__ = ["RISE", "rise", "rise_class"]
@@ -155,16 +156,11 @@ class RISE(AttributionMethod):
         """
         kind = self.score or self._estimator.score
         with guarded(model, image) as images, torch.no_grad():
-            batches = Batches(self.batch_size, images.device)
+            scoring = self._scoring(model, images)
             average = MaskAverage(halves=False)
             for block in self._blocks(images):
-                scores = masked_scores(
-                    model,
-                    images,
-                    block.masks,
-                    lambda output, owner: all_class_scores(output, kind, len(owner)),
-                    batches,
-                    self.autocast,
+                scores = scoring(
+                    images, block, lambda output, owner: all_class_scores(output, kind, len(owner))
                 )
                 average.add(scores, block)
             saliency = average.mean(self._estimator.centred).div_(self._estimator.divisor(self.p))
@@ -176,22 +172,21 @@ class RISE(AttributionMethod):
 
     @torch.no_grad()
     def _estimate(self, model: nn.Module, image: Tensor, target: Target) -> RISEEstimate:
-        estimator, batches = self._estimator, Batches(self.batch_size, image.device)
-        score = target_score(model, image, target, self.score or estimator.score, batches)
+        estimator, scoring = self._estimator, self._scoring(model, image)
+        score = target_score(model, image, target, self.score or estimator.score, scoring.batches)
 
         def scores(block: MaskBlock, running: Tensor) -> Tensor:
-            return masked_scores(
-                model,
-                image[running],
-                block.masks,
-                lambda output, owner: score(output, running[owner]),
-                batches,
-                self.autocast,
+            return scoring(
+                image[running], block, lambda output, owner: score(output, running[owner])
             )
 
         indices = torch.arange(len(image), device=image.device)
         found = estimate_maps(self._blocks(image), scores, indices, estimator.centred, self.until)
         return replace(found, saliency=found.saliency / estimator.divisor(self.p))
+
+    def _scoring(self, model: nn.Module, image: Tensor) -> MaskScoring:
+        count = self._estimator.count(self.num_cells, self.num_masks, self.p)
+        return MaskScoring(model, Batches(self.batch_size, image.device), self.autocast, count)
 
     @property
     def _estimator(self) -> RISEEstimator:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_saliency.image.random_mask import (
     MaskBlock,
     Upsampling,
+    balanced_block_size,
     balanced_masks,
     independent_masks,
 )
@@ -54,10 +55,9 @@ class RISEEstimator:
         Raises:
             InputError: the grid is finer than the image.
         """
-        pair = (num_cells, num_cells) if isinstance(num_cells, int) else num_cells
         return Upsampling(
             (image.shape[2], image.shape[3]),
-            (pair[0], pair[1]),
+            _pair(num_cells),
             self.reflect,
             image.device,
             torch.promote_types(image.dtype, torch.float32),
@@ -67,14 +67,31 @@ class RISEEstimator:
         self, upsampling: Upsampling, num_masks: int | None, p: float, seed: int
     ) -> Iterator[MaskBlock]:
         """Yield blocks of masks, ``num_masks`` (or this estimator's own number) in all."""
-        count = num_masks or self.num_masks
-        if self.balanced and p == 0.5:
+        count = self.count(upsampling.num_cells, num_masks, p)
+        if self._balances(p):
             return balanced_masks(upsampling, count, seed)
         return independent_masks(upsampling, count, p, seed, self.block_size)
+
+    def count(self, num_cells: int | tuple[int, int], num_masks: int | None, p: float) -> int:
+        """Return how many masks :meth:`masks` yields in all: whole blocks of balanced ones."""
+        count = num_masks or self.num_masks
+        if not self._balances(p):
+            return count
+        rows, columns = _pair(num_cells)
+        block = balanced_block_size(rows * columns)
+        return -(-count // block) * block
+
+    def _balances(self, p: float) -> bool:
+        return self.balanced and p == 0.5
 
     def divisor(self, p: float) -> float:
         """Return what the mean of score x mask is divided by, if cells are kept with ``p``."""
         return p if self.per_kept else 1.0
+
+
+def _pair(num_cells: int | tuple[int, int]) -> tuple[int, int]:
+    rows, columns = (num_cells, num_cells) if isinstance(num_cells, int) else num_cells
+    return rows, columns
 
 
 ESTIMATORS: dict[RISEPreset | None, RISEEstimator] = {

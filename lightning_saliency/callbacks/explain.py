@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.shared_maps import shared_maps
 from lightning_saliency.callbacks.batch import class_indices
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.score import class_logits, target_classes
@@ -143,32 +145,49 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 def explain(
     model: nn.Module,
-    method: AttributionMethod,
+    methods: Sequence[NamedMethod],
     samples: SampleSet,
-    logits: Tensor,
-    choice: ClassChoice,
-) -> Explanation:
-    """Explain ``samples``.
+    choices: Sequence[ClassChoice],
+    while_explaining: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> dict[tuple[str, ClassChoice], Explanation]:
+    """Explain ``samples`` by each method for each choice of classes.
+
+    Methods that can share passes do, also with the one that the probabilities come from; see
+    :func:`~lightning_saliency.attribution.shared_maps.shared_maps`.
 
     Args:
         model: in any state; it is not changed.
-        method: computes the maps.
+        methods: compute the maps.
         samples: on the model's device.
-        logits: (N, classes), the model's on these samples.
-        choice: the class that is explained.
+        choices: of the classes that are explained.
+        while_explaining: takes the name of a method that explains alone, and makes the context in
+            which it does.
 
     Raises:
-        SaliencyError: the method does not apply, or the labels are no classes of the model.
+        SaliencyError: a method does not apply, or the labels are no classes of the model.
     """
-    target = chosen_classes(samples, logits, choice)
-    saliency = method(model, samples.images, target)
-    return Explanation(
-        saliency=saliency.float().cpu(),
-        target=target.cpu(),
-        predicted=logits.argmax(1).cpu(),
-        probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
-        log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
-    )
+
+    def choose(logits: Tensor) -> list[Tensor]:
+        return [chosen_classes(samples, logits, choice) for choice in choices]
+
+    shared = shared_maps([entry.method for entry in methods], model, samples.images, choose)
+    logits = shared.logits.float()
+    targets = choose(logits)
+    explanations = {}
+    for row, entry in enumerate(methods):
+        for column, (choice, target) in enumerate(zip(choices, targets, strict=True)):
+            saliency = shared.maps.get((row, column))
+            if saliency is None:
+                with while_explaining(entry.name):
+                    saliency = entry.method(model, samples.images, target)
+            explanations[entry.name, choice] = Explanation(
+                saliency=saliency.float().cpu(),
+                target=target.cpu(),
+                predicted=logits.argmax(1).cpu(),
+                probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
+                log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
+            )
+    return explanations
 
 
 def chosen_classes(samples: SampleSet, logits: Tensor, choice: ClassChoice) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,6 +23,7 @@ from lightning_saliency.callbacks.explain import (
 from lightning_saliency.callbacks.forward import Forward, explained_model
 from lightning_saliency.callbacks.locate import locate
 from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.progress import progress_shown
 from lightning_saliency.callbacks.ranks import gather_shares, on_every_rank, share_of_this_rank
 from lightning_saliency.callbacks.references import Pinned, References, best_score
 from lightning_saliency.callbacks.regions import Regions
@@ -198,12 +200,13 @@ class Monitor:
         def compute() -> dict[str, Explanation]:
             # The module's own flags too, where the model is only a part or a view of it.
             with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
-                logits = predict(model, mine.images)
-                return {
-                    self._key(entry, choice): explain(model, entry.method, mine, logits, choice)
-                    for entry in self.methods
-                    for choice in self.choices
-                }
+                explanations = explain(
+                    model, self.methods, mine, self.choices, partial(progress_shown, trainer)
+                )
+            return {
+                self._key(name, choice): explanation
+                for (name, choice), explanation in explanations.items()
+            }
 
         count = len(samples)
         return {
@@ -240,14 +243,14 @@ class Monitor:
             entry.method
             for entry in self.methods
             for choice in self.choices
-            if self._key(entry, choice) == series
+            if self._key(entry.name, choice) == series
         )
 
     def _series(self) -> list[str]:
-        return [self._key(entry, choice) for entry in self.methods for choice in self.choices]
+        return [self._key(entry.name, choice) for entry in self.methods for choice in self.choices]
 
-    def _key(self, entry: NamedMethod, choice: ClassChoice) -> str:
-        return entry.name if len(self.choices) == 1 else f"{entry.name}/{choice}"
+    def _key(self, name: str, choice: ClassChoice) -> str:
+        return name if len(self.choices) == 1 else f"{name}/{choice}"
 
 
 def _as_the_model_takes_it(

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch.overrides import TorchFunctionMode
 
-from lightning_saliency.errors import ModelError, NothingReplacedError
+from lightning_saliency.errors import ModelError, NothingReplacedError, SaliencyError
 from lightning_saliency.network.torch_functions import (
     ACTIVATIONS,
     TorchFunction,
@@ -46,6 +46,7 @@ class BackwardRules(TorchFunctionMode):
         refused: names of functions (``"gelu"``) whose ordinary derivative would make the result
             something else than the method. A function with an entry in ``rules`` is not refused.
         method: what the rules make, for the messages.
+        strict: False leaves the checks on leaving to the caller, see :attr:`problem`.
 
     Attributes:
         replaced: how often each function was given another derivative since the context was
@@ -74,12 +75,18 @@ class BackwardRules(TorchFunctionMode):
     """
 
     def __init__(
-        self, rules: Rules, *, refused: Collection[str] = (), method: str = "the backward rule"
+        self,
+        rules: Rules,
+        *,
+        refused: Collection[str] = (),
+        method: str = "the backward rule",
+        strict: bool = True,
     ) -> None:
         super().__init__()
         self._rules = {function_key(function): rule for function, rule in rules.items()}
         self._refused = frozenset(refused)
         self._method = method
+        self._strict = strict
         self._refusals: Counter[str] = Counter()
         self.replaced: Counter[str] = Counter()
         self.ordinary: Counter[str] = Counter()
@@ -120,22 +127,27 @@ class BackwardRules(TorchFunctionMode):
     ) -> None:
         leave: Callable[..., object] = super().__exit__
         leave(kind, error, trace)
-        if kind is not None:
-            return
+        if kind is None and self._strict and self.problem is not None:
+            raise self.problem
+
+    @property
+    def problem(self) -> SaliencyError | None:
+        """Why the result would be something else than the method; None if all is well."""
         if not self.replaced:
             met = {name: n for name, n in self.ordinary.items() if name in ACTIVATIONS}
-            raise NothingReplacedError(
+            return NothingReplacedError(
                 f"Expected the model to call a function that {self._method} gives another backward "
                 f"rule ({_some(self._rules)}), but it called none, so the result would be the "
                 f"plain gradient. {_activations(met)} Take another method, or give your own rules."
             )
         if self._refusals:
-            raise ModelError(
+            return ModelError(
                 f"Expected a model whose activations {self._method} is defined for, but it calls "
                 f"{_calls(self._refusals)}, for which it says nothing; with their ordinary "
                 "derivative the map would be something else. Take another method, or give your own "
                 "rules; a rule that is None keeps the ordinary derivative."
             )
+        return None
 
 
 def _some(functions: Iterable[TorchFunction]) -> str:

@@ -39,13 +39,19 @@ class Batches:
         self.size = size
         self._device = device
 
-    def run(self, work: Callable[[slice], _Result], count: int) -> list[_Result]:
+    def run(
+        self,
+        work: Callable[[slice], _Result],
+        count: int,
+        after: Callable[[int], None] | None = None,
+    ) -> list[_Result]:
         """Return what ``work`` gives for slices that cover ``range(count)`` in order.
 
         Args:
             work: takes a slice of at most :attr:`size` entries; called again with the first half
                 of the slice if the memory did not suffice, so it should have no side effects.
             count: how many entries there are.
+            after: called after each slice with how many entries are done.
 
         Raises:
             torch.OutOfMemoryError: not even a single entry fits.
@@ -61,6 +67,8 @@ class Batches:
                     raise
             else:
                 start = batch.stop
+                if after is not None:
+                    after(start)
                 continue
             # Outside the handler: the traceback held on to the tensors of the failed call.
             self.size = (batch.stop - start) // 2

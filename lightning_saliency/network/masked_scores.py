@@ -26,6 +26,7 @@ def masked_scores(
     score: Callable[[object, Tensor], Tensor],
     batches: Batches,
     autocast: bool = False,
+    after: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Return the scores of each image times each mask.
 
@@ -40,6 +41,7 @@ def masked_scores(
             N images it was made of (int64); returns its K scores, (rows, K).
         batches: how many masked images go through the model at once.
         autocast: run the model under autocast to bfloat16.
+        after: called after each batch with how many masked images are done.
 
     Returns:
         (N, K, M), float32 at least.
@@ -61,7 +63,7 @@ def masked_scores(
             )
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
-    scores = torch.cat(batches.run(work, len(image) * len(masks)))
+    scores = torch.cat(batches.run(work, len(image) * len(masks), after))
     return scores.reshape(len(image), len(masks), -1).mT
 
 

@@ -13,7 +13,7 @@ so that guided backpropagation stays what its paper calls it, backpropagation an
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,76 +26,70 @@ from lightning_saliency.network.torch_functions import (
     spellings,
 )
 
-__all__ = ["NO_RULE", "active_rules", "asks_in_place", "deconvnet_rules", "guided_rules"]
+__all__ = [
+    "NO_RULE",
+    "SAME_DERIVATIVE",
+    "ReluChoice",
+    "ReluRule",
+    "active",
+    "active_rules",
+    "asks_in_place",
+    "deconvnet",
+    "deconvnet_rules",
+    "guided",
+    "guided_rules",
+    "ordinary",
+]
 
 NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
 """Activations that take the place of ReLU and have no published rule. Gates and normalisers
 (sigmoid, hardsigmoid, glu, softmax) are not among them: they are passed backwards as always."""
 
+SAME_DERIVATIVE = frozenset({"hardtanh", "relu", "relu6", "threshold"})
+"""Functions that :func:`ordinary` passes backwards to the last bit as torch does. The others
+(``clamp``, ``maximum``) have another derivative in torch where their input is exactly 0."""
 
-def guided_rules() -> Rules:
-    """Return the rules of guided backpropagation.
+ReluRule: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
+"""What a ReLU hands down: from the gradient G that arrives from above, what the ReLU put out, and
+its ceiling (inf for a plain one), to the gradient for what lies below."""
 
-    The gradient passes where the unit is active and the gradient is positive:
+
+def guided(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
+    """Guided backpropagation: where the unit is active and the gradient is positive.
+
     R = G * [f(x) > 0] * [G > 0].
     """
-    return _rules(_Guided)
+    gradient = gradient.clamp(min=0)
+    if ceiling < float("inf"):
+        gradient = gradient * (output < ceiling)
+    return _where_active(gradient, output)
 
 
-def deconvnet_rules() -> Rules:
-    """Return the rules of the deconvolutional network.
+def deconvnet(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
+    """Deconvolutional network: where the gradient is positive, be the unit active or not.
 
-    The gradient passes where it is positive, whether the unit is active or not: R = max(G, 0).
+    R = max(G, 0).
     """
-    return _rules(_DeconvNet)
+    return gradient.clamp(min=0)
 
 
-def active_rules() -> Rules:
-    """Return the rules of excitation backpropagation for ReLU, with or without a ceiling.
+def active(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
+    """Excitation backpropagation: where the unit is active, also at its ceiling.
 
-    The gradient passes where the unit is active, also at its ceiling: R = G * [f(x) > 0].
+    R = G * [f(x) > 0].
     """
-    return _rules(_Active)
+    return _where_active(gradient, output)
 
 
-class _Rectifier(Function):
-    """The ordinary forward pass; the backward rules are its subclasses."""
+def ordinary(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
+    """The derivative: where the unit is active and below its ceiling.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, call: Callable[[Tensor], Tensor], in_place: bool, ceiling: float
-    ) -> Tensor:
-        ctx.shape, ctx.ceiling = x.shape, ceiling
-        output = call(x)
-        if in_place:
-            ctx.mark_dirty(output)
-        # DeconvNet does not need it; but a checkpointed block, which is recomputed without the
-        # rules, must find as many saved tensors as an ordinary ReLU saves.
-        ctx.save_for_backward(output)
-        return output
-
-
-class _Guided(_Rectifier):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (output,) = ctx.saved_tensors
-        gradient = gradient.clamp(min=0)
-        if ctx.ceiling < float("inf"):
-            gradient = gradient * (output < ctx.ceiling)
-        return _where_active(gradient, output).sum_to_size(ctx.shape), None, None, None
-
-
-class _DeconvNet(_Rectifier):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return gradient.clamp(min=0).sum_to_size(ctx.shape), None, None, None
-
-
-class _Active(_Rectifier):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (output,) = ctx.saved_tensors
-        return _where_active(gradient, output).sum_to_size(ctx.shape), None, None, None
+    R = G * [0 < f(x) < ceiling].
+    """
+    if ceiling < float("inf"):
+        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, output, 0, ceiling)
+        return passed
+    return _where_active(gradient, output)
 
 
 def _where_active(gradient: Tensor, output: Tensor) -> Tensor:
@@ -104,18 +98,81 @@ def _where_active(gradient: Tensor, output: Tensor) -> Tensor:
     return passed
 
 
-def _rules(rectifier: type[_Rectifier]) -> dict[TorchFunction, Rule]:
+class ReluChoice:
+    """The rule by which the ReLUs of a recorded model hand down gradients, chosen late.
+
+    The graph of one forward pass can so be passed backwards by one rule after the other.
+
+    Args:
+        rule: what holds until another is assigned to :attr:`rule`.
+
+    Attributes:
+        rule: looked up by each ReLU when a backward pass comes by.
+    """
+
+    def __init__(self, rule: ReluRule = ordinary) -> None:
+        self.rule = rule
+
+    def rules(self) -> Rules:
+        """Return the rules for every spelling of ReLU."""
+        return _rules(self)
+
+
+def guided_rules() -> Rules:
+    """Return the rules of guided backpropagation, see :func:`guided`."""
+    return ReluChoice(guided).rules()
+
+
+def deconvnet_rules() -> Rules:
+    """Return the rules of the deconvolutional network, see :func:`deconvnet`."""
+    return ReluChoice(deconvnet).rules()
+
+
+def active_rules() -> Rules:
+    """Return the rules of excitation backpropagation for ReLU, see :func:`active`."""
+    return ReluChoice(active).rules()
+
+
+class _Rectifier(Function):
+    """The ordinary forward pass, and a backward pass by the rule that is chosen at the time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        call: Callable[[Tensor], Tensor],
+        in_place: bool,
+        ceiling: float,
+        choice: ReluChoice,
+    ) -> Tensor:
+        ctx.shape, ctx.ceiling, ctx.choice = x.shape, ceiling, choice
+        output = call(x)
+        if in_place:
+            ctx.mark_dirty(output)
+        # DeconvNet does not need it; but a checkpointed block, which is recomputed without the
+        # rules, must find as many saved tensors as an ordinary ReLU saves.
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (output,) = ctx.saved_tensors
+        handed_down = ctx.choice.rule(gradient, output, ctx.ceiling)
+        return handed_down.sum_to_size(ctx.shape), None, None, None, None
+
+
+def _rules(choice: ReluChoice) -> dict[TorchFunction, Rule]:
     rules = {}
     for name, ceiling_of in _RECTIFIERS.items():
         for function in spellings(name):
-            rules[function] = _rule(rectifier, function, ceiling_of, in_place=False)
+            rules[function] = _rule(choice, function, ceiling_of, in_place=False)
         for function in spellings(f"{name}_"):
-            rules[function] = _rule(rectifier, function, ceiling_of, in_place=True)
+            rules[function] = _rule(choice, function, ceiling_of, in_place=True)
     return rules
 
 
 def _rule(
-    rectifier: type[_Rectifier],
+    choice: ReluChoice,
     function: TorchFunction,
     ceiling_of: Callable[..., float | None],
     in_place: bool,
@@ -131,7 +188,7 @@ def _rule(
             return NotImplemented
         changes_input = in_place or asks_in_place(args, kwargs)
         call = _with(function, args, kwargs)
-        return rectifier.apply(input, call, changes_input, ceiling)
+        return _Rectifier.apply(input, call, changes_input, ceiling, choice)
 
     return rule
 

@@ -11,7 +11,9 @@ from tiny_models import make_images, make_model
 from torch import Tensor, nn
 from traces import bits
 
+from lightning_saliency.attribution.shared_maps import shared_maps
 from lightning_saliency.errors import ModelError
+from lightning_saliency.network.sharded import is_sharded
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")
 
@@ -77,6 +79,17 @@ def test_maps_are_those_of_the_whole_model(name: str) -> None:
     wanted = make_method(name)(make_model(), IMAGES, LABELS)
     came = make_method(name)(make_sharded(), IMAGES, LABELS)
     torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_sharded_models_share_no_pass() -> None:
+    # Their weights serve one backward pass; a second one would read memory that is gone.
+    methods = [make_method("Gradient"), make_method("GuidedBackprop")]
+    came = shared_maps(methods, make_sharded(), IMAGES, lambda _: [LABELS])
+    assert came.maps == {}
+    torch.testing.assert_close(came.logits, make_model()(IMAGES).detach())
+    assert is_sharded(make_sharded())
+    assert not is_sharded(make_model())
+    assert not is_sharded(nn.parallel.DistributedDataParallel(make_model()))
 
 
 def test_weights_that_are_given_back_too_early() -> None:

@@ -42,6 +42,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             edges, an area that is measured on a canvas larger than the image.
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
             memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
+        autocast: run the model under autocast to bfloat16.
         resize: see :class:`~lightning_saliency.attribution.AttributionMethod`, as for
             ``resize_mode`` and ``smooth``.
         samples: see :class:`SaliencyCallback`, as for all that follow.
@@ -60,6 +61,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         reward_func: RewardName | Reward = "simple",
         preset: SearchPreset | None = None,
         batch_size: BatchSize = "auto",
+        autocast: bool = False,
         resize: bool | tuple[int, int] = True,
         resize_mode: ResizeMode = "bilinear",
         smooth: float = 0.0,
@@ -91,6 +93,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             reward_func=reward_func,
             preset=preset,
             batch_size=batch_size,
+            autocast=autocast,
             resize=resize,
             resize_mode=resize_mode,
             smooth=smooth,
