@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.rectified_gradient import RectifiedGradient
 from lightning_saliency.image.resize import ResizeMode
-from lightning_saliency.network import relu_rules
-from lightning_saliency.network.relu_rules import ReluRule
+from lightning_saliency.network import relu_derivatives
+from lightning_saliency.network.relu_derivatives import ReluRule
 from lightning_saliency.network.score import Target
 
 __all__ = ["DeconvNet", "deconvnet"]
@@ -48,8 +48,8 @@ class DeconvNet(RectifiedGradient):
 
     @staticmethod
     def relu_rule() -> ReluRule:
-        """Return :func:`~lightning_saliency.network.relu_rules.deconvnet`."""
-        return relu_rules.deconvnet
+        """Return :func:`~lightning_saliency.network.relu_derivatives.deconvnet`."""
+        return relu_derivatives.deconvnet
 
 
 def deconvnet(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.rectified_gradient import RectifiedGradient
 from lightning_saliency.image.resize import ResizeMode
-from lightning_saliency.network.relu_rules import ReluRule, guided
+from lightning_saliency.network.relu_derivatives import ReluRule, guided
 from lightning_saliency.network.score import Target
 
 __all__ = ["GuidedBackprop", "guided_backprop"]
@@ -47,7 +47,7 @@ class GuidedBackprop(RectifiedGradient):
 
     @staticmethod
     def relu_rule() -> ReluRule:
-        """Return :func:`~lightning_saliency.network.relu_rules.guided`."""
+        """Return :func:`~lightning_saliency.network.relu_derivatives.guided`."""
         return guided
 
 

@@ -13,7 +13,8 @@ from lightning_saliency.attribution.gradient_method import GradientMethod
 from lightning_saliency.attribution.guard import require_python_model
 from lightning_saliency.network.backward_rules import BackwardRules, Rules
 from lightning_saliency.network.grid import fold
-from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice, ReluRule
+from lightning_saliency.network.relu_derivatives import ReluRule
+from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
 from lightning_saliency.network.shared_pass import Reading
 
 if TYPE_CHECKING:

@@ -13,13 +13,20 @@ so that guided backpropagation stays what its paper calls it, backpropagation an
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from lightning_saliency.network.backward_rules import Rule, Rules
+from lightning_saliency.network.relu_derivatives import (
+    ReluRule,
+    active,
+    deconvnet,
+    guided,
+    ordinary,
+)
 from lightning_saliency.network.torch_functions import (
     SIGNED_ACTIVATIONS,
     TorchFunction,
@@ -28,74 +35,16 @@ from lightning_saliency.network.torch_functions import (
 
 __all__ = [
     "NO_RULE",
-    "SAME_DERIVATIVE",
     "ReluChoice",
-    "ReluRule",
-    "active",
     "active_rules",
     "asks_in_place",
-    "deconvnet",
     "deconvnet_rules",
-    "guided",
     "guided_rules",
-    "ordinary",
 ]
 
 NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
 """Activations that take the place of ReLU and have no published rule. Gates and normalisers
 (sigmoid, hardsigmoid, glu, softmax) are not among them: they are passed backwards as always."""
-
-SAME_DERIVATIVE = frozenset({"hardtanh", "relu", "relu6", "threshold"})
-"""Functions that :func:`ordinary` passes backwards to the last bit as torch does. The others
-(``clamp``, ``maximum``) have another derivative in torch where their input is exactly 0."""
-
-ReluRule: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
-"""What a ReLU hands down: from the gradient G that arrives from above, what the ReLU put out, and
-its ceiling (inf for a plain one), to the gradient for what lies below."""
-
-
-def guided(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
-    """Guided backpropagation: where the unit is active and the gradient is positive.
-
-    R = G * [f(x) > 0] * [G > 0].
-    """
-    gradient = gradient.clamp(min=0)
-    if ceiling < float("inf"):
-        gradient = gradient * (output < ceiling)
-    return _where_active(gradient, output)
-
-
-def deconvnet(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
-    """Deconvolutional network: where the gradient is positive, be the unit active or not.
-
-    R = max(G, 0).
-    """
-    return gradient.clamp(min=0)
-
-
-def active(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
-    """Excitation backpropagation: where the unit is active, also at its ceiling.
-
-    R = G * [f(x) > 0].
-    """
-    return _where_active(gradient, output)
-
-
-def ordinary(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
-    """The derivative: where the unit is active and below its ceiling.
-
-    R = G * [0 < f(x) < ceiling].
-    """
-    if ceiling < float("inf"):
-        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, output, 0, ceiling)
-        return passed
-    return _where_active(gradient, output)
-
-
-def _where_active(gradient: Tensor, output: Tensor) -> Tensor:
-    # What torch's own ReLU does in its backward pass; many times as fast as torch.where.
-    passed: Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
-    return passed
 
 
 class ReluChoice:
@@ -119,17 +68,17 @@ class ReluChoice:
 
 
 def guided_rules() -> Rules:
-    """Return the rules of guided backpropagation, see :func:`guided`."""
+    """Return the rules of guided backpropagation; see ``relu_derivatives``."""
     return ReluChoice(guided).rules()
 
 
 def deconvnet_rules() -> Rules:
-    """Return the rules of the deconvolutional network, see :func:`deconvnet`."""
+    """Return the rules of the deconvolutional network; see ``relu_derivatives``."""
     return ReluChoice(deconvnet).rules()
 
 
 def active_rules() -> Rules:
-    """Return the rules of excitation backpropagation for ReLU, see :func:`active`."""
+    """Return the rules of excitation backpropagation for ReLU; see ``relu_derivatives``."""
     return ReluChoice(active).rules()
 
 

@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from lightning_saliency.errors import LayerError
 from lightning_saliency.network.activation import Capture, capture
 from lightning_saliency.network.backward_rules import BackwardRules
-from lightning_saliency.network.relu_rules import (
-    NO_RULE,
-    SAME_DERIVATIVE,
-    ReluChoice,
-    ReluRule,
-    ordinary,
-)
+from lightning_saliency.network.relu_derivatives import SAME_DERIVATIVE, ReluRule, ordinary
+from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
 from lightning_saliency.network.score import Target, class_scores
 
 __all__ = ["LayerReading", "Reading", "SharedPass"]
