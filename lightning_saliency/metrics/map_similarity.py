@@ -213,9 +213,14 @@ def _spearman(first: Tensor, second: Tensor) -> Tensor:
 def _ranks(maps: Tensor) -> Tensor:
     """Return the ranks of the pixels (N, H * W), from 0; equal values get their mean rank."""
     ordered, place = maps.flatten(1).sort(1)
-    before = torch.searchsorted(ordered, ordered)
-    up_to = torch.searchsorted(ordered, ordered, right=True)
-    return torch.zeros_like(ordered).scatter_(1, place, (before + up_to - 1).double() / 2)
+    index = torch.arange(ordered.shape[1], device=maps.device)
+    rises = ordered[:, 1:] > ordered[:, :-1]
+    edge = torch.ones_like(rises[:, :1])
+    # Of each run of equal values the first and the last place.
+    first = torch.where(torch.cat([edge, rises], 1), index, 0).cummax(1).values
+    last = torch.where(torch.cat([rises, edge], 1), index, len(index)).flip(1).cummin(1).values
+    mean = (first + last.flip(1)).double() / 2
+    return torch.zeros_like(ordered).scatter_(1, place, mean)
 
 
 def _ssim(first: Tensor, second: Tensor) -> Tensor:

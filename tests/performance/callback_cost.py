@@ -21,8 +21,8 @@ from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.benchmark import ClutteredDigits
 
 PICTURES = 8000
-EPOCHS = 2
-ROUNDS = 3
+EPOCHS = 7
+ROUNDS = 2
 
 
 def main() -> dict[str, Any]:
