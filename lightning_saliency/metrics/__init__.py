@@ -35,7 +35,12 @@ from lightning_saliency.metrics.map_similarity import (
     top10,
     top10_iou,
 )
-from lightning_saliency.metrics.pointing_game import PointingGame, pointing_hit
+from lightning_saliency.metrics.pointing_game import (
+    PointingGame,
+    PointingTally,
+    point_hit,
+    pointing_hit,
+)
 
 __all__ = [
     "FAITHFULNESS",
@@ -43,6 +48,7 @@ __all__ = [
     "MEASURES",
     "NO_DRIFT",
     "PointingGame",
+    "PointingTally",
     "SaliencyDrift",
     "calibrated_drift",
     "center_shift",
@@ -57,6 +63,7 @@ __all__ = [
     "energy_inside",
     "log2_norm_ratio",
     "mean_drift",
+    "point_hit",
     "pointing_hit",
     "rank_accuracy",
     "region_area",

@@ -14,7 +14,7 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.comparable import check_maps, degenerate
 from lightning_saliency.metrics.localisation import check_regions
 
-__all__ = ["PointingGame", "largest_point", "pointing_hit"]
+__all__ = ["PointingGame", "PointingTally", "largest_point", "point_hit", "pointing_hit"]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -56,18 +56,98 @@ def pointing_hit(maps: Tensor, masks: Tensor, tolerance: float = 15) -> Tensor:
         InputError: these are no maps and masks, they do not fit together, or the tolerance is
             negative.
     """
-    if not tolerance >= 0:
-        raise InputError(f"Expected a tolerance of 0 pixels or more, got {tolerance}.")
+    _check_tolerance(tolerance)
     masks = check_regions(maps, masks)
-    point = largest_point(maps)[:, :, None, None]
-    rows = torch.arange(maps.shape[2], device=maps.device)[:, None]
-    columns = torch.arange(maps.shape[3], device=maps.device)
-    squared_distance = (rows - point[:, 0]) ** 2 + (columns - point[:, 1]) ** 2
-    near = squared_distance < tolerance**2
-    return (near & masks[:, 0]).flatten(1).any(1) & ~degenerate(maps)
+    return point_hit(largest_point(maps), masks, tolerance) & ~degenerate(maps)
 
 
-class PointingGame(Metric):
+def point_hit(points: Tensor, masks: Tensor, tolerance: float = 15) -> Tensor:
+    """Tell which points lie on the object or nearer to it than ``tolerance``.
+
+    Args:
+        points: (N, 2), row and column in pixels of the mask, counted from 0; integer or floating
+            point. They may lie outside the mask.
+        masks: (N, 1, H, W), bool: the object.
+        tolerance: see :func:`pointing_hit`.
+
+    Returns:
+        (N,), bool. Nothing hits an empty mask, and a point that is not finite misses.
+
+    Raises:
+        InputError: there is not a mask for each point, or the tolerance is negative.
+    """
+    _check_tolerance(tolerance)
+    if not isinstance(points, Tensor) or points.dim() != 2 or points.shape[1] != 2:
+        shape = str(tuple(points.shape)) if isinstance(points, Tensor) else type(points).__name__
+        raise InputError(f"Expected points as a tensor (N, 2) of rows and columns, got {shape}.")
+    count = len(points)
+    if not isinstance(masks, Tensor) or masks.dtype != torch.bool or masks.dim() != 4:
+        came = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
+        raise InputError(f"Expected masks as a bool tensor ({count}, 1, H, W), got {came}.")
+    if masks.shape[:2] != (count, 1) or masks.device != points.device:
+        raise InputError(
+            f"Expected masks of shape ({count}, 1, H, W) on {points.device}, like the points, got "
+            f"{tuple(masks.shape)} on {masks.device}."
+        )
+    row, column = points[:, 0, None, None], points[:, 1, None, None]
+    rows = torch.arange(masks.shape[2], device=masks.device)[:, None]
+    columns = torch.arange(masks.shape[3], device=masks.device)
+    near = (rows - row) ** 2 + (columns - column) ** 2 < tolerance**2
+    return (near & masks[:, 0]).flatten(1).any(1)
+
+
+class _ClassAccuracy(Metric):
+    """Hits and misses of each class; what :class:`PointingGame` and its tally share."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    hits: Tensor
+    misses: Tensor
+
+    def __init__(
+        self, num_classes: int, average: Literal["macro", "none"] = "macro", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise InputError(f"Expected num_classes to be at least 1, got {num_classes}.")
+        if average not in ("macro", "none"):
+            raise InputError(f"Expected average to be 'macro' or 'none', got '{average}'.")
+        self.num_classes = num_classes
+        self.average = average
+        for state in ("hits", "misses"):
+            none = torch.zeros(num_classes, dtype=torch.long)
+            self.add_state(state, default=none, dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """Return the accuracy, float32: no dimensions, or (num_classes,) for ``"none"``."""
+        accuracy = self.hits / (self.hits + self.misses).clamp_min(1)
+        return accuracy.mean() if self.average == "macro" else accuracy
+
+    def _count(self, hits: Tensor, classes: Tensor) -> None:
+        self._check_classes(classes, len(hits))
+        classes = classes.to(hits.device)
+        hit = classes[hits].bincount(minlength=self.num_classes)
+        self.hits = self.hits + hit.to(self.hits.device)
+        missed = classes[~hits].bincount(minlength=self.num_classes)
+        self.misses = self.misses + missed.to(self.misses.device)
+
+    def _check_classes(self, classes: object, count: int) -> None:
+        if not isinstance(classes, Tensor) or classes.dtype not in _INTEGERS:
+            came = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+            raise InputError(f"Expected classes as an integer tensor ({count},), got {came}.")
+        if classes.shape != (count,):
+            raise InputError(
+                f"Expected one class for each of {count} maps, got shape {tuple(classes.shape)}."
+            )
+        outside = classes[(classes < 0) | (classes >= self.num_classes)]
+        if len(outside) > 0:
+            raise InputError(
+                f"Expected classes from 0 to {self.num_classes - 1}, got {int(outside[0])}."
+            )
+
+
+class PointingGame(_ClassAccuracy):
     """Accuracy of pointing at objects, over batches and processes.
 
     The game is played once for each class in an image: ``update(maps, masks, classes)`` takes the
@@ -101,12 +181,6 @@ class PointingGame(Metric):
         tensor(0.5000)
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    hits: Tensor
-    misses: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -114,54 +188,64 @@ class PointingGame(Metric):
         average: Literal["macro", "none"] = "macro",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if num_classes < 1:
-            raise InputError(f"Expected num_classes to be at least 1, got {num_classes}.")
-        if not tolerance >= 0:
-            raise InputError(f"Expected a tolerance of 0 pixels or more, got {tolerance}.")
-        if average not in ("macro", "none"):
-            raise InputError(f"Expected average to be 'macro' or 'none', got '{average}'.")
-        self.num_classes = num_classes
+        super().__init__(num_classes, average, **kwargs)
+        _check_tolerance(tolerance)
         self.tolerance = tolerance
-        self.average = average
-        for state in ("hits", "misses"):
-            none = torch.zeros(num_classes, dtype=torch.long)
-            self.add_state(state, default=none, dist_reduce_fx="sum")
 
     def update(self, maps: Tensor, masks: Tensor, classes: Tensor) -> None:
         """Play the game for a batch.
 
         Args:
-            maps: (N, 1, H, W), floating point, at the size of the masks; N may be 0.
+            maps: (N, 1, H, W), floating point, at the size of the masks; N may be 0. Or points
+                (N, 2), rows and columns, where there is no map, as for the picture's centre; see
+                :func:`point_hit`.
             masks: (N, 1, H, W), bool: the objects of the class in the image.
             classes: (N,), integer, in [0, num_classes): the class that each map explains.
 
         Raises:
             InputError: these do not fit together, or a class is out of range.
         """
-        hit = pointing_hit(maps, masks, self.tolerance)
-        self._check_classes(classes, len(hit))
-        classes = classes.to(hit.device)
-        hits = classes[hit].bincount(minlength=self.num_classes)
-        self.hits = self.hits + hits.to(self.hits.device)
-        misses = classes[~hit].bincount(minlength=self.num_classes)
-        self.misses = self.misses + misses.to(self.misses.device)
+        points = isinstance(maps, Tensor) and maps.dim() == 2
+        self._count((point_hit if points else pointing_hit)(maps, masks, self.tolerance), classes)
 
-    def compute(self) -> Tensor:
-        """Return the accuracy, float32: no dimensions, or (num_classes,) for ``"none"``."""
-        accuracy = self.hits / (self.hits + self.misses).clamp_min(1)
-        return accuracy.mean() if self.average == "macro" else accuracy
 
-    def _check_classes(self, classes: object, count: int) -> None:
-        if not isinstance(classes, Tensor) or classes.dtype not in _INTEGERS:
-            came = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
-            raise InputError(f"Expected classes as an integer tensor ({count},), got {came}.")
-        if classes.shape != (count,):
-            raise InputError(
-                f"Expected one class for each of {count} maps, got shape {tuple(classes.shape)}."
-            )
-        outside = classes[(classes < 0) | (classes >= self.num_classes)]
-        if len(outside) > 0:
-            raise InputError(
-                f"Expected classes from 0 to {self.num_classes - 1}, got {int(outside[0])}."
-            )
+class PointingTally(_ClassAccuracy):
+    """Accuracy of pointing where it is known already what hit, as from a file of results.
+
+    Args:
+        num_classes: number of classes of the dataset.
+        average: see :class:`PointingGame`.
+        kwargs: what every ``torchmetrics.Metric`` takes.
+
+    Attributes:
+        hits: (num_classes,), integer.
+        misses: (num_classes,), integer.
+
+    Raises:
+        InputError: ``num_classes`` is below 1, or ``average`` unknown.
+    """
+
+    def __init__(
+        self, num_classes: int, average: Literal["macro", "none"] = "macro", **kwargs: Any
+    ) -> None:
+        super().__init__(num_classes, average, **kwargs)
+
+    def update(self, hits: Tensor, classes: Tensor) -> None:
+        """Count some games.
+
+        Args:
+            hits: (N,), bool; N may be 0.
+            classes: (N,), integer, in [0, num_classes).
+
+        Raises:
+            InputError: these do not fit together, or a class is out of range.
+        """
+        if not isinstance(hits, Tensor) or hits.dtype != torch.bool or hits.dim() != 1:
+            came = hits.dtype if isinstance(hits, Tensor) else type(hits).__name__
+            raise InputError(f"Expected hits as a bool tensor (N,), got {came}.")
+        self._count(hits, classes)
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not tolerance >= 0:
+        raise InputError(f"Expected a tolerance of 0 pixels or more, got {tolerance}.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics import PointingGame, pointing_hit
+from lightning_saliency.metrics import PointingGame, PointingTally, point_hit, pointing_hit
 from lightning_saliency.metrics.pointing_game import largest_point
 
 
@@ -183,3 +183,53 @@ def test_other_input_that_does_not_fit_is_refused() -> None:
         pointing_hit(peak(0, 0), peak(0, 0))
     with pytest.raises(InputError, match=r"got \(1, 1, 8, 8\)"):
         pointing_hit(peak(0, 0), one_pixel(0, 0, (8, 8)))
+
+
+def test_a_thousand_random_points_hit_as_with_torchray() -> None:
+    # Also between the pixels and outside the picture: the centre of an even side is a half.
+    generator = random.Random(7)
+    count, size, tolerance = 1200, (40, 60), 9
+    _, masks = random_games(7, count, size)
+    points = torch.tensor(
+        [
+            [generator.randrange(-6, 2 * size[0] + 6) / 2, generator.randrange(130) / 2]
+            for _ in range(count)
+        ]
+    )
+    classes = torch.arange(count) % 7
+    theirs = torchray_game(7, tolerance)
+    hits = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for (row, column), mask, label in zip(
+            points.tolist(), masks[:, 0], classes.tolist(), strict=True
+        ):
+            result = theirs.evaluate(mask, (column, row))
+            theirs.aggregate(result, label)
+            hits.append(result == 1)
+    assert 100 < sum(hits) < count - 100
+    assert point_hit(points, masks, tolerance).tolist() == hits
+    game = PointingGame(7, tolerance, average="none")
+    game.update(points, masks, classes)
+    torch.testing.assert_close(game.compute(), theirs.class_accuracies.float())
+
+
+def test_hits_that_are_known_already() -> None:
+    game = PointingTally(3, average="none")
+    game.update(torch.tensor([True, False, True, True]), torch.tensor([0, 0, 0, 2]))
+    torch.testing.assert_close(game.compute(), torch.tensor([2 / 3, 0.0, 1.0]))
+    with pytest.raises(InputError, match="bool tensor"):
+        game.update(torch.tensor([1, 0]), torch.tensor([0, 0]))
+    with pytest.raises(InputError, match="classes from 0 to 2, got 3"):
+        game.update(torch.tensor([True]), torch.tensor([3]))
+
+
+def test_points_that_do_not_fit_are_refused() -> None:
+    mask = one_pixel(0, 0)
+    with pytest.raises(InputError, match=r"points as a tensor \(N, 2\)"):
+        point_hit(torch.zeros(3), mask)
+    with pytest.raises(InputError, match=r"masks of shape \(2, 1, H, W\)"):
+        point_hit(torch.zeros(2, 2), mask)
+    with pytest.raises(InputError, match="bool tensor"):
+        point_hit(torch.zeros(1, 2), mask.float())
+    assert point_hit(torch.tensor([[torch.nan, 0.0]]), mask).tolist() == [False]
