@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-__all__ = ["ExampleNetwork", "normalize"]
+__all__ = ["EXAMPLE_MEAN", "EXAMPLE_STD", "ExampleNetwork", "normalize"]
 
 # Of the cluttered digits, over all pixels and channels.
-_MEAN = 0.2
-_STD = 0.2
+EXAMPLE_MEAN = 0.2
+EXAMPLE_STD = 0.2
 
 # Channels of the convolutions, "M" for a max pooling: VGG16, narrow.
 _FEATURES: tuple[int | str, ...] = (
@@ -79,4 +79,4 @@ def normalize(picture: Tensor) -> Tensor:
     Returns:
         Same shape, of about zero mean and unit variance.
     """
-    return (picture - _MEAN) / _STD
+    return (picture - EXAMPLE_MEAN) / EXAMPLE_STD

@@ -1,0 +1,74 @@
+"""The table of the pointing game as a picture."""
+
+from __future__ import annotations
+
+import math
+from textwrap import fill
+
+from matplotlib.figure import Figure
+
+from lightning_saliency.benchmark.pointing_report import PointingReport
+
+__all__ = ["pointing_figure"]
+
+_ALL, _DIFFICULT, _INK = "#3b6ea5", "#e0a03c", "#222222"
+_HEIGHT = 0.38  # of a bar, of the distance between methods
+
+
+def pointing_figure(report: PointingReport) -> Figure:
+    """Draw two bars for each method, and marks where the published figures are.
+
+    Args:
+        report: the scores.
+
+    Returns:
+        A figure that needs no screen; ``figure.savefig(path)`` writes it.
+    """
+    rows = report.scores
+    figure = Figure(figsize=(7.5, 1.4 + 0.55 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for offset, colour, name in (
+        (-_HEIGHT / 2, _ALL, "accuracy"),
+        (_HEIGHT / 2, _DIFFICULT, "difficult"),
+    ):
+        shares = [100 * getattr(row, name) for row in rows]
+        if all(map(math.isnan, shares)):
+            continue
+        places = [i + offset for i in range(len(rows))]
+        bars = axes.barh(
+            places,
+            [0 if math.isnan(share) else share for share in shares],
+            _HEIGHT,
+            color=colour,
+            label="all objects" if name == "accuracy" else "difficult subset",
+        )
+        texts = ["-" if math.isnan(share) else f"{share:.1f}" for share in shares]
+        axes.bar_label(bars, texts, padding=6, fontsize=8, color=_INK)
+        which = 0 if name == "accuracy" else 1
+        marks = [
+            (report.published[row.method][which], place)
+            for row, place in zip(rows, places, strict=True)
+            if row.method in report.published
+        ]
+        if marks:
+            axes.plot(
+                *zip(*marks, strict=True),
+                "D",
+                color="white",
+                markeredgecolor=_INK,
+                markersize=5,
+                label="published" if which == 0 else None,
+            )
+    axes.set_yticks(range(len(rows)), [row.method.replace("_", " ") for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 108)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("pointing accuracy in per cent, mean over the classes")
+    axes.set_title(f"Pointing game, {report.data}, {report.model}", loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    if report.published:
+        source = next(note for note in report.notes() if note.startswith("published"))
+        figure.supxlabel(fill(source, 110), fontsize=6.5, color="#666666")
+    return figure

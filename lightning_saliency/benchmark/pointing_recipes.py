@@ -1,0 +1,162 @@
+"""How each method plays the pointing game: its settings, what its map is smoothed with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from lightning_saliency.attribution import (
+    RISE,
+    AttributionMethod,
+    ContrastiveExcitationBackprop,
+    DeconvNet,
+    ExcitationBackprop,
+    ExtremalPerturbation,
+    GradCAM,
+    Gradient,
+    GuidedBackprop,
+    LinearApprox,
+)
+from lightning_saliency.benchmark.pointing_data import PointingData
+from lightning_saliency.benchmark.pointing_models import PointingModel
+from lightning_saliency.benchmark.pointing_score import PointingScore
+from lightning_saliency.errors import InputError
+from lightning_saliency.image.blur import gaussian_blur
+from lightning_saliency.image.resize import resize
+
+__all__ = ["CENTRE", "METHODS", "PointingPreset", "Recipe", "pointing_recipe"]
+
+PointingPreset: TypeAlias = Literal["torchray"]
+"""``"torchray"``: RISE and extremal perturbation exactly as in the published benchmark."""
+
+CENTRE = "center"
+"""The baseline that points at the picture's centre, whatever is there."""
+
+METHODS = (
+    CENTRE,
+    *("gradient", "deconvnet", "guided_backprop", "linear_approx", "excitation_backprop"),
+    *("contrastive_excitation_backprop", "rise", "grad_cam", "extremal_perturbation"),
+)
+"""The methods of the table, in its order."""
+
+# Derivatives are noise from pixel to pixel, and masks have flat tops: of what they are blurred
+# with, sigmas are fractions of a side of the picture.
+_DERIVATIVE_BLUR = 0.02
+_MASK_BLUR = 0.09
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method, and what is done around it.
+
+    Attributes:
+        name: of the method, as it stands in the table.
+        method: from model, images and targets to maps; None for the centre of the picture.
+        smooth: sigma of the blur of the map at the picture's size, as a fraction of a side.
+        smooth_side: which side that is.
+        square: whether the method sees pictures that are resized to a square.
+        whole: whether it judges pictures as a whole, see :class:`PointingModel`; its target is then
+            the class, and the mean of the scores of all places.
+    """
+
+    name: str
+    method: AttributionMethod | None
+    smooth: float = 0.0
+    smooth_side: Literal["longer", "shorter"] = "longer"
+    square: bool = False
+    whole: bool = False
+
+    def maps(
+        self, module: nn.Module, images: Tensor, classes: Sequence[int], size: tuple[int, int]
+    ) -> Tensor:
+        """Explain a class of each image.
+
+        Args:
+            module: the model.
+            images: (N, 3, h, w), as the model takes them.
+            classes: one for each image.
+            size: (height, width) of the pictures that they came from.
+
+        Returns:
+            (N, 1, height, width).
+
+        Raises:
+            InputError: the recipe has no method.
+        """
+        if self.method is None:
+            raise InputError("Expected a method that makes maps, got the centre of the picture.")
+        target = list(classes) if self.whole else PointingScore(tuple(classes))
+        maps = resize(self.method(module, images, target), size)
+        side = max(size) if self.smooth_side == "longer" else min(size)
+        padding = "replicate" if self.smooth_side == "longer" else "constant"
+        return gaussian_blur(maps, self.smooth * side, padding, truncate=4)
+
+
+def pointing_recipe(
+    name: str,
+    model: PointingModel,
+    data: PointingData,
+    preset: PointingPreset | None = None,
+) -> Recipe:
+    """Return the recipe of a method.
+
+    Layers, smoothing and resizing are those of the published benchmark: derivatives are blurred by
+    0.02 of the longer side, the masks of extremal perturbation by 0.09 of the shorter one, and RISE
+    sees squares. By default RISE and extremal perturbation are this package's, at a fraction of the
+    cost.
+
+    Args:
+        name: one of :data:`METHODS`.
+        model: says at which layers methods look.
+        data: says of which areas masks are, and whether classes exclude one another.
+        preset: see :data:`PointingPreset`.
+
+    Raises:
+        InputError: there is no such method or preset.
+    """
+    if preset not in (None, "torchray"):
+        raise InputError(f"Expected preset to be None or 'torchray', got {preset!r}.")
+    layers = model.layers
+    recipes = {
+        CENTRE: Recipe(CENTRE, None),
+        "gradient": Recipe("gradient", Gradient(resize=False), _DERIVATIVE_BLUR),
+        "deconvnet": Recipe("deconvnet", DeconvNet(resize=False), _DERIVATIVE_BLUR),
+        "guided_backprop": Recipe(
+            "guided_backprop", GuidedBackprop(resize=False), _DERIVATIVE_BLUR
+        ),
+        "linear_approx": Recipe("linear_approx", LinearApprox(layers.grad_cam, resize=False)),
+        "grad_cam": Recipe("grad_cam", GradCAM(layers.grad_cam, resize=False)),
+        "excitation_backprop": Recipe(
+            "excitation_backprop", ExcitationBackprop(layers.excitation, resize=False)
+        ),
+        "contrastive_excitation_backprop": Recipe(
+            "contrastive_excitation_backprop",
+            ContrastiveExcitationBackprop(
+                layers.excitation, contrast_layer=layers.contrast, resize=False
+            ),
+        ),
+        "rise": Recipe(
+            "rise",
+            RISE(
+                None if preset else data.rise_masks,
+                score="sigmoid" if data.multi_label and preset is None else None,
+                preset=preset,
+                resize=False,
+            ),
+            square=True,
+            whole=True,
+        ),
+        "extremal_perturbation": Recipe(
+            "extremal_perturbation",
+            ExtremalPerturbation(areas=data.areas, preset=preset, resize=False),
+            _MASK_BLUR,
+            "shorter",
+            whole=True,
+        ),
+    }
+    if name not in recipes:
+        raise InputError(f"Expected a method out of {', '.join(METHODS)}, got '{name}'.")
+    return recipes[name]

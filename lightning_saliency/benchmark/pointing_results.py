@@ -1,0 +1,273 @@
+"""Results of the pointing game in a file: one row for each picture and class."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_saliency.errors import InputError
+
+__all__ = ["Game", "PictureResult", "PointingResults", "RunKey"]
+
+# Seconds that a process waits for another one that writes.
+_PATIENCE = 120.0
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS runs (
+    run INTEGER PRIMARY KEY,
+    data TEXT NOT NULL,
+    model TEXT NOT NULL,
+    method TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    UNIQUE (data, model, method)
+);
+CREATE TABLE IF NOT EXISTS pictures (
+    run INTEGER NOT NULL REFERENCES runs,
+    picture TEXT NOT NULL,
+    problem TEXT,
+    PRIMARY KEY (run, picture)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS games (
+    run INTEGER NOT NULL REFERENCES runs,
+    picture TEXT NOT NULL,
+    class INTEGER NOT NULL,
+    difficult INTEGER NOT NULL,
+    hit INTEGER NOT NULL,
+    "row" REAL NOT NULL,
+    "column" REAL NOT NULL,
+    energy REAL,
+    mass REAL,
+    rank REAL,
+    area REAL NOT NULL,
+    degenerate INTEGER NOT NULL,
+    PRIMARY KEY (run, picture, class)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What a run is of.
+
+    Attributes:
+        data: name of the dataset.
+        model: name of the model.
+        method: name of the method.
+    """
+
+    data: str
+    model: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Game:
+    """What came of one picture and class.
+
+    Attributes:
+        label: the class.
+        difficult: whether the game belongs to the difficult subset.
+        hit: whether the point hit an object of the class.
+        row: of the point, in pixels of the picture from the top.
+        column: from the left.
+        energy: share of the map's positive values on the objects; None where there is no such
+            share, see :mod:`~lightning_saliency.metrics.localisation`.
+        mass: share of the map's magnitude on the objects, or None.
+        rank: share of the K largest pixels on the K pixels of the objects, or None.
+        area: share of the picture that the objects take.
+        degenerate: whether the map was constant or not finite, which is a miss.
+    """
+
+    label: int
+    difficult: bool
+    hit: bool
+    row: float
+    column: float
+    energy: float | None
+    mass: float | None
+    rank: float | None
+    area: float
+    degenerate: bool
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """What came of one picture.
+
+    Attributes:
+        picture: its name.
+        games: one for each class that was played.
+        problem: why the picture was skipped; None if it is finished.
+    """
+
+    picture: str
+    games: tuple[Game, ...] = ()
+    problem: str | None = None
+
+
+class PointingResults:
+    """A SQLite file of results, which several processes may write to at the same time.
+
+    A picture is written as a whole or not at all, and once: a process that dies leaves no half
+    picture, and of two that bring the same one the second is ignored.
+
+    Args:
+        path: of the file; it is made if it is not there, with its folder.
+
+    Raises:
+        InputError: the file is something else, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._connection: sqlite3.Connection | None = None
+        self._owner = -1
+        with self._transaction() as connection:
+            for statement in _TABLES.split(";\n"):
+                connection.execute(statement)
+
+    def open_run(self, key: RunKey, settings: Mapping[str, str]) -> int:
+        """Begin a run, or go on with one.
+
+        Args:
+            key: what it is of.
+            settings: everything that the results depend on.
+
+        Returns:
+            The number of the run in the file.
+
+        Raises:
+            InputError: the file has a run of the same kind with other settings.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO runs (data, model, method, settings) VALUES (?, ?, ?, ?)",
+                (*astuple(key), json.dumps(dict(settings))),
+            )
+            run, stored = connection.execute(
+                "SELECT run, settings FROM runs WHERE data = ? AND model = ? AND method = ?",
+                astuple(key),
+            ).fetchone()
+        before: dict[str, str] = json.loads(stored)
+        for name in sorted({*before, *settings}):
+            if before.get(name) != settings.get(name):
+                raise InputError(
+                    f"Expected results of the same settings in {self.path}, but its run of "
+                    f"{key.method} on {key.data} with {key.model} has {name} = "
+                    f"{before.get(name)!r}, and now it is {settings.get(name)!r}. Name another "
+                    "file for the results, or delete this one."
+                )
+        return int(run)
+
+    def add(self, run: int, results: Iterable[PictureResult]) -> None:
+        """Write pictures, all or none of them; finished ones that are there already stay.
+
+        Args:
+            run: from :meth:`open_run`.
+            results: of the pictures.
+        """
+        with self._transaction() as connection:
+            for result in results:
+                # A picture that could not be read may be there now; a finished one stays.
+                new = connection.execute(
+                    "INSERT INTO pictures VALUES (?, ?, ?) ON CONFLICT (run, picture) DO UPDATE "
+                    "SET problem = excluded.problem WHERE problem IS NOT NULL",
+                    (run, result.picture, result.problem),
+                ).rowcount
+                if new and result.problem is None:
+                    connection.executemany(
+                        f"INSERT INTO games VALUES (?, ?{', ?' * 10})",
+                        [(run, result.picture, *astuple(game)) for game in result.games],
+                    )
+
+    def finished(self, run: int) -> set[str]:
+        """Return the names of the pictures that need not be explained any more.
+
+        Args:
+            run: from :meth:`open_run`.
+        """
+        rows = self._read("SELECT picture FROM pictures WHERE run = ? AND problem IS NULL", run)
+        return {picture for (picture,) in rows}
+
+    def is_finished(self, run: int, picture: str) -> bool:
+        """Return whether one picture is finished, by whatever process.
+
+        Args:
+            run: from :meth:`open_run`.
+            picture: its name.
+        """
+        query = "SELECT 1 FROM pictures WHERE run = ? AND picture = ? AND problem IS NULL"
+        return bool(self._read(query, run, picture))
+
+    def problems(self, run: int) -> dict[str, str]:
+        """Return why pictures were skipped, by name.
+
+        Args:
+            run: from :meth:`open_run`.
+        """
+        query = "SELECT picture, problem FROM pictures WHERE run = ? AND problem IS NOT NULL"
+        return dict(self._read(query, run))
+
+    def games(self, run: int, picture: str | None = None) -> Iterator[tuple[str, Game]]:
+        """Yield picture and game of what is finished, in the order of the names.
+
+        Args:
+            run: from :meth:`open_run`.
+            picture: only this one.
+        """
+        for name, *values in self._read(
+            'SELECT picture, class, difficult, hit, "row", "column", energy, mass, rank, area, '
+            "degenerate FROM games WHERE run = ? AND picture = coalesce(?, picture) "
+            "ORDER BY picture, class",
+            run,
+            picture,
+        ):
+            label, difficult, hit, row, column, energy, mass, rank, area, degenerate = values
+            numbers = (row, column, energy, mass, rank, area)
+            yield name, Game(label, bool(difficult), bool(hit), *numbers, bool(degenerate))
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._connect().execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Write everything or nothing; other processes wait."""
+        try:
+            connection = self._connect()
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise InputError(
+                f"Expected a file for results in {self.path}, but it cannot be used ({error}). It "
+                "must be a SQLite file of this package, or not be there yet, in a folder that can "
+                "be written to."
+            ) from error
+        try:
+            yield connection
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
+
+    def _connect(self) -> sqlite3.Connection:
+        # A connection must not be taken along into a forked process.
+        if self._connection is None or self._owner != os.getpid():
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"Expected a folder for {self.path}, but it cannot be made ({error})."
+                ) from error
+            # Transactions are begun by hand.
+            self._connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+            self._owner = os.getpid()
+        return self._connection
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the connection behind: the copy makes one of its own."""
+        return {**self.__dict__, "_connection": None}

@@ -1,0 +1,5 @@
+"""The command ``lightning-saliency``."""
+
+from lightning_saliency.cli.main import main
+
+__all__ = ["main"]

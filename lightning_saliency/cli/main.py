@@ -1,0 +1,44 @@
+"""The command ``lightning-saliency``: one parser, and what goes wrong as one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lightning_saliency.cli.benchmark import add_benchmark, run_benchmark
+from lightning_saliency.errors import SaliencyError
+
+__all__ = ["main"]
+
+_WRONG_USE = 2
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: what stands behind ``lightning-saliency``; None for this process's.
+
+    Returns:
+        The exit code: 0 if everything was done, 1 if pictures were skipped, 2 if something cannot
+        be used, 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        "lightning-saliency", description="Explain networks, and judge the explanations."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_benchmark(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return run_benchmark(options)
+    except SaliencyError as error:
+        print(f"lightning-saliency: {error}", file=sys.stderr)
+        return _WRONG_USE
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. What was finished is kept; the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
