@@ -54,7 +54,9 @@ class VOCPointing(PointingData):
         self.missing: dict[str, str] = {}
         self._source = _open(_above_devkit(Path(root), year), year, split)
         # Blank lines in the list of names are no pictures.
-        self._places = [i for i, path in enumerate(self._source.images) if Path(path).stem.strip()]
+        self._places = [
+            i for i, path in enumerate(self._source.images) if Path(path).name != ".jpg"
+        ]
         self.annotations = [self._annotation(place) for place in self._places]
 
     def scene(self, index: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,8 +151,6 @@ def run_benchmark(options: Namespace) -> int:
     folder = options.output or Path("pointing_game", f"{data.name}_{_file_name(model.name)}")
     methods = METHODS if "all" in options.method else list(dict.fromkeys(options.method))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # From inside Lightning, on some versions of torch; nothing that a user can change.
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
     trainer = chosen_trainer(options)
     try:
         report = run_pointing_game(
@@ -195,11 +192,13 @@ def write_report(
     (folder / "table.csv").write_text(report.csv(data.class_names), encoding="utf-8")
     pointing_figure(report).savefig(folder / "table.png", dpi=150)
     print(f"\n{table}\nWritten to {folder}: table.md, table.csv, table.png, results.sqlite.")
+    listed = folder / "skipped.txt"
+    listed.unlink(missing_ok=True)
     if report.skipped:
         lines = [f"{name}: {said}" for name, said in sorted(report.skipped.items())]
-        (folder / "skipped.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        listed.write_text("\n".join(lines) + "\n", encoding="utf-8")
         shown = "\n  ".join(lines[:10])
-        more = f"\n  ... all {len(lines)} in {folder / 'skipped.txt'}" if len(lines) > 10 else ""
+        more = f"\n  ... all {len(lines)} in {listed}" if len(lines) > 10 else ""
         print(f"{len(lines)} pictures were skipped:\n  {shown}{more}", file=sys.stderr)
     return 1 if report.skipped and not allow_skipped else 0
 
@@ -207,8 +206,8 @@ def write_report(
 def _method(name: str) -> str:
     if name not in (*METHODS, "all"):
         raise argparse.ArgumentTypeError(
-            f"there is no method '{name}'.{suggestion(name, METHODS)} Methods: {', '.join(METHODS)}, "
-            "or all."
+            f"there is no method '{name}'.{suggestion(name, METHODS)} "
+            f"Methods: {', '.join(METHODS)}, or all."
         )
     return name
 

@@ -43,7 +43,7 @@ def chosen_data(options: Namespace) -> PointingData:
     """
     data: PointingData
     if options.data.startswith("digits"):
-        data = DigitsPointing(options.limit or 100, off_centre=options.data != "digits")
+        data = DigitsPointing(max(100, options.limit or 0), off_centre=options.data != "digits")
     elif options.root is None:
         raise InputError(f"Expected --root, the folder of {options.data.upper()}.")
     elif options.data == "voc":
@@ -113,9 +113,7 @@ def chosen_trainer(options: Namespace) -> pl.Trainer:
     devices = options.devices
     if devices != "auto":
         if not devices.isdigit() or int(devices) < 1:
-            raise InputError(
-                f"Expected --devices as a number of 1 or more, or auto, got {devices}."
-            )
+            raise InputError(f"Expected --devices as a number above 0, or auto, got {devices}.")
         devices = int(devices)
     logger = TensorBoardLogger(options.log_dir) if options.log_dir else False
     try:

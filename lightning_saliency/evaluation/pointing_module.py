@@ -113,7 +113,14 @@ class PointingGameModule(pl.LightningModule):
         """Return the loader of what is left for this process."""
         scenes = Scenes(self.data, self.model.preprocessing, self.recipe.square)
         deal = Deal(self._batches, self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(scenes, batch_size=None, sampler=deal, num_workers=self.num_workers)
+        # A generator of its own, because loaders draw a seed for their workers from it.
+        return DataLoader(
+            scenes,
+            batch_size=None,
+            sampler=deal,
+            num_workers=self.num_workers,
+            generator=torch.Generator(),
+        )
 
     def on_test_start(self) -> None:
         """Count what was finished before, on one process."""

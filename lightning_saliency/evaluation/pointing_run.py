@@ -83,6 +83,8 @@ def run_pointing_game(
         # Pictures are dealt out without repeating any, so several devices are as good as one.
         warnings.filterwarnings("ignore", ".*DistributedSampler.*")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # From inside Lightning, on some versions of torch; nothing that a user can change.
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, (Leaf|Tree)Spec.*")
         for module in modules:
             trainer.test(module, verbose=False)
     return PointingReport(
