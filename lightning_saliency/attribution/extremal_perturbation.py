@@ -83,6 +83,8 @@ class ExtremalPerturbation(AttributionMethod):
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
             memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
         autocast: run the model under autocast to bfloat16.
+        seed: of the order in which the pictures are moved or mirrored; the only chance that there
+            is in the search, and none without ``jitter``.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
@@ -99,6 +101,7 @@ class ExtremalPerturbation(AttributionMethod):
     preset: SearchPreset | None = None
     batch_size: BatchSize = "auto"
     autocast: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -137,8 +140,9 @@ class ExtremalPerturbation(AttributionMethod):
             ("max_iter", self.max_iter, 1),
             ("num_levels", self.num_levels, 2),
             ("step", self.step, 1),
+            ("seed", self.seed, 0),
         ):
-            if value is None and name != "num_levels":
+            if value is None and name not in ("num_levels", "seed"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"Expected {name} to be an integer >= {least}, got {value!r}.")
@@ -203,6 +207,7 @@ class ExtremalPerturbation(AttributionMethod):
             levels,
             self.variant,
             self.jitter,
+            self.seed,
         )
 
     def _rewards(self, model: nn.Module, image: Tensor, target: Target) -> PictureRewards:

@@ -39,6 +39,7 @@ class MaskSearch:
         levels: (N, L, C, H, W), the images at each degree of perturbation.
         variant: the game.
         jitter: move or mirror the pictures a little, in each iteration in another way.
+        seed: of the order in which that is done.
     """
 
     recipe: MaskRecipe
@@ -48,6 +49,7 @@ class MaskSearch:
     levels: Tensor
     variant: Variant
     jitter: bool
+    seed: int = 0
 
     def run(
         self, rewards: PictureRewards, progress: Progress | None = None
@@ -78,7 +80,9 @@ class MaskSearch:
             scale = scale.repeat_interleave(shape[1])
         masks = grid
         for iteration, weight in enumerate(self.recipe.weights(self.max_iter)):
-            jitter = partial(self.recipe.jitter, iteration) if self.jitter else None
+            # Odd, because mirroring goes by even and odd iterations.
+            place = iteration + 997 * self.seed
+            jitter = partial(self.recipe.jitter, place) if self.jitter else None
             masks, reward, area_term, slope = self.slope(grid, weight * scale, rewards, jitter)
             # The optimiser makes the negative of the energy small.
             grid.grad = slope.neg_()

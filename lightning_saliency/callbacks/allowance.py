@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lightning_saliency.callbacks.monitor import Monitor
     from lightning_saliency.callbacks.samples import SampleSet
 
-__all__ = ["is_allowed", "log_overhead", "progress_of", "report"]
+__all__ = ["has_room", "is_allowed", "log_overhead", "progress_of", "report"]
 
 
 def is_allowed(
@@ -58,6 +58,20 @@ def is_allowed(
             f"is skipped. About every {budget.cost / budget.share:.2g} s there is room for one."
         )
     return False
+
+
+def has_room(budget: Budget, trainer: pl.Trainer) -> bool:
+    """Return whether the budget has room for what takes as long as the last explanation.
+
+    Rank zero decides for all processes. Nothing is counted if there is none.
+
+    Args:
+        budget: of the run.
+        trainer: of the run.
+    """
+    if budget.share is None or trainer.state.fn != "fit":
+        return True
+    return bool(trainer.strategy.broadcast(budget.allows_next(0.0)))
 
 
 def _finish_queued_work(trainer: pl.Trainer) -> None:

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["check_settings", "check_tags", "check_trainer"]
 
 
-def check_settings(dataloader_idx: int, every_n_epochs: int, name: str | None) -> None:
+def check_settings(
+    dataloader_idx: int, every_n_epochs: int, name: str | None, noise_every: int | None = None
+) -> None:
     """Check what can be checked without a trainer.
 
     Args:
         dataloader_idx: must be >= 0.
         every_n_epochs: must be >= 1.
         name: must be None or a text that can stand in a tag.
+        noise_every: must be None or >= 1.
 
     Raises:
         InputError: one of them is not.
@@ -41,6 +44,10 @@ def check_settings(dataloader_idx: int, every_n_epochs: int, name: str | None) -
         raise InputError(
             f"Expected every_n_epochs to be at least 1, got {every_n_epochs}. To explain nothing, "
             "leave the callback out."
+        )
+    if noise_every is not None and (isinstance(noise_every, bool) or not noise_every >= 1):
+        raise InputError(
+            f"Expected noise_every to be at least 1, or None for never, got {noise_every!r}."
         )
     if name is not None and (not name or name != name.strip("/ ")):
         raise InputError(

@@ -78,7 +78,7 @@ class DriftTracker:
             are any; ``drift_relative/...``, 0 where the method's noise is and 1 where chance is.
             ``drift_worst/<reference>/top10_iou`` and ``.../sample``: that of the sample that has
             moved most, and its number, -1 if none has moved. ``drift/pinned/epoch``: of the pinned
-            explanation. ``drift_level/chance/<measure>``: between maps of different samples.
+            explanation. ``drift_level/chance/<measure>``: similarity of maps of different samples.
             ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes,
             ``flips``, the share of samples with another predicted class than at the previous
             explanation, and ``degenerate_frac``, the share of maps that are constant or not finite.
@@ -104,6 +104,22 @@ class DriftTracker:
         numbers["target/flips"] = float(flipped["previous"].float().mean())
         numbers["target/degenerate_frac"] = float(degenerate(current.maps).float().mean())
         return Moved(numbers, samples, flipped)
+
+    def measure_noise(self, again: Explanation) -> dict[str, float]:
+        """Compare the newest explanation with one of the same weights and another seed.
+
+        Args:
+            again: of the same samples.
+
+        Returns:
+            ``drift_level/noise/<measure>``, means over the samples; empty if there is nothing to
+            compare with.
+        """
+        if self.references.last is None:
+            return {}
+        means = mean_drift(sample_drift(again.saliency, self.references.last.maps))
+        self.noise = {measure: float(means[measure]) for measure in MEASURES}
+        return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references and the noise for a checkpoint."""

@@ -22,6 +22,7 @@ from lightning_saliency.callbacks.explain import (
 )
 from lightning_saliency.callbacks.forward import Forward, explained_model
 from lightning_saliency.callbacks.locate import locate
+from lightning_saliency.callbacks.noise import reseeded
 from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.progress import progress_shown
 from lightning_saliency.callbacks.ranks import gather_shares, on_every_rank, share_of_this_rank
@@ -167,6 +168,29 @@ class Monitor:
             for logger in loggers:
                 log_image(logger, self.prefix + tag, picture, step, palette=palette)
 
+    @property
+    def has_noise(self) -> bool:
+        """Whether there is chance in a method."""
+        return bool(reseeded(self.methods))
+
+    def measure_noise(
+        self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        """Explain once more with another seed, and log how far the maps are from the newest ones.
+
+        Args:
+            samples: that have just been explained.
+            trainer: of the run.
+            pl_module: the module that is explained, with the same weights.
+
+        Raises:
+            Exception: whatever went wrong.
+        """
+        again = self._explanations(samples, trainer, pl_module, reseeded(self.methods))
+        for series, explanation in again.items():
+            values = self._drift[series].measure_noise(explanation)
+            self._log(pl_module, {_tag(series, w): v for w, v in values.items()}, len(samples))
+
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return a filmstrip as logged last, (3, H, W); see :meth:`Pictures.filmstrip`."""
         return self._pictures.filmstrip(method)
@@ -190,7 +214,11 @@ class Monitor:
         self._pictures.load_state_dict(state["pictures"])
 
     def _explanations(
-        self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
+        self,
+        samples: SampleSet,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        methods: Sequence[NamedMethod] | None = None,
     ) -> dict[str, Explanation]:
         if not self.is_prepared:
             self.prepare(samples[:1], trainer, pl_module)
@@ -201,7 +229,11 @@ class Monitor:
             # The module's own flags too, where the model is only a part or a view of it.
             with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
                 explanations = explain(
-                    model, self.methods, mine, self.choices, partial(progress_shown, trainer)
+                    model,
+                    methods or self.methods,
+                    mine,
+                    self.choices,
+                    partial(progress_shown, trainer),
                 )
             return {
                 self._key(name, choice): explanation

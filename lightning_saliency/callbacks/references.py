@@ -64,7 +64,8 @@ class References:
         warmup_epochs: of the warm-up.
 
     Attributes:
-        previous: the explanation before this one; itself for the first; None before it.
+        last: the newest explanation.
+        previous: the one before it; itself for the first; None before it.
         pinned: the pinned one; None before the first.
     """
 
@@ -73,7 +74,7 @@ class References:
         self._start = pinned if isinstance(pinned, int) else warmup_epochs
         self._best: float | None = None
         self._settled = False
-        self._last: Reference | None = None
+        self.last: Reference | None = None
         self.previous: Reference | None = None
         self.pinned: Reference | None = None
 
@@ -84,21 +85,21 @@ class References:
             current: the new explanation.
             best: the score of the best checkpoint so far, None if there is none.
         """
-        self.previous = self._last or current
+        self.previous = self.last or current
         if self._follows_best and best is not None and best != self._best:
             self._best = best
-            if self._last is not None and self._last.epoch >= self._start:
-                self.pinned, self._settled = self._last, True
+            if self.last is not None and self.last.epoch >= self._start:
+                self.pinned, self._settled = self.last, True
         if not self._settled:
             self.pinned, self._settled = current, current.epoch >= self._start
-        self._last = current
+        self.last = current
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references for a checkpoint; empty before the first explanation."""
-        if self._last is None or self.pinned is None:
+        if self.last is None or self.pinned is None:
             return {}
         return {
-            "last": asdict(self._last),
+            "last": asdict(self.last),
             "pinned": asdict(self.pinned),
             "settled": self._settled,
             "best": self._best,
@@ -111,7 +112,7 @@ class References:
             state: from :meth:`state_dict`.
         """
         if state:
-            self._last = Reference(**state["last"])
+            self.last = Reference(**state["last"])
             self.pinned = Reference(**state["pinned"])
             self._settled, self._best = state["settled"], state["best"]
 

@@ -19,6 +19,7 @@ from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
 from lightning_saliency.callbacks.gather import begin_to_gather, keep_gathered
 from lightning_saliency.callbacks.monitor import Monitor
+from lightning_saliency.callbacks.noise import measure_noise_if_due
 from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.references import Pinned, check_pinned
 from lightning_saliency.callbacks.regions import Regions, RegionsSpec
@@ -83,6 +84,8 @@ class SaliencyCallback(pl.Callback):
             best checkpoint so far, as the run's first ModelCheckpoint with a monitor finds it; or
             an epoch. Until there is one, each explanation is its own.
         warmup_epochs: nothing before this epoch is pinned.
+        noise_every: at the first and every so many explanations, RISE and extremal perturbation
+            explain a second time with another seed, to see what their noise is; None for never.
         max_overhead: skip explanations that would take more than this share of the run's time;
             the first may be made early if it fits into the share of the whole run.
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
@@ -109,14 +112,16 @@ class SaliencyCallback(pl.Callback):
         regions: RegionsSpec | None = None,
         pinned: Pinned = "first",
         warmup_epochs: int = 0,
+        noise_every: int | None = 10,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
     ) -> None:
         super().__init__()
-        check_settings(dataloader_idx, every_n_epochs, name)
+        check_settings(dataloader_idx, every_n_epochs, name, noise_every)
         check_pinned(pinned, warmup_epochs)
         self.pinned, self.warmup_epochs = pinned, warmup_epochs
+        self.noise_every = noise_every
         self.dataloader_idx = dataloader_idx
         self.every_n_epochs = every_n_epochs
         self.faults = Faults(on_error)
@@ -280,8 +285,11 @@ class SaliencyCallback(pl.Callback):
         due = is_due(self._last_epoch, self.every_n_epochs, trainer)
         if samples is None or self.faults.gave_up or not due:
             return
+        made = self.budget.made
         if is_allowed(self.budget, self.monitor, samples, trainer, pl_module):
             with self.faults.reported(trainer.current_epoch), self.budget.explaining():
                 self.monitor.explain(samples, trainer, pl_module, step)
             self._last_epoch = trainer.current_epoch
+            if self.budget.made > made:
+                measure_noise_if_due(self, samples, trainer, pl_module)
         log_overhead(self.budget, self.monitor.prefix, trainer, pl_module)

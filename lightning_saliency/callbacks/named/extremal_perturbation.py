@@ -31,8 +31,9 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
             side of 224 pixels, in proportion (at least 1), or 7 with the preset.
         sigma: radius of a point's kernel, in pixels; None for three steps.
-        jitter: show the model mirror images in every second iteration, so that masks do not cling
-            to single pixels. Switch it off where left and right matter, as in digits and text.
+        jitter: show the model pictures that are moved by a few pixels, in each iteration in
+            another way, so that masks do not cling to single pixels. With the preset they are
+            mirrored in every second iteration instead, which makes other pictures of digits.
         variant: ``"preserve"``: the area alone keeps the score; ``"delete"``: without the area the
             score is lost; ``"dual"``: both, at twice the cost.
         reward_func: ``"simple"`` (the logit), ``"contrastive"`` (how far it lies above the other
@@ -43,6 +44,8 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
             memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
         autocast: run the model under autocast to bfloat16.
+        seed: of the order in which the pictures are moved or mirrored; the only chance that there
+            is in the search, and none without ``jitter``.
         resize: see :class:`~lightning_saliency.attribution.AttributionMethod`, as for
             ``resize_mode`` and ``smooth``.
         samples: see :class:`SaliencyCallback`, as for all that follow.
@@ -62,6 +65,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         preset: SearchPreset | None = None,
         batch_size: BatchSize = "auto",
         autocast: bool = False,
+        seed: int = 0,
         resize: bool | tuple[int, int] = True,
         resize_mode: ResizeMode = "bilinear",
         smooth: float = 0.0,
@@ -77,6 +81,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         regions: RegionsSpec | None = None,
         pinned: Pinned = "first",
         warmup_epochs: int = 0,
+        noise_every: int | None = 10,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -94,6 +99,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             preset=preset,
             batch_size=batch_size,
             autocast=autocast,
+            seed=seed,
             resize=resize,
             resize_mode=resize_mode,
             smooth=smooth,
@@ -112,6 +118,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             regions=regions,
             pinned=pinned,
             warmup_epochs=warmup_epochs,
+            noise_every=noise_every,
             max_overhead=max_overhead,
             on_error=on_error,
             name=name,
