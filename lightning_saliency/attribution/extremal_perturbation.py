@@ -83,8 +83,7 @@ class ExtremalPerturbation(AttributionMethod):
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
             memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
         autocast: run the model under autocast to bfloat16.
-        seed: of the order in which the pictures are moved or mirrored; the only chance that there
-            is in the search, and none without ``jitter``.
+        seed: of the order in which the pictures are moved or mirrored, the only chance in it.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.shared_maps import shared_maps
+from lightning_saliency.callbacks.areas import AreaMasks, maps_and_areas
 from lightning_saliency.callbacks.batch import class_indices
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.score import class_logits, target_classes
@@ -58,6 +59,7 @@ class Explanation:
         predicted: (N,), the classes that the model predicts.
         probability: (N,), float32, the explained classes' probabilities.
         log_probability: (N,), float32, their natural logarithms.
+        areas: what extremal perturbation found for each area; None for other methods.
     """
 
     saliency: Tensor
@@ -65,6 +67,18 @@ class Explanation:
     predicted: Tensor
     probability: Tensor
     log_probability: Tensor
+    areas: AreaMasks | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Explanation:
+        """Return the same with all tensors, of which the first dimension is N, changed alike."""
+        return Explanation(
+            change(self.saliency),
+            change(self.target),
+            change(self.predicted),
+            change(self.probability),
+            change(self.log_probability),
+            self.areas and self.areas.each(change),
+        )
 
 
 def methods_of(method: object) -> list[NamedMethod]:
@@ -176,16 +190,17 @@ def explain(
     explanations = {}
     for row, entry in enumerate(methods):
         for column, (choice, target) in enumerate(zip(choices, targets, strict=True)):
-            saliency = shared.maps.get((row, column))
+            saliency, areas = shared.maps.get((row, column)), None
             if saliency is None:
                 with while_explaining(entry.name):
-                    saliency = entry.method(model, samples.images, target)
+                    saliency, areas = maps_and_areas(entry.method, model, samples.images, target)
             explanations[entry.name, choice] = Explanation(
                 saliency=saliency.float().cpu(),
                 target=target.cpu(),
                 predicted=logits.argmax(1).cpu(),
                 probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
                 log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
+                areas=areas,
             )
     return explanations
 

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.callbacks.areas import area_numbers
 from lightning_saliency.callbacks.drift import DriftTracker
 from lightning_saliency.callbacks.explain import (
     ClassChoice,
@@ -152,6 +153,8 @@ class Monitor:
                 explanation, trainer.current_epoch, best_score(trainer)
             )
             values = moved.numbers | {what: float(v.nanmean()) for what, v in located.items()}
+            if explanation.areas is not None:
+                values |= area_numbers(explanation.areas)
             tags = {_tag(series, what): value for what, value in values.items()}
             self._log(pl_module, tags, len(samples))
             if trainer.is_global_zero:
@@ -240,17 +243,9 @@ class Monitor:
                 for (name, choice), explanation in explanations.items()
             }
 
-        count = len(samples)
-        return {
-            series: Explanation(
-                saliency=gather_shares(part.saliency, count, trainer),
-                target=gather_shares(part.target, count, trainer),
-                predicted=gather_shares(part.predicted, count, trainer),
-                probability=gather_shares(part.probability, count, trainer),
-                log_probability=gather_shares(part.log_probability, count, trainer),
-            )
-            for series, part in on_every_rank(compute, trainer).items()
-        }
+        gathered = partial(gather_shares, count=len(samples), trainer=trainer)
+        found = on_every_rank(compute, trainer)
+        return {series: part.each(gathered) for series, part in found.items()}
 
     def _log(self, pl_module: pl.LightningModule, values: Mapping[str, float], count: int) -> None:
         for tag, value in values.items():

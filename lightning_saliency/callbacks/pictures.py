@@ -20,11 +20,13 @@ from lightning_saliency.rendering import (
     film_frame,
     filmstrip,
     heatmap,
+    mask_rows,
     overlay,
     panel,
     thin,
     to_bytes,
 )
+from lightning_saliency.rendering.grid import Cell
 from lightning_saliency.rendering.scale import is_informative
 
 __all__ = ["Pictures"]
@@ -126,7 +128,8 @@ class Pictures:
             for index in range(len(shown)):
                 caption = self._caption(explanation, index, epoch)
                 one, laid = heats[series][index], overlays[series][index]
-                picture = panel(inputs[index], one, laid, caption, series)
+                more = self._masks(explanation, shown[index], index)
+                picture = panel(inputs[index], one, laid, caption, series, more)
                 yield f"saliency/{series}/sample_{index}", picture
             strip.add(film_frame(overlays[series], heat), epoch)
             self._last_strip[series] = self._draw_strip(series, inputs, explanation)
@@ -195,6 +198,13 @@ class Pictures:
         probability = float(explanation.probability[index])
         verdict = "predicted" if target == predicted else f"predicted: {self.class_name(predicted)}"
         return [f"epoch {epoch}: {self.class_name(target)} ({probability:.2f}), {verdict}"]
+
+    def _masks(self, explanation: Explanation, image: Tensor, index: int) -> list[list[Cell]]:
+        found = explanation.areas
+        if found is None:
+            return []
+        scores = found.probability[index].tolist()
+        return mask_rows(image, found.masks[index], found.areas, scores, found.variant == "delete")
 
     def _draw_strip(self, series: str, shown: Tensor, explanation: Explanation) -> Tensor:
         strip = self._strips[series]

@@ -5,6 +5,7 @@ from lightning_saliency.rendering.display import displayable
 from lightning_saliency.rendering.filmstrip import Frame, film_frame, filmstrip, thin
 from lightning_saliency.rendering.grid import Cell, grid
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap
+from lightning_saliency.rendering.masks import mask_rows
 from lightning_saliency.rendering.overlay import overlay
 from lightning_saliency.rendering.panel import compare_panel, panel
 from lightning_saliency.rendering.pixels import to_bytes
@@ -23,6 +24,7 @@ __all__ = [
     "filmstrip",
     "grid",
     "heatmap",
+    "mask_rows",
     "overlay",
     "panel",
     "thin",

@@ -22,6 +22,7 @@ def panel(
     overlaid: Tensor,
     caption: Sequence[str] = (),
     title: str = "map",
+    more: Sequence[Sequence[Cell]] = (),
 ) -> Tensor:
     """Draw one sample: input, map and overlay in a row, what to read beneath.
 
@@ -35,6 +36,7 @@ def panel(
         overlaid: (3, H, W), in [0, 1], the map laid over the image.
         caption: lines of text, such as ``["epoch 12 · target 7 · predicted 7 (0.93)"]``.
         title: stands above the map, for instance the method's name.
+        more: rows of pictures beneath, such as those of :func:`~.masks.mask_rows`.
 
     Returns:
         (3, height, width), RGB, uint8, on the CPU. The longer side of the input, the map and the
@@ -49,7 +51,7 @@ def panel(
         Cell(heat.colour[0], title, heat.fault[0]),
         Cell(overlaid, "overlay", heat.fault[0]),
     ]
-    return grid([row], caption, [(heat.scale, heat.signed)], _remark(heat))
+    return grid([row, *more], caption, [(heat.scale, heat.signed)], _remark(heat))
 
 
 def compare_panel(
