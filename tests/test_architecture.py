@@ -15,7 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"torch", "numpy", "typing_extensions"},
     "attribution": {"torch", "typing_extensions", "network", "image"},
     "metrics": {"torch", "torchmetrics", "typing_extensions", "image"},
-    "trust": {"torch", "attribution", "metrics", "network", "image"},
+    "trust": {"torch", "matplotlib", "attribution", "metrics", "network", "image"},
     "rendering": {"torch", "torchvision", "numpy", "matplotlib", "PIL", "image"},
     "loggers": {"torch", "numpy", "PIL", "lightning", "typing_extensions"},
     "benchmark": {

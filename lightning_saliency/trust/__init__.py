@@ -1,5 +1,16 @@
 """Whether maps deserve trust: are they faithful to the network, do they depend on its weights?"""
 
 from lightning_saliency.trust.faithfulness import measure_faithfulness
+from lightning_saliency.trust.sanity import SanityCheck, sanity_check
+from lightning_saliency.trust.sanity_figure import sanity_figure
+from lightning_saliency.trust.verdicts import KNOWN_TO_FAIL, VERDICTS, Verdict
 
-__all__ = ["measure_faithfulness"]
+__all__ = [
+    "KNOWN_TO_FAIL",
+    "SanityCheck",
+    "VERDICTS",
+    "Verdict",
+    "measure_faithfulness",
+    "sanity_check",
+    "sanity_figure",
+]
