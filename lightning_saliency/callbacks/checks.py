@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.monitor import Monitor
-from lightning_saliency.callbacks.references import followed_checkpoint
+from lightning_saliency.callbacks.references import check_pinned, followed_checkpoint
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.loggers import takes_images
 from lightning_saliency.network.layers import find_layer
@@ -23,7 +23,12 @@ __all__ = ["check_settings", "check_tags", "check_trainer"]
 
 
 def check_settings(
-    dataloader_idx: int, every_n_epochs: int, name: str | None, noise_every: int | None = None
+    dataloader_idx: int,
+    every_n_epochs: int,
+    name: str | None,
+    noise_every: int | None,
+    pinned: object,
+    warmup_epochs: object,
 ) -> None:
     """Check what can be checked without a trainer.
 
@@ -32,6 +37,8 @@ def check_settings(
         every_n_epochs: must be >= 1.
         name: must be None or a text that can stand in a tag.
         noise_every: must be None or >= 1.
+        pinned: must be a :data:`~.references.Pinned`.
+        warmup_epochs: must be an integer >= 0, not above ``pinned`` if that is an epoch.
 
     Raises:
         InputError: one of them is not.
@@ -49,6 +56,7 @@ def check_settings(
         raise InputError(
             f"Expected noise_every to be at least 1, or None for never, got {noise_every!r}."
         )
+    check_pinned(pinned, warmup_epochs)
     if name is not None and (not name or name != name.strip("/ ")):
         raise InputError(
             "Expected name to be a text that can stand at the front of a tag, without spaces or "

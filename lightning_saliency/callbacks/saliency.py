@@ -18,10 +18,11 @@ from lightning_saliency.callbacks.faults import Faults, OnError
 from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
 from lightning_saliency.callbacks.gather import begin_to_gather, keep_gathered
+from lightning_saliency.callbacks.made_for import MadeFor
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.noise import measure_noise_if_due
 from lightning_saliency.callbacks.pictures import Pictures
-from lightning_saliency.callbacks.references import Pinned, check_pinned
+from lightning_saliency.callbacks.references import Pinned
 from lightning_saliency.callbacks.regions import Regions, RegionsSpec
 from lightning_saliency.callbacks.rhythm import is_due, validation_step
 from lightning_saliency.callbacks.samples import Samples, SampleSet, SampleSpec
@@ -118,8 +119,7 @@ class SaliencyCallback(pl.Callback):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        check_settings(dataloader_idx, every_n_epochs, name, noise_every)
-        check_pinned(pinned, warmup_epochs)
+        check_settings(dataloader_idx, every_n_epochs, name, noise_every, pinned, warmup_epochs)
         self.pinned, self.warmup_epochs = pinned, warmup_epochs
         self.noise_every = noise_every
         self.dataloader_idx = dataloader_idx
@@ -137,6 +137,7 @@ class SaliencyCallback(pl.Callback):
             warmup_epochs=warmup_epochs,
             name=name,
         )
+        self._made_for = MadeFor(self.samples, dataloader_idx, self.monitor)
         self._is_set_up = False
         self._last_epoch: int | None = None
         self._saw_validation = False
@@ -259,13 +260,16 @@ class SaliencyCallback(pl.Callback):
             "monitor": self.monitor.state_dict(),
             "budget": self.budget.state_dict(),
             "last_epoch": self._last_epoch,
+            "made_for": self._made_for.state_dict(),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was saved: the same samples and references."""
-        self.samples.load_state_dict(state_dict["samples"])
-        self.monitor.load_state_dict(state_dict["monitor"])
+        if self._made_for.same_samples(state_dict["made_for"]):
+            self.samples.load_state_dict(state_dict["samples"])
+            parts = self._made_for.fitting(state_dict["made_for"], state_dict["monitor"])
+            self.monitor.load_state_dict(parts)
         self.budget.load_state_dict(state_dict["budget"])
         self._last_epoch = state_dict["last_epoch"]
 

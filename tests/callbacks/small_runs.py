@@ -88,11 +88,13 @@ def make_trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.T
     return pl.Trainer(callbacks=list(callbacks), **chosen)
 
 
-def fit(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+def fit(
+    folder: Path, *callbacks: pl.Callback, ckpt_path: Path | None = None, **settings: Any
+) -> pl.Trainer:
     """Train a :class:`TinyModule` from fixed seeds, and return the trainer."""
     torch.manual_seed(0)
     trainer = make_trainer(folder, *callbacks, **settings)
-    trainer.fit(TinyModule(), train_loader(), val_loader())
+    trainer.fit(TinyModule(), train_loader(), val_loader(), ckpt_path=ckpt_path)
     return trainer
 
 
