@@ -3,6 +3,7 @@
 from lightning_saliency.callbacks import (
     ContrastiveExcitationBackpropCallback,
     DeconvNetCallback,
+    DriftAlarm,
     ExcitationBackpropCallback,
     ExtremalPerturbationCallback,
     GradCAMCallback,
@@ -16,6 +17,7 @@ from lightning_saliency.callbacks import (
 __all__ = [
     "ContrastiveExcitationBackpropCallback",
     "DeconvNetCallback",
+    "DriftAlarm",
     "ExcitationBackpropCallback",
     "ExtremalPerturbationCallback",
     "GradCAMCallback",

@@ -1,5 +1,6 @@
 """Callbacks for Lightning: explain fixed samples while a network trains, and log what changes."""
 
+from lightning_saliency.callbacks.alarm import DriftAlarm
 from lightning_saliency.callbacks.named import (
     ContrastiveExcitationBackpropCallback,
     DeconvNetCallback,
@@ -16,6 +17,7 @@ from lightning_saliency.callbacks.saliency import SaliencyCallback
 __all__ = [
     "ContrastiveExcitationBackpropCallback",
     "DeconvNetCallback",
+    "DriftAlarm",
     "ExcitationBackpropCallback",
     "ExtremalPerturbationCallback",
     "GradCAMCallback",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturb
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.reward import Variant
 
-__all__ = ["AreaMasks", "area_numbers", "maps_and_areas"]
+__all__ = ["AreaMasks", "area_names", "area_numbers", "maps_and_areas"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,15 @@ def maps_and_areas(
         ),
     )
     return found.masks.mean(1, keepdim=True), areas.each(lambda t: t.float().cpu())
+
+
+def area_names(areas: Iterable[float]) -> list[str]:
+    """Return the names of the numbers that :func:`area_numbers` gives.
+
+    Args:
+        areas: of the masks.
+    """
+    return [*(f"area/reward_{area:g}" for area in areas), "area/sufficient", "area/under_curve"]
 
 
 def area_numbers(found: AreaMasks) -> dict[str, float]:

@@ -121,6 +121,15 @@ class DriftTracker:
         self.noise = {measure: float(means[measure]) for measure in MEASURES}
         return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all numbers that :meth:`measure` can give."""
+        zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1)
+        tracker, anything = cls(), torch.arange(4.0).view(1, 1, 2, 2)
+        # Some numbers are there only if a prediction has changed.
+        both = [tracker.measure(Explanation(anything, zero, zero + i, one, one)) for i in (0, 1)]
+        return list(both[0].numbers | both[1].numbers)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the references and the noise for a checkpoint."""
         return {"references": self.references.state_dict(), "noise": self.noise}

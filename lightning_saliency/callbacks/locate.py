@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,13 +21,27 @@ from lightning_saliency.metrics.localisation import (
 )
 from lightning_saliency.metrics.pointing_game import pointing_hit
 
-__all__ = ["locate"]
+__all__ = ["locate", "location_names"]
 
 # The pointing game allows 15 pixels, and is played on images of about this shorter side.
 _TOLERANCE = 15 / 224
 # Masks are flat on top; before their largest value is looked for, the authors of extremal
 # perturbation blur them with a Gaussian of this share of the shorter side.
 _FLAT_TOP_BLUR = 0.09
+
+
+def location_names(regions: Iterable[str]) -> list[str]:
+    """Return the names of the numbers that :func:`locate` gives for regions of these names.
+
+    Args:
+        regions: their names.
+    """
+    of_object = [f"object/{what}" for what in ("energy", "pointing", "top10_iou")]
+    return [
+        name
+        for region in regions
+        for name in (of_object if region == OBJECT else [f"region/{region}"])
+    ]
 
 
 def locate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,8 +21,10 @@ from lightning_saliency.callbacks.explain import (
     explain,
     predict,
 )
+from lightning_saliency.callbacks.explained import Explained
 from lightning_saliency.callbacks.forward import Forward, explained_model
 from lightning_saliency.callbacks.locate import locate
+from lightning_saliency.callbacks.log_explanation import log_numbers, log_pictures
 from lightning_saliency.callbacks.noise import reseeded
 from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.progress import progress_shown
@@ -31,7 +33,7 @@ from lightning_saliency.callbacks.references import Pinned, References, best_sco
 from lightning_saliency.callbacks.regions import Regions
 from lightning_saliency.callbacks.sample_table import log_samples
 from lightning_saliency.callbacks.samples import SampleSet
-from lightning_saliency.loggers import log_image, takes_images
+from lightning_saliency.callbacks.value_tags import value_tag
 from lightning_saliency.metrics.localisation import region_area
 from lightning_saliency.network.undisturbed import undisturbed
 
@@ -55,6 +57,8 @@ class Monitor:
 
     Attributes:
         is_prepared: whether the methods have been tried on a sample.
+        pictures: as given.
+        regions: as given.
         prefix: stands before all tags.
     """
 
@@ -73,20 +77,33 @@ class Monitor:
         self.choices = list(choices)
         self.forward = forward
         self.is_prepared = False
-        self._pictures = pictures
-        self._regions = regions
+        self.pictures = pictures
+        self.regions = regions
         self.prefix = f"{name}/" if name else ""
         self._drift = {
-            series: DriftTracker(References(pinned, warmup_epochs)) for series in self._series()
+            series: DriftTracker(References(pinned, warmup_epochs)) for series in self.series
         }
 
     @property
     def tags(self) -> set[str]:
         """The beginnings of the tags that are written, each up to the sample or the measure."""
-        families = self._series()
+        families = self.series
         if len(families) > 1:
             families.append("compare")
         return {f"{self.prefix}saliency/{family}" for family in families}
+
+    def method_of(self, series: str) -> AttributionMethod:
+        """Return the method whose maps a series is of.
+
+        Args:
+            series: for instance ``"grad_cam/predicted"``.
+        """
+        return next(
+            entry.method
+            for entry in self.methods
+            for choice in self.choices
+            if self._key(entry.name, choice) == series
+        )
 
     def prepare(self, probe: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check on a sample that everything can be explained, and settle what is left open.
@@ -101,8 +118,8 @@ class Monitor:
         """
         model = explained_model(pl_module, self.forward)
         probe = _as_the_model_takes_it(probe, trainer, pl_module)
-        self._pictures.show(probe.images)
-        self._regions.check((probe.images.shape[2], probe.images.shape[3]))
+        self.pictures.show(probe.images)
+        self.regions.check((probe.images.shape[2], probe.images.shape[3]))
         with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
             logits = predict(model, probe.images)
             for choice in self.choices:
@@ -130,7 +147,7 @@ class Monitor:
 
     def explain(
         self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
-    ) -> None:
+    ) -> Explained:
         """Explain the samples, and log the numbers and the pictures.
 
         Args:
@@ -139,6 +156,9 @@ class Monitor:
             pl_module: the module that is explained.
             step: at which the pictures are logged.
 
+        Returns:
+            What was found.
+
         Raises:
             Exception: whatever went wrong. Numbers that were measured before it are logged.
         """
@@ -146,30 +166,27 @@ class Monitor:
         regions = self._regions_of(samples)
         for name, region in regions.items():
             area = float(region_area(region)[region.flatten(1).any(1)].mean())
-            self._log(pl_module, {f"saliency_region_area/{name}": area}, len(samples))
+            tag = f"{self.prefix}saliency_region_area/{name}"
+            log_numbers(pl_module, {tag: area}, len(samples))
+        found: dict[str, float] = {}
         for series, explanation in explanations.items():
-            located = locate(explanation.saliency, regions, self._method_of(series))
+            located = locate(explanation.saliency, regions, self.method_of(series))
             moved = self._drift[series].measure(
                 explanation, trainer.current_epoch, best_score(trainer)
             )
             values = moved.numbers | {what: float(v.nanmean()) for what, v in located.items()}
             if explanation.areas is not None:
                 values |= area_numbers(explanation.areas)
-            tags = {_tag(series, what): value for what, value in values.items()}
-            self._log(pl_module, tags, len(samples))
+            tags = {self.prefix + value_tag(series, what): v for what, v in values.items()}
+            log_numbers(pl_module, tags, len(samples))
+            found |= tags
             if trainer.is_global_zero:
                 tag = f"{self.prefix}saliency_drift_samples/{series}"
-                named = self._pictures.class_name
+                named = self.pictures.class_name
                 log_samples(trainer, tag, explanation, moved, located, named, step)
-        loggers = [logger for logger in trainer.loggers if takes_images(logger)]
-        if not loggers or not trainer.is_global_zero:
-            return
-        drawn = self._pictures.draw(samples.images, explanations, trainer.current_epoch)
-        for tag, picture in drawn:
-            # Filmstrips are large, and written again each time.
-            palette = tag.startswith("saliency_filmstrip")
-            for logger in loggers:
-                log_image(logger, self.prefix + tag, picture, step, palette=palette)
+        log_pictures(trainer, self.prefix, self.pictures, samples, explanations, step)
+        references = {series: tracker.references for series, tracker in self._drift.items()}
+        return Explained(trainer.current_epoch, step, samples, explanations, references, found)
 
     @property
     def has_noise(self) -> bool:
@@ -192,17 +209,18 @@ class Monitor:
         again = self._explanations(samples, trainer, pl_module, reseeded(self.methods))
         for series, explanation in again.items():
             values = self._drift[series].measure_noise(explanation)
-            self._log(pl_module, {_tag(series, w): v for w, v in values.items()}, len(samples))
+            tags = {self.prefix + value_tag(series, what): v for what, v in values.items()}
+            log_numbers(pl_module, tags, len(samples))
 
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return a filmstrip as logged last, (3, H, W); see :meth:`Pictures.filmstrip`."""
-        return self._pictures.filmstrip(method)
+        return self.pictures.filmstrip(method)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references and the pictures for a checkpoint."""
         return {
             "drift": {series: tracker.state_dict() for series, tracker in self._drift.items()},
-            "pictures": self._pictures.state_dict(),
+            "pictures": self.pictures.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,7 +232,7 @@ class Monitor:
         for series, entry in state["drift"].items():
             if series in self._drift:
                 self._drift[series].load_state_dict(entry)
-        self._pictures.load_state_dict(state["pictures"])
+        self.pictures.load_state_dict(state["pictures"])
 
     def _explanations(
         self,
@@ -247,33 +265,14 @@ class Monitor:
         found = on_every_rank(compute, trainer)
         return {series: part.each(gathered) for series, part in found.items()}
 
-    def _log(self, pl_module: pl.LightningModule, values: Mapping[str, float], count: int) -> None:
-        for tag, value in values.items():
-            pl_module.log(
-                self.prefix + tag,
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=count,
-                add_dataloader_idx=False,
-                # Equal on all processes already; this tells Lightning so.
-                sync_dist=True,
-            )
-
     def _regions_of(self, samples: SampleSet) -> dict[str, Tensor]:
         size = samples.images.shape[2], samples.images.shape[3]
         own = {name: mask.cpu() for name, mask in samples.regions.items()}
-        return own | self._regions.masks(size, len(samples))
+        return own | self.regions.masks(size, len(samples))
 
-    def _method_of(self, series: str) -> AttributionMethod:
-        return next(
-            entry.method
-            for entry in self.methods
-            for choice in self.choices
-            if self._key(entry.name, choice) == series
-        )
-
-    def _series(self) -> list[str]:
+    @property
+    def series(self) -> list[str]:
+        """The series: each method with each choice of class."""
         return [self._key(entry.name, choice) for entry in self.methods for choice in self.choices]
 
     def _key(self, name: str, choice: ClassChoice) -> str:
@@ -286,9 +285,3 @@ def _as_the_model_takes_it(
     samples = samples.to(pl_module.device)
     # Tensors that the user gave may have another precision than the model.
     return replace(samples, images=trainer.precision_plugin.convert_input(samples.images))
-
-
-def _tag(series: str, what: str) -> str:
-    """Return the tag of a number, such as "saliency_drift/grad_cam/previous/ssim"."""
-    kind, _, rest = what.partition("/")
-    return f"saliency_{kind}/{series}/{rest}"

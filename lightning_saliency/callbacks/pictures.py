@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_saliency.callbacks.explain import Explanation
 from lightning_saliency.errors import InputError
+from lightning_saliency.metrics.comparable import comparable
 from lightning_saliency.rendering import (
     ColourScale,
     Frame,
@@ -30,6 +31,9 @@ from lightning_saliency.rendering.grid import Cell
 from lightning_saliency.rendering.scale import is_informative
 
 __all__ = ["Pictures"]
+
+# Side of the pictures that show a few samples at a few times.
+_LARGE = 160
 
 
 @dataclass
@@ -146,6 +150,38 @@ class Pictures:
                         self._caption(first, index, epoch),
                     ),
                 )
+
+    def before_and_after(
+        self,
+        series: str,
+        images: Tensor,
+        before: Tensor,
+        after: Tensor,
+        rows: Sequence[str],
+        columns: tuple[str, str],
+    ) -> Tensor:
+        """Draw samples at two times, in the colours of the run.
+
+        Args:
+            series: for instance ``"grad_cam"``.
+            images: (N, C, H, W), as the model takes them.
+            before: maps (N, 1, h, w).
+            after: maps (N, 1, h, w), of another size than ``before`` perhaps.
+            rows: written beside each sample.
+            columns: written above before and after.
+
+        Returns:
+            (3, height, width), RGB in [0, 1].
+        """
+        shown = self.show(images)
+        strip = self._strips.get(series, _Strip())
+        scale = strip.scale or ColourScale()
+        frames = []
+        for maps in (before, after):
+            heat = heatmap(comparable(maps), scale, strip.signed)
+            frames.append(film_frame(overlay(shown, heat), heat, side=_LARGE))
+        legend = (scale, strip.signed)
+        return filmstrip(frames, rows, columns, to_bytes(shown), f"{series}, what moved", legend)
 
     def filmstrip(self, series: str | None = None) -> Tensor:
         """Return a filmstrip as drawn last, (3, height, width), RGB, uint8.

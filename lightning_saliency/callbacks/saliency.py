@@ -14,10 +14,11 @@ from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.checks import check_settings, check_tags, check_trainer
 from lightning_saliency.callbacks.explain import ClassChoice, Method, choices_of, methods_of
+from lightning_saliency.callbacks.explained import Explained, tell
 from lightning_saliency.callbacks.faults import Faults, OnError
 from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
-from lightning_saliency.callbacks.gather import begin_to_gather, keep_gathered
+from lightning_saliency.callbacks.gather import GatheringCallback, keep_gathered
 from lightning_saliency.callbacks.made_for import MadeFor
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.noise import measure_noise_if_due
@@ -25,12 +26,12 @@ from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.references import Pinned
 from lightning_saliency.callbacks.regions import Regions, RegionsSpec
 from lightning_saliency.callbacks.rhythm import is_due, validation_step
-from lightning_saliency.callbacks.samples import Samples, SampleSet, SampleSpec
+from lightning_saliency.callbacks.samples import SampleSet, SampleSpec
 
 __all__ = ["SaliencyCallback"]
 
 
-class SaliencyCallback(pl.Callback):
+class SaliencyCallback(GatheringCallback):
     """Explain the same validation samples after each validation run, and log how they change.
 
     Nothing about the training changes: weights, losses and random streams are those of a run
@@ -118,14 +119,12 @@ class SaliencyCallback(pl.Callback):
         on_error: OnError = "warn",
         name: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(samples, unpack, dataloader_idx)
         check_settings(dataloader_idx, every_n_epochs, name, noise_every, pinned, warmup_epochs)
         self.pinned, self.warmup_epochs = pinned, warmup_epochs
         self.noise_every = noise_every
-        self.dataloader_idx = dataloader_idx
         self.every_n_epochs = every_n_epochs
         self.faults = Faults(on_error)
-        self.samples = Samples(samples, unpack)
         self.budget = Budget(max_overhead)
         self.monitor = Monitor(
             methods=methods_of(method),
@@ -207,24 +206,6 @@ class SaliencyCallback(pl.Callback):
         self._saw_validation = False
 
     @override
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to gather the samples, as long as they are not known."""
-        begin_to_gather(self.samples, trainer, pl_module, self.dataloader_idx)
-
-    @override
-    def on_validation_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Gather samples in the form in which the model is about to see them."""
-        if self.samples.indices is None and dataloader_idx == self.dataloader_idx:
-            self.samples.gather(batch)
-
-    @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explain the samples, except in the sanity check."""
         if trainer.sanity_checking:
@@ -234,8 +215,6 @@ class SaliencyCallback(pl.Callback):
         self._explain_if_due(trainer, pl_module, validation_step(trainer))
 
     # trainer.test runs the same loop under other names.
-    on_test_start = on_validation_start
-    on_test_batch_start = on_validation_batch_start
     on_test_epoch_end = on_validation_epoch_end
 
     @override
@@ -289,11 +268,12 @@ class SaliencyCallback(pl.Callback):
         due = is_due(self._last_epoch, self.every_n_epochs, trainer)
         if samples is None or self.faults.gave_up or not due:
             return
-        made = self.budget.made
         if is_allowed(self.budget, self.monitor, samples, trainer, pl_module):
+            explained: Explained | None = None
             with self.faults.reported(trainer.current_epoch), self.budget.explaining():
-                self.monitor.explain(samples, trainer, pl_module, step)
+                explained = self.monitor.explain(samples, trainer, pl_module, step)
             self._last_epoch = trainer.current_epoch
-            if self.budget.made > made:
+            if explained is not None:
                 measure_noise_if_due(self, samples, trainer, pl_module)
+                tell(trainer, pl_module, self, explained)
         log_overhead(self.budget, self.monitor.prefix, trainer, pl_module)

@@ -90,12 +90,13 @@ class Frame:
     relative_strength: tuple[float, ...]
 
 
-def film_frame(overlaid: Tensor, heat: Heatmap) -> Frame:
+def film_frame(overlaid: Tensor, heat: Heatmap, side: int = _CELL) -> Frame:
     """Reduce one explanation to what a filmstrip keeps of it.
 
     Args:
         overlaid: (N, 3, H, W), in [0, 1]: the maps laid over the images, or the maps alone.
         heat: the N painted maps.
+        side: greatest length of the longer side of a picture, in pixels.
 
     Returns:
         Small pictures and what is to be written on them.
@@ -108,7 +109,7 @@ def film_frame(overlaid: Tensor, heat: Heatmap) -> Frame:
             f"Expected pictures of shape ({len(heat)}, 3, H, W), one for each map, got "
             f"{tuple(overlaid.shape)}."
         )
-    size = fit_cell((overlaid.shape[2], overlaid.shape[3]), _CELL, _CELL)
+    size = fit_cell((overlaid.shape[2], overlaid.shape[3]), side, side)
     return Frame(resized(overlaid, size), heat.fault, heat.relative_strength)
 
 

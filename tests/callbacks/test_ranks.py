@@ -13,7 +13,7 @@ from PIL import Image
 from small_runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
 from torch import Tensor, nn
 
-from lightning_saliency import SaliencyCallback
+from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 
 pytestmark = [
@@ -75,6 +75,32 @@ def test_two_processes_log_what_one_logs(tmp_path: Path, samples: Any) -> None:
     assert alone.keys() == shared.keys()
     for tag, values in alone.items():
         assert shared[tag] == pytest.approx(values, abs=1e-5), tag
+
+
+class Jumpy:
+    """A method whose maps move to the other side in the sixth epoch."""
+
+    __name__ = "jumpy"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
+        self.calls += 1
+        maps = torch.arange(256.0).view(1, 1, 16, 16).expand(len(image), 1, 16, 16)
+        return maps.flip(3) if self.calls > 5 else maps.clone()
+
+
+@pytest.mark.filterwarnings("ignore:Epoch 5")
+def test_an_alarm_stops_and_saves_on_all_processes_at_once(tmp_path: Path) -> None:
+    alarm = DriftAlarm(warmup=0, window=4, stop=True, save_checkpoint=True)
+    run(tmp_path, 2, alarm, SaliencyCallback(Jumpy(), samples=3, on_error="raise"), max_epochs=9)
+    found = events(tmp_path)
+    scores = [event.value for event in found.Scalars("saliency_alarm/jumpy/previous/top10_iou")]
+    assert [score > 1 for score in scores] == [False] * 5 + [True]
+    # Two processes take two batches each of an epoch.
+    saved = tmp_path / "run" / "checkpoints" / "saliency_alarm-epoch=5-step=12.ckpt"
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 def fails_on_the_second_process(model: nn.Module, image: Tensor, target: Any) -> Tensor:

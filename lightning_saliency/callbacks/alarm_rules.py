@@ -1,0 +1,147 @@
+"""One watched series of numbers: what it is called, how it is judged, and what it was so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.metrics.alarm import creep_score, spike_score
+from lightning_saliency.metrics.drift import MEASURES, drift_amount
+
+__all__ = ["Rules", "Watched", "alarm_amount", "alarm_tag"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a number is out of the usual.
+
+    Attributes:
+        warmup: first explanations that are not judged, nor judged by.
+        window: explanations before the newest that it is compared with.
+        factor: how many standard deviations make an alarm.
+        limit: an alarm from the first explanation on if the amount is above it; None for none.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
+
+    warmup: int = 5
+    window: int = 8
+    factor: float = 4.0
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in {"warmup": 0, "window": 4}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(
+                    f"Expected {name} to be an integer of at least {least}, got {value!r}."
+                )
+        for name in ("factor", "limit"):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < math.inf):
+                raise InputError(f"Expected {name} to be a number above 0, got {value!r}.")
+
+
+def alarm_tag(tag: str) -> str:
+    """Return the tag under which the score of a watched number is logged.
+
+    Args:
+        tag: for instance ``"saliency_drift/grad_cam/previous/top10_iou"`` or
+            ``"saliency_region/grad_cam/corner"``.
+
+    Returns:
+        For instance ``"saliency_alarm/grad_cam/previous/top10_iou"`` or
+        ``"saliency_alarm/region/grad_cam/corner"``.
+    """
+    before, _, rest = tag.rpartition("saliency_")
+    return f"{before}saliency_alarm/{rest.removeprefix('drift/')}"
+
+
+def alarm_amount(tag: str, value: float) -> float:
+    """Turn a logged number into one of which more is worse.
+
+    Args:
+        tag: that the number is logged under.
+        value: the number.
+
+    Returns:
+        For a measure of drift its :func:`~lightning_saliency.metrics.drift.drift_amount`; for what
+        lies on an object and for probabilities 1 - value; else the value.
+    """
+    family, _, rest = tag.rpartition("saliency_")[2].partition("/")
+    measure = rest.rpartition("/")[2]
+    if family == "drift" and measure in MEASURES:
+        return drift_amount(measure, value)
+    if family == "object" or measure == "probability":
+        return 1 - value
+    return value
+
+
+@dataclass
+class Watched:
+    """The numbers under one tag.
+
+    Attributes:
+        tag: that they are logged under.
+        amounts: one for each explanation, more is worse.
+        begin: the number of the first one that is compared with the present pinned reference.
+        pinned: the epoch of that reference, None if it is not known.
+        sounding: whether the newest one is out of the usual.
+    """
+
+    tag: str
+    amounts: list[float] = field(default_factory=list)
+    begin: int = 0
+    pinned: int | None = None
+    sounding: bool = False
+
+    @property
+    def reference(self) -> str:
+        """``"pinned"`` or ``"previous"``: what the numbers tell the distance from."""
+        return "pinned" if "/pinned/" in self.tag else "previous"
+
+    def judge(self, value: float, rules: Rules, pinned: int | None = None) -> float:
+        """Take the newest number and score it.
+
+        Args:
+            value: as it is logged.
+            rules: when it is out of the usual.
+            pinned: the epoch of the pinned reference, None if it is not known.
+
+        Returns:
+            The score, an alarm if above 1; 0 as long as there is nothing to compare with, and for
+            a number that is missing.
+        """
+        if pinned != self.pinned:
+            # Distances from another reference are another series.
+            self.begin, self.pinned = len(self.amounts), pinned
+        amount = alarm_amount(self.tag, value)
+        self.amounts.append(amount)
+        if self.reference == "pinned":
+            warmup = max(0, rules.warmup - self.begin)
+            score = creep_score(self.amounts[self.begin :], warmup, factor=rules.factor)
+        else:
+            score = spike_score(self.amounts, rules.warmup, rules.window, rules.factor)
+        scores = [score, amount / rules.limit] if rules.limit else [score]
+        return max((each for each in scores if math.isfinite(each)), default=0.0)
+
+    def usual(self, rules: Rules) -> tuple[float, float] | None:
+        """Return the smallest and largest amount that the newest was compared with.
+
+        Args:
+            rules: as for :meth:`judge`.
+
+        Returns:
+            None if there was none.
+        """
+        known = [value for value in self.amounts[rules.warmup : -1] if math.isfinite(value)]
+        known = known[-rules.window :]
+        return (min(known), max(known)) if known else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return asdict(self)

@@ -1,0 +1,383 @@
+"""When the alarm sounds, and what is seen and heard of it."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from PIL import Image
+from small_runs import QUIET, TinyModule, dataset, events, fit, make_trainer, train_loader
+from small_runs import val_loader as loader
+from torch import Tensor, nn
+
+from lightning_saliency import DriftAlarm, SaliencyCallback
+from lightning_saliency.attribution import DeconvNet, GradCAM, Gradient, GuidedBackprop
+from lightning_saliency.errors import InputError, SaliencyWarning
+
+pytestmark = [
+    *QUIET,
+    pytest.mark.filterwarnings("ignore:DriftAlarm does not watch guided_backprop"),
+]
+
+PREVIOUS = "saliency_drift/jumpy/previous/top10_iou"
+SCORE = "saliency_alarm/jumpy/previous/top10_iou"
+# Judges from the fifth explanation on.
+SOON: dict[str, Any] = {"warmup": 0, "window": 4}
+
+
+class Jumpy:
+    """A method whose maps stay where they are, until they move to another side."""
+
+    __name__ = "jumpy"
+
+    def __init__(
+        self, jump: int = 5, back: int | None = None, samples: tuple[int, ...] = ()
+    ) -> None:
+        self.calls = 0
+        self.jump, self.back, self.samples = jump, back, samples
+
+    def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
+        maps = torch.linspace(0, 1, image.shape[3]).expand(len(image), 1, *image.shape[2:])
+        maps = maps + torch.linspace(0, 0.1, image.shape[2]).view(-1, 1)
+        moved = self.jump <= self.calls and (self.back is None or self.calls < self.back)
+        self.calls += 1
+        if not moved:
+            return maps
+        which = list(self.samples or range(len(image)))
+        maps = maps.clone()
+        maps[which] = maps[which].flip(3)
+        return maps
+
+
+def watch(method: Any = None, **settings: Any) -> SaliencyCallback:
+    return SaliencyCallback(method or Jumpy(), **{"samples": 4, "on_error": "raise", **settings})
+
+
+def scores(folder: Path, tag: str = SCORE) -> dict[int, float]:
+    return {event.step: event.value for event in events(folder).Scalars(tag)}
+
+
+def heard(warnings: pytest.WarningsRecorder) -> list[str]:
+    return [str(w.message) for w in warnings if "Samples that moved most" in str(w.message)]
+
+
+# --- when -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["alarm", "saliency"])
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_epochs": 8}, [3, 7, 11, 15, 19, 23, 27, 31]),
+        ({"max_epochs": 4, "val_check_interval": 0.5}, [1, 3, 5, 7, 9, 11, 13, 15]),
+        # The epochs between end without a validation run, and are explained all the same.
+        ({"max_epochs": 9, "check_val_every_n_epoch": 2}, [7, 11, 15, 19, 23, 27, 31, 35]),
+    ],
+    ids=["default", "val_check_interval", "check_val_every_n_epoch"],
+)
+def test_it_sounds_at_the_jump_in_any_order_and_rhythm(
+    tmp_path: Path, first: str, settings: dict[str, Any], steps: list[int]
+) -> None:
+    alarm, saliency = DriftAlarm(PREVIOUS, **SOON), watch()
+    order = [alarm, saliency] if first == "alarm" else [saliency, alarm]
+    with pytest.warns(SaliencyWarning, match=r"Epoch \d: .*top10_iou is 0 \(usually 1\)") as said:
+        trainer = fit(tmp_path, *order, **settings)
+    assert len(heard(said)) == 1
+    found = scores(tmp_path)
+    assert list(found) == steps
+    assert [step for step, score in found.items() if score > 1] == [steps[5]]
+    # (1 - 0) / (4 * 0.02): the maps had not moved at all before.
+    assert found[steps[5]] == pytest.approx(12.5)
+    assert [found[step] for step in steps[:4]] == [0.0] * 4
+    assert trainer.callback_metrics[SCORE] == found[steps[-1]]
+    assert [
+        event.step for event in events(tmp_path).Tensors(f"{SCORE.rpartition('/')[0]}/text_summary")
+    ] == [steps[5]]
+
+
+def test_it_does_not_sound_in_the_sanity_check_nor_in_validate(tmp_path: Path) -> None:
+    alarm = DriftAlarm(**SOON)
+    trainer = make_trainer(tmp_path, watch(Jumpy(1)), alarm)
+    for _ in range(8):
+        trainer.validate(TinyModule(), loader(), verbose=False)
+    assert alarm.state_dict() == {}
+
+
+def test_it_sounds_once_and_again_after_it_came_back(tmp_path: Path) -> None:
+    alarm = DriftAlarm("saliency_region/jumpy/right", limit=0.6, **SOON)
+    saliency = watch(Jumpy(2, back=5), regions={"right": (8, 0, 16, 16)})
+    with pytest.warns(SaliencyWarning, match="Samples that moved most") as said:
+        fit(tmp_path, saliency, alarm, max_epochs=7)
+    # The mass on the right is 0.74 at first and after the maps came back.
+    assert [line[:8] for line in heard(said)] == ["Epoch 0:", "Epoch 5:"]
+    assert alarm.sounding == ["saliency_region/jumpy/right"]
+    found = scores(tmp_path, "saliency_alarm/region/jumpy/right")
+    assert [score > 1 for score in found.values()] == [True, True, False, False, False, True, True]
+
+
+def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Path) -> None:
+    alarm = DriftAlarm(**SOON)
+    saliency = watch([Jumpy(), Gradient()], target=("label", "predicted"))
+    other = watch(GradCAM(), name="second")
+    fit(tmp_path, saliency, alarm, other)
+    watched = {tag for tag in events(tmp_path).Tags()["scalars"] if "saliency_alarm" in tag}
+    assert watched == {
+        f"{series}/{reference}/top10_iou"
+        for series in (
+            "saliency_alarm/jumpy/label",
+            "saliency_alarm/jumpy/predicted",
+            "saliency_alarm/gradient/label",
+            "saliency_alarm/gradient/predicted",
+            "second/saliency_alarm/grad_cam",
+        )
+        for reference in ("previous", "pinned")
+    }
+    assert set(alarm.state_dict()) == {
+        tag.replace("saliency_alarm", "saliency_drift") for tag in watched
+    }
+
+
+def test_a_slow_rise_above_the_trend_is_heard_on_the_pinned_series(tmp_path: Path) -> None:
+    class Creeping(Jumpy):
+        def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
+            generator = torch.Generator().manual_seed(0)
+            first, other = torch.rand(2, 1, 1, 16, 16, generator=generator)
+            share = min(1.0, max(0.0, (self.calls - 7) / 6))
+            self.calls += 1
+            return ((1 - share) * first + share * other).expand(len(image), 1, 16, 16)
+
+    alarm = DriftAlarm("*/pinned/spearman", warmup=0)
+    with pytest.warns(SaliencyWarning, match=r"Epoch (9|10|11): .*pinned/spearman is") as said:
+        fit(tmp_path, watch(Creeping()), alarm, max_epochs=13)
+    assert len(heard(said)) == 1
+
+
+# --- what is seen and heard -------------------------------------------------------------------
+
+
+def test_text_picture_log_and_warning_name_the_samples_that_moved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lightning_saliency")
+    saliency = watch(Jumpy(samples=(1, 3)), samples=4)
+    with pytest.warns(SaliencyWarning, match=r"Samples that moved most: 1, 3, 0\.") as said:
+        fit(tmp_path, saliency, DriftAlarm(PREVIOUS, **SOON), max_epochs=6)
+    assert heard(said)[0] in caplog.messages
+    found = events(tmp_path)
+    tag = "saliency_alarm/jumpy/previous"
+    (text,) = found.Tensors(f"{tag}/text_summary")
+    words = text.tensor_proto.string_val[0].decode()
+    assert f"| {PREVIOUS} | 0.500 | 1 | 6.2 |" in words
+    assert f"picture **{tag}** in the Images tab" in words
+    assert "### Epoch 5: jumpy looks elsewhere" in words
+    assert words.index("| 1 | 1.00 |") < words.index("| 3 | 1.00 |") < words.index("| 0 | 0.00 |")
+    (picture,) = found.Images(tag)
+    assert picture.step == text.step == 23
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("RGB"))
+    # Input, before, now: three pictures of 160 pixels beside each other, four rows.
+    assert pixels.shape[0] > 4 * 160
+    assert pixels.shape[1] > 3 * 160
+
+
+@pytest.mark.filterwarnings("ignore:Epoch 5")
+def test_a_logger_that_fails_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning_saliency.callbacks.alarm.log_text", full)
+    says = "could not be logged; training goes on.*No space"
+    with pytest.warns(SaliencyWarning, match=says):
+        trainer = fit(tmp_path, watch(), DriftAlarm(**SOON), max_epochs=7)
+    assert trainer.current_epoch == 7
+
+
+# --- what it does -----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Epoch 5")
+def test_it_can_stop_the_run(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, watch(), DriftAlarm(stop=True, **SOON), max_epochs=9)
+    assert trainer.current_epoch == 6
+
+
+@pytest.mark.filterwarnings("ignore:Epoch 5")
+@pytest.mark.parametrize("validated", [True, False])
+def test_it_can_save_a_checkpoint_that_a_run_resumes_from(tmp_path: Path, validated: bool) -> None:
+    def callbacks(jump: int) -> list[pl.Callback]:
+        saliency = watch(Jumpy(jump), samples=dataset(4).tensors)
+        return [DriftAlarm(save_checkpoint=True, **SOON), saliency]
+
+    settings: dict[str, Any] = {} if validated else {"limit_val_batches": 0}
+    fit(tmp_path, *callbacks(5), max_epochs=7, **settings)
+    path = tmp_path / "run" / "checkpoints" / "saliency_alarm-epoch=5-step=24.ckpt"
+    assert [path] == list(path.parent.iterdir())
+    again = callbacks(0)
+    trainer = make_trainer(tmp_path / "again", *again, max_epochs=7, **settings)
+    trainer.fit(TinyModule(), train_loader(), loader(), ckpt_path=path)
+    assert trainer.global_step == 28
+    # Six explanations before, one after, and none twice.
+    (entry,) = (v for k, v in again[0].state_dict().items() if k == PREVIOUS)
+    assert entry["amounts"] == [0.0] * 5 + [1.0, 0.0]
+
+
+@pytest.mark.filterwarnings("ignore:Epoch 5")
+def test_the_checkpoint_goes_where_it_is_told_and_beside_the_others(tmp_path: Path) -> None:
+    fit(tmp_path, watch(), DriftAlarm(save_checkpoint=str(tmp_path / "here"), **SOON), max_epochs=6)
+    assert len(list((tmp_path / "here").iterdir())) == 1
+    saver = ModelCheckpoint(tmp_path / "others")
+    fit(
+        tmp_path, watch(), DriftAlarm(save_checkpoint=True, **SOON), saver,
+        max_epochs=6, enable_checkpointing=True,
+    )  # fmt: skip
+    assert any("saliency_alarm" in path.name for path in (tmp_path / "others").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Epoch 5")
+def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    alarm = DriftAlarm(save_checkpoint=str(tmp_path / "file" / "inside"), **SOON)
+    with pytest.warns(SaliencyWarning, match="checkpoint of the alarm could not be saved"):
+        trainer = fit(tmp_path, watch(), alarm, max_epochs=7)
+    assert trainer.current_epoch == 7
+
+
+@pytest.mark.filterwarnings("ignore:Epoch 5")
+def test_scores_can_be_monitored_by_lightnings_own_callbacks(tmp_path: Path) -> None:
+    stopping = EarlyStopping(SCORE, mode="min", patience=99, stopping_threshold=-99)
+    stopping.divergence_threshold = 1.0
+    saver = ModelCheckpoint(tmp_path / "saved", monitor=SCORE, mode="max")
+    trainer = fit(
+        tmp_path, stopping, DriftAlarm(PREVIOUS, **SOON), watch(), saver,
+        max_epochs=9, enable_checkpointing=True,
+    )  # fmt: skip
+    assert trainer.current_epoch == 6
+    assert saver.best_model_score == pytest.approx(12.5)
+
+
+def test_a_resumed_run_sounds_as_the_whole_one(tmp_path: Path) -> None:
+    def run(
+        folder: Path, epochs: int, skip: int = 0, start: Path | None = None
+    ) -> dict[int, float]:
+        method = Jumpy(7)
+        method.calls = skip
+        saver = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+        callbacks = [watch(method), DriftAlarm(PREVIOUS, **SOON), saver]
+        torch.manual_seed(0)
+        trainer = make_trainer(folder, *callbacks, max_epochs=epochs, enable_checkpointing=True)
+        trainer.fit(TinyModule(), train_loader(), loader(), ckpt_path=start)
+        return scores(folder)
+
+    with pytest.warns(SaliencyWarning, match="Epoch 7: ") as said:
+        whole = run(tmp_path / "whole", 9)
+    assert len(heard(said)) == 1
+    run(tmp_path / "part", 6)
+    with pytest.warns(SaliencyWarning, match="Epoch 7: ") as said:
+        rest = run(tmp_path / "rest", 9, 6, tmp_path / "part" / "last.ckpt")
+    assert len(heard(said)) == 1
+    assert rest == {step: score for step, score in whole.items() if step > 23}
+
+
+# --- what it refuses --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"monitor": []}, "a tag"),
+        ({"monitor": ""}, "a tag"),
+        ({"monitor": [3]}, r"got \[3\]"),
+        ({"warmup": -1}, "warmup.*at least 0, got -1"),
+        ({"warmup": 2.5}, "warmup.*integer"),
+        ({"window": 3}, "window.*at least 4, got 3"),
+        ({"factor": 0}, "factor.*above 0, got 0"),
+        ({"limit": float("nan")}, "limit.*above 0, got nan"),
+        ({"limit": "0.5"}, "limit.*above 0, got '0.5'"),
+    ],
+    ids=str,
+)
+def test_settings_are_checked_at_once(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        DriftAlarm(**settings)
+
+
+BEFORE_TRAINING = {
+    "no saliency callback": ([DriftAlarm()], ["a saliency callback in the Trainer", "got none"]),
+    "a name that is not logged": (
+        [SaliencyCallback(GradCAM()), DriftAlarm("saliency_drift/gradcam/previous/top10")],
+        ["'saliency_drift/gradcam/previous/top10'", "'saliency_drift/grad_cam/previous/top10_iou'"],
+    ),
+    "a pattern of nothing": (
+        [SaliencyCallback(GradCAM()), DriftAlarm(["*/top10_iou", "*/pinned/cosine"])],
+        ["'*/pinned/cosine'", "Did you mean"],
+    ),
+    "a region that is not measured": (
+        [
+            SaliencyCallback(GradCAM(), regions=["border"]),
+            DriftAlarm("saliency_region/grad_cam/boarder"),
+        ],
+        ["'saliency_region/grad_cam/border'"],
+    ),
+    "two for one number": (
+        [SaliencyCallback(Gradient()), DriftAlarm(), DriftAlarm("saliency_drift/*/previous/*")],
+        ["two that watch 'saliency_drift/gradient/previous/top10_iou'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE_TRAINING)
+def test_what_cannot_be_watched_ends_before_the_first_training_step(
+    case: str, tmp_path: Path
+) -> None:
+    callbacks, words = BEFORE_TRAINING[case]
+    module = TinyModule()
+    with pytest.raises(InputError, match="Expected") as caught:
+        make_trainer(tmp_path, *callbacks).fit(module, train_loader(), loader())
+    assert [word for word in words if word not in str(caught.value)] == []
+    assert module.steps == 0
+
+
+def test_a_region_that_does_not_come_with_the_samples_is_a_warning(tmp_path: Path) -> None:
+    def unpack(batch: Any) -> Any:
+        return batch[0], batch[1], {"left": torch.ones(len(batch[0]), 16, 16) > 0}
+
+    alarm = DriftAlarm(["saliency_region/*/left", "saliency_region/*/lift"])
+    with pytest.warns(SaliencyWarning, match="Nothing is watched.*'saliency_region/..lift'.*left"):
+        trainer = fit(tmp_path, watch(unpack=unpack), alarm)
+    assert "saliency_alarm/region/jumpy/left" in trainer.callback_metrics
+    assert trainer.current_epoch == 2
+
+
+# --- methods that are insensitive to weights --------------------------------------------------
+
+
+@pytest.mark.filterwarnings("default:DriftAlarm")
+def test_insensitive_methods_are_left_out_and_it_is_said_once(tmp_path: Path) -> None:
+    saliency = SaliencyCallback([Gradient(), GuidedBackprop(), DeconvNet()], samples=2)
+    with pytest.warns(
+        SaliencyWarning, match="does not watch deconvnet and guided_backprop"
+    ) as said:
+        trainer = fit(tmp_path, saliency, DriftAlarm())
+    (only,) = (str(w.message) for w in said if "DriftAlarm" in str(w.message))
+    for source in ("Adebayo et al. 2018", "Nie et al. 2018", "Sixt et al. 2020"):
+        assert source in only
+    scored = {name for name in trainer.callback_metrics if name.startswith("saliency_alarm")}
+    assert {name.split("/")[1] for name in scored} == {"gradient"}
+
+
+@pytest.mark.filterwarnings("default:DriftAlarm")
+def test_named_in_full_they_are_watched(tmp_path: Path) -> None:
+    saliency = SaliencyCallback([GuidedBackprop(), DeconvNet()], samples=2)
+    alarm = DriftAlarm("saliency_drift/guided_backprop/previous/ssim")
+    with pytest.warns(SaliencyWarning, match="may stay silent.*guided_backprop: its maps hardly"):
+        trainer = fit(tmp_path, saliency, alarm)
+    scored = {name for name in trainer.callback_metrics if name.startswith("saliency_alarm")}
+    assert scored == {"saliency_alarm/guided_backprop/previous/ssim"}
