@@ -89,11 +89,13 @@ def _explained(
 ) -> dict[str, Tensor]:
     size = (masks.shape[2], masks.shape[3])
     maps = recipe.maps(module, images, labels, size)
+    energy = energy_inside(maps, masks)
     return {
-        "point": largest_point(maps).double(),
+        "point": largest_point(maps).float(),
         "degenerate": degenerate(maps),
-        "energy": energy_inside(maps, masks),
-        "mass": region_mass(maps, masks),
+        "energy": energy,
+        # Without negative values they are the same.
+        "mass": region_mass(maps, masks) if bool((maps < 0).any()) else energy,
         "rank": rank_accuracy(maps, masks),
     }
 

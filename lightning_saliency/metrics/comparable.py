@@ -58,10 +58,11 @@ def degenerate(maps: Tensor) -> Tensor:
         InputError: ``maps`` are no maps.
     """
     check_maps(maps)
-    flat = widen(maps).flatten(1)
-    spread = flat.amax(1) - flat.amin(1)
+    flat = maps.detach().flatten(1)
+    # Only the extremes are needed in float64.
+    low, high = (widen(extreme) for extreme in (flat.amin(1), flat.amax(1)))
     # Spelled so that NaN and inf, for which the comparison is never true, count as degenerate.
-    varies = spread > _SMALLEST_SPREAD * flat.abs().amax(1)
+    varies = high - low > _SMALLEST_SPREAD * torch.maximum(low.abs(), high.abs())
     return ~varies.to(maps.device)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 # Before torch is imported: ratios of single threads are what can be compared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-MEASUREMENTS = ["callback_cost"]
+MEASUREMENTS = ["callback_cost", "pointing_cost"]
 
 
 def main() -> None:
