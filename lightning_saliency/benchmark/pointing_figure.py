@@ -12,6 +12,7 @@ from lightning_saliency.benchmark.pointing_report import PointingReport
 __all__ = ["pointing_figure"]
 
 _ALL, _DIFFICULT, _INK = "#3b6ea5", "#e0a03c", "#222222"
+_SHORT = 7  # per cent
 _HEIGHT = 0.38  # of a bar, of the distance between methods
 
 
@@ -35,15 +36,19 @@ def pointing_figure(report: PointingReport) -> Figure:
         if all(map(math.isnan, shares)):
             continue
         places = [i + offset for i in range(len(rows))]
-        bars = axes.barh(
+        axes.barh(
             places,
             [0 if math.isnan(share) else share for share in shares],
             _HEIGHT,
             color=colour,
             label="all objects" if name == "accuracy" else "difficult subset",
         )
-        texts = ["-" if math.isnan(share) else f"{share:.1f}" for share in shares]
-        axes.bar_label(bars, texts, padding=6, fontsize=8, color=_INK)
+        for place, share in zip(places, shares, strict=True):
+            # At the foot of the bar, away from the marks; in a short bar it would not be read.
+            text = "-" if math.isnan(share) else f"{share:.1f}"
+            ink = "white" if share > _SHORT and name == "accuracy" else _INK
+            foot = 1.0 if share > _SHORT or math.isnan(share) else share + 1
+            axes.text(foot, place, text, va="center", fontsize=8, color=ink)
         which = 0 if name == "accuracy" else 1
         marks = [
             (report.published[row.method][which], place)
@@ -61,14 +66,15 @@ def pointing_figure(report: PointingReport) -> Figure:
             )
     axes.set_yticks(range(len(rows)), [row.method.replace("_", " ") for row in rows])
     axes.invert_yaxis()
-    axes.set_xlim(0, 108)
+    axes.set_xlim(0, 100)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("pointing accuracy in per cent, mean over the classes")
     axes.set_title(f"Pointing game, {report.data}, {report.model}", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    below = 0.55 / (0.55 * len(rows))
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -below), ncols=3, frameon=False, fontsize=9)
     if report.published:
         source = next(note for note in report.notes() if note.startswith("published"))
-        figure.supxlabel(fill(source, 110), fontsize=6.5, color="#666666")
+        figure.supxlabel(fill(source, 120), fontsize=6.5, color="#666666")
     return figure
