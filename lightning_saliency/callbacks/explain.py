@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from lightning_saliency.callbacks.samples import SampleSet
 
 __all__ = [
+    "Begun",
     "ClassChoice",
     "Explanation",
     "Method",
     "NamedMethod",
+    "begin",
     "choices_of",
     "chosen_classes",
     "explain",
@@ -79,6 +81,25 @@ class Explanation:
             change(self.log_probability),
             self.areas and self.areas.each(change),
         )
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the methods of one explanation have in common.
+
+    Attributes:
+        model: that is explained.
+        images: (N, C, H, W), on its device.
+        logits: (N, classes), the model's on them, float32.
+        targets: for each choice of classes (N,).
+        maps: by the places of method and choice, (N, 1, H, W), what could be explained together.
+    """
+
+    model: nn.Module
+    images: Tensor
+    logits: Tensor
+    targets: Sequence[Tensor]
+    maps: Mapping[tuple[int, int], Tensor]
 
 
 def methods_of(method: object) -> list[NamedMethod]:
@@ -157,14 +178,13 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
         return class_logits(model(images.clone())).detach().float()
 
 
-def explain(
+def begin(
     model: nn.Module,
-    methods: Sequence[NamedMethod],
+    methods: Sequence[AttributionMethod],
     samples: SampleSet,
     choices: Sequence[ClassChoice],
-    while_explaining: Callable[[str], AbstractContextManager[object]] = nullcontext,
-) -> dict[tuple[str, ClassChoice], Explanation]:
-    """Explain ``samples`` by each method for each choice of classes.
+) -> Begun:
+    """Do what the methods have in common.
 
     Methods that can share passes do, also with the one that the probabilities come from; see
     :func:`~lightning_saliency.attribution.shared_maps.shared_maps`.
@@ -174,35 +194,51 @@ def explain(
         methods: compute the maps.
         samples: on the model's device.
         choices: of the classes that are explained.
-        while_explaining: takes the name of a method that explains alone, and makes the context in
-            which it does.
 
     Raises:
-        SaliencyError: a method does not apply, or the labels are no classes of the model.
+        SaliencyError: the model returns no logits, or the labels are no classes of it.
     """
 
     def choose(logits: Tensor) -> list[Tensor]:
         return [chosen_classes(samples, logits, choice) for choice in choices]
 
-    shared = shared_maps([entry.method for entry in methods], model, samples.images, choose)
+    shared = shared_maps(methods, model, samples.images, choose)
     logits = shared.logits.float()
-    targets = choose(logits)
-    explanations = {}
-    for row, entry in enumerate(methods):
-        for column, (choice, target) in enumerate(zip(choices, targets, strict=True)):
-            saliency, areas = shared.maps.get((row, column)), None
-            if saliency is None:
-                with while_explaining(entry.name):
-                    saliency, areas = maps_and_areas(entry.method, model, samples.images, target)
-            explanations[entry.name, choice] = Explanation(
-                saliency=saliency.float().cpu(),
-                target=target.cpu(),
-                predicted=logits.argmax(1).cpu(),
-                probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
-                log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
-                areas=areas,
-            )
-    return explanations
+    return Begun(model, samples.images, logits, choose(logits), shared.maps)
+
+
+def explain(
+    begun: Begun,
+    method: AttributionMethod,
+    place: tuple[int, int],
+    which: slice = slice(None),
+    while_explaining: AbstractContextManager[object] | None = None,
+) -> Explanation:
+    """Explain samples by one method, for one choice of classes.
+
+    Args:
+        begun: what all methods have in common.
+        method: computes the maps, unless they are there.
+        place: of the method and of the choice.
+        which: of the samples; all by default.
+        while_explaining: the context in which a method explains alone.
+
+    Raises:
+        SaliencyError: the method does not apply.
+    """
+    logits, target = begun.logits[which], begun.targets[place[1]][which]
+    saliency, areas = begun.maps.get(place) if which == slice(None) else None, None
+    if saliency is None:
+        with while_explaining or nullcontext():
+            saliency, areas = maps_and_areas(method, begun.model, begun.images[which], target)
+    return Explanation(
+        saliency=saliency.float().cpu(),
+        target=target.cpu(),
+        predicted=logits.argmax(1).cpu(),
+        probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
+        log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
+        areas=areas,
+    )
 
 
 def chosen_classes(samples: SampleSet, logits: Tensor, choice: ClassChoice) -> Tensor:

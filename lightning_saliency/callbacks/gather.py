@@ -1,8 +1,10 @@
-"""Find the samples in a validation run, once."""
+"""Find the samples in a validation run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,13 +12,111 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_saliency.callbacks.batch import Unpack
+from lightning_saliency.callbacks.faults import Fault, describe
 from lightning_saliency.callbacks.fetch import fetch_batch
-from lightning_saliency.callbacks.ranks import first_samples_of_all
+from lightning_saliency.callbacks.ranks import attempt, first_samples_of_all
 from lightning_saliency.callbacks.regions import warn_of_empty
-from lightning_saliency.callbacks.samples import Samples, SampleSpec
-from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.callbacks.samples import Samples, SampleSet, SampleSpec
+from lightning_saliency.errors import InputError, SaliencyWarning
 
-__all__ = ["GatheringCallback", "begin_to_gather", "keep_gathered"]
+__all__ = ["Gathering", "GatheringCallback", "SAMPLES"]
+
+SAMPLES = "samples"
+"""What can fail before there is anything to explain."""
+
+
+class Gathering:
+    """Gathers the samples during one validation run.
+
+    Before training, what goes wrong is raised at once. In it, it is kept until all processes meet,
+    at the end of the validation run.
+
+    Args:
+        samples: to be gathered.
+        dataloader_idx: of the validation loader that they come from.
+    """
+
+    def __init__(self, samples: Samples, dataloader_idx: int) -> None:
+        self._samples = samples
+        self._dataloader_idx = dataloader_idx
+        self._failure: Exception | None = None
+
+    def begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A validation run begins: get samples by index, prepare to see the first ones.
+
+        Args:
+            trainer: of the run.
+            pl_module: the module that validates.
+
+        Raises:
+            SaliencyError: before training, if an index or a batch cannot be used.
+        """
+        self._samples.begin()
+        if self._samples.known is None and self._samples.indices is not None:
+            with self._failing_later(trainer):
+                batch = fetch_batch(trainer, pl_module, self._dataloader_idx, self._samples.indices)
+                if batch is not None:
+                    self._samples.gather(batch)
+
+    def take(self, batch: Any, dataloader_idx: int, trainer: pl.Trainer) -> None:
+        """Gather the first samples, in the form in which the model is about to see them.
+
+        Args:
+            batch: what the model's ``validation_step`` receives.
+            dataloader_idx: which loader it comes from.
+            trainer: of the run.
+
+        Raises:
+            InputError: before training, if the batch cannot be unpacked.
+        """
+        if self._samples.indices is None and dataloader_idx == self._dataloader_idx:
+            with self._failing_later(trainer):
+                self._samples.gather(batch)
+
+    def end(self, trainer: pl.Trainer) -> Fault | None:
+        """The validation run ends: from now on the gathered samples are explained.
+
+        Args:
+            trainer: of the run.
+
+        Returns:
+            What went wrong, if anything; the same on all processes.
+        """
+        seen = attempt(self._gathered, trainer)
+        if self._samples.indices is None and not isinstance(seen, Fault):
+            try:
+                # What the processes have seen is put together by all of them in the same way.
+                seen = first_samples_of_all(seen, self._samples.count, trainer)
+            except InputError as error:
+                seen = Fault(describe(error), error)
+        if isinstance(seen, Fault):
+            return seen
+        if seen is None:
+            return None
+        if len(seen) < self._samples.count:
+            rank_zero_warn(
+                f"Expected {self._samples.count} samples, but the validation run had only "
+                f"{len(seen)}; these are explained. Raise limit_val_batches, or lower samples.",
+                category=SaliencyWarning,
+            )
+        warn_of_empty(seen.regions)
+        self._samples.keep(seen)
+        return None
+
+    @contextmanager
+    def _failing_later(self, trainer: pl.Trainer) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if trainer.state.fn != "fit" or trainer.sanity_checking:
+                raise
+            self._failure = error
+
+    def _gathered(self) -> SampleSet | None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        return self._samples.gathered()
 
 
 class GatheringCallback(pl.Callback, ABC):
@@ -30,6 +130,7 @@ class GatheringCallback(pl.Callback, ABC):
     Attributes:
         samples: the samples.
         dataloader_idx: as given.
+        gathering: gathers them; ask it for what went wrong at the end of the run.
 
     Raises:
         InputError: ``samples`` are none.
@@ -39,11 +140,12 @@ class GatheringCallback(pl.Callback, ABC):
         super().__init__()
         self.samples = Samples(samples, unpack)
         self.dataloader_idx = dataloader_idx
+        self.gathering = Gathering(self.samples, dataloader_idx)
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to gather the samples, as long as they are not known."""
-        begin_to_gather(self.samples, trainer, pl_module, self.dataloader_idx)
+        self.gathering.begin(trainer, pl_module)
 
     @override
     def on_validation_batch_start(
@@ -55,8 +157,7 @@ class GatheringCallback(pl.Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Gather samples in the form in which the model is about to see them."""
-        if self.samples.indices is None and dataloader_idx == self.dataloader_idx:
-            self.samples.gather(batch)
+        self.gathering.take(batch, dataloader_idx, trainer)
 
     @abstractmethod
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -65,49 +166,3 @@ class GatheringCallback(pl.Callback, ABC):
     # trainer.test runs the same loop under other names.
     on_test_start = on_validation_start
     on_test_batch_start = on_validation_batch_start
-
-
-def begin_to_gather(
-    samples: Samples, trainer: pl.Trainer, pl_module: pl.LightningModule, dataloader_idx: int
-) -> None:
-    """Start from nothing, and fetch the samples that were given by index.
-
-    Args:
-        samples: to gather, unless they are known.
-        trainer: whose validation run begins.
-        pl_module: the module that validates.
-        dataloader_idx: the validation loader that the samples come from.
-
-    Raises:
-        InputError: an index is out of range, or a batch cannot be unpacked.
-    """
-    samples.begin()
-    if samples.known is None and samples.indices is not None:
-        batch = fetch_batch(trainer, pl_module, dataloader_idx, samples.indices)
-        if batch is not None:
-            samples.gather(batch)
-
-
-def keep_gathered(samples: Samples, trainer: pl.Trainer) -> None:
-    """Keep what the validation run has shown, the same on all processes; warn if it is too little.
-
-    Args:
-        samples: that were gathered; nothing happens if they are known already.
-        trainer: whose validation run ends.
-
-    Raises:
-        InputError: the images are of different sizes.
-    """
-    seen = samples.gathered()
-    if samples.known is not None or seen is None:
-        return
-    if samples.indices is None:
-        seen = first_samples_of_all(seen, samples.count, trainer)
-    if len(seen) < samples.count:
-        rank_zero_warn(
-            f"Expected {samples.count} samples, but the validation run had only {len(seen)}; "
-            "these are explained. Raise limit_val_batches, or lower samples.",
-            category=SaliencyWarning,
-        )
-    warn_of_empty(seen.regions)
-    samples.keep(seen)

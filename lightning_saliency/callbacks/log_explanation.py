@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from lightning_saliency.callbacks.explain import Explanation
+from lightning_saliency.callbacks.measure import OneByOne
 from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.sample_table import log_samples
 from lightning_saliency.callbacks.samples import SampleSet
 from lightning_saliency.loggers import log_image, takes_images
 
@@ -41,9 +45,10 @@ def log_pictures(
     pictures: Pictures,
     samples: SampleSet,
     explanations: Mapping[str, Explanation],
+    one_by_one: OneByOne,
     step: int,
 ) -> None:
-    """Draw an explanation, and write the pictures to the loggers that take some.
+    """Draw and log pictures, and tables of the samples; on rank zero alone.
 
     Args:
         trainer: of the run.
@@ -51,13 +56,36 @@ def log_pictures(
         pictures: draws.
         samples: that were explained.
         explanations: by series.
-        step: at which the pictures stand.
+        one_by_one: what was measured of each sample, by series.
+        step: at which they are logged.
+
+    Raises:
+        Exception: of the first thing that failed; the others are written all the same.
     """
-    loggers = [logger for logger in trainer.loggers if takes_images(logger)]
-    if not loggers or not trainer.is_global_zero:
+    if not trainer.is_global_zero:
         return
-    for tag, picture in pictures.draw(samples.images, explanations, trainer.current_epoch):
+    try:
+        for series, (moved, located) in one_by_one.items():
+            tag, named = f"{prefix}saliency_drift_samples/{series}", pictures.class_name
+            log_samples(trainer, tag, explanations[series], moved, located, named, step)
+    finally:
+        loggers = [logger for logger in trainer.loggers if takes_images(logger)]
+        if loggers:
+            drawn = pictures.draw(samples.images, explanations, trainer.current_epoch)
+            _to_all(((prefix + tag, picture) for tag, picture in drawn), loggers, step)
+
+
+def _to_all(pictures: Iterable[tuple[str, Tensor]], loggers: list[Any], step: int) -> None:
+    working, failures = list(loggers), list[Exception]()
+    # All are drawn, also when every logger has failed: the filmstrips remember them.
+    for tag, picture in pictures:
         # Filmstrips are large, and written again each time.
-        palette = tag.startswith("saliency_filmstrip")
-        for logger in loggers:
-            log_image(logger, prefix + tag, picture, step, palette=palette)
+        palette = "saliency_filmstrip/" in tag
+        for logger in list(working):
+            try:
+                log_image(logger, tag, picture, step, palette=palette)
+            except Exception as error:
+                failures.append(error)
+                working.remove(logger)
+    if failures:
+        raise failures[0]

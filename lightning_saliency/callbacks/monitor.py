@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -11,33 +11,38 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.callbacks.areas import area_numbers
 from lightning_saliency.callbacks.drift import DriftTracker
 from lightning_saliency.callbacks.explain import (
+    Begun,
     ClassChoice,
     Explanation,
     NamedMethod,
+    begin,
     chosen_classes,
-    explain,
     predict,
 )
 from lightning_saliency.callbacks.explained import Explained
+from lightning_saliency.callbacks.faults import Fault
 from lightning_saliency.callbacks.forward import Forward, explained_model
-from lightning_saliency.callbacks.locate import locate
 from lightning_saliency.callbacks.log_explanation import log_numbers, log_pictures
-from lightning_saliency.callbacks.noise import reseeded
+from lightning_saliency.callbacks.measure import OneByOne, measure
+from lightning_saliency.callbacks.one_method import OneMethod
 from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.progress import progress_shown
-from lightning_saliency.callbacks.ranks import gather_shares, on_every_rank, share_of_this_rank
-from lightning_saliency.callbacks.references import Pinned, References, best_score
+from lightning_saliency.callbacks.ranks import attempt, gather_shares, numbers_of_this_rank
+from lightning_saliency.callbacks.ready import as_the_model_takes_it, make_ready
+from lightning_saliency.callbacks.references import Pinned, References
 from lightning_saliency.callbacks.regions import Regions
-from lightning_saliency.callbacks.sample_table import log_samples
 from lightning_saliency.callbacks.samples import SampleSet
-from lightning_saliency.callbacks.value_tags import value_tag
-from lightning_saliency.metrics.localisation import region_area
 from lightning_saliency.network.undisturbed import undisturbed
 
-__all__ = ["Monitor"]
+__all__ = ["EVERYTHING", "Monitor", "NUMBERS", "Tried"]
+
+# Parts of an explanation that can fail, beside the methods.
+EVERYTHING, NUMBERS, PICTURES = "all methods", "numbers", "pictures"
+
+Tried = dict[str, Fault | None]
+"""For each part of an explanation that was tried, what went wrong, if anything."""
 
 
 class Monitor:
@@ -60,6 +65,7 @@ class Monitor:
         pictures: as given.
         regions: as given.
         prefix: stands before all tags.
+        drift: by series, with the references.
     """
 
     def __init__(
@@ -80,7 +86,7 @@ class Monitor:
         self.pictures = pictures
         self.regions = regions
         self.prefix = f"{name}/" if name else ""
-        self._drift = {
+        self.drift = {
             series: DriftTracker(References(pinned, warmup_epochs)) for series in self.series
         }
 
@@ -98,12 +104,7 @@ class Monitor:
         Args:
             series: for instance ``"grad_cam/predicted"``.
         """
-        return next(
-            entry.method
-            for entry in self.methods
-            for choice in self.choices
-            if self._key(entry.name, choice) == series
-        )
+        return self._methods()[series]
 
     def prepare(self, probe: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check on a sample that everything can be explained, and settle what is left open.
@@ -117,7 +118,7 @@ class Monitor:
             SaliencyError: a method, a label or a setting does not fit the module or the data.
         """
         model = explained_model(pl_module, self.forward)
-        probe = _as_the_model_takes_it(probe, trainer, pl_module)
+        probe = as_the_model_takes_it(probe, trainer, pl_module)
         self.pictures.show(probe.images)
         self.regions.check((probe.images.shape[2], probe.images.shape[3]))
         with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
@@ -130,6 +131,16 @@ class Monitor:
             ]
         self.is_prepared = True
 
+    @property
+    def series(self) -> list[str]:
+        """What is followed over the run, as it stands in the tags."""
+        return list(self._methods())
+
+    @property
+    def parts(self) -> list[str]:
+        """What can fail in an explanation, each by itself."""
+        return [EVERYTHING, *self.series, NUMBERS, PICTURES]
+
     def rehearse(
         self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> None:
@@ -139,78 +150,52 @@ class Monitor:
             samples: some of those that will be explained.
             trainer: of the run.
             pl_module: the module that is explained.
-
-        Raises:
-            Exception: whatever went wrong.
         """
-        self._explanations(samples, trainer, pl_module)
+        self.explanations(samples, trainer, pl_module, (), {})
 
     def explain(
-        self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
-    ) -> Explained:
+        self,
+        samples: SampleSet,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        step: int,
+        skip: Collection[str] = (),
+    ) -> tuple[Tried, Explained | None]:
         """Explain the samples, and log the numbers and the pictures.
+
+        What fails is left out; the rest is logged.
 
         Args:
             samples: the same ones each time, and on each process.
             trainer: of the run.
             pl_module: the module that is explained.
             step: at which the pictures are logged.
+            skip: parts that are not to be tried any more.
 
         Returns:
-            What was found.
-
-        Raises:
-            Exception: whatever went wrong. Numbers that were measured before it are logged.
+            For each part that was tried, what went wrong, if anything, the same on each process;
+            and what was found, None if nothing could be measured.
         """
-        explanations = self._explanations(samples, trainer, pl_module)
-        regions = self._regions_of(samples)
-        for name, region in regions.items():
-            area = float(region_area(region)[region.flatten(1).any(1)].mean())
-            tag = f"{self.prefix}saliency_region_area/{name}"
-            log_numbers(pl_module, {tag: area}, len(samples))
-        found: dict[str, float] = {}
-        for series, explanation in explanations.items():
-            located = locate(explanation.saliency, regions, self.method_of(series))
-            moved = self._drift[series].measure(
-                explanation, trainer.current_epoch, best_score(trainer)
-            )
-            values = moved.numbers | {what: float(v.nanmean()) for what, v in located.items()}
-            if explanation.areas is not None:
-                values |= area_numbers(explanation.areas)
-            tags = {self.prefix + value_tag(series, what): v for what, v in values.items()}
-            log_numbers(pl_module, tags, len(samples))
-            found |= tags
-            if trainer.is_global_zero:
-                tag = f"{self.prefix}saliency_drift_samples/{series}"
-                named = self.pictures.class_name
-                log_samples(trainer, tag, explanation, moved, located, named, step)
-        log_pictures(trainer, self.prefix, self.pictures, samples, explanations, step)
-        references = {series: tracker.references for series, tracker in self._drift.items()}
-        return Explained(trainer.current_epoch, step, samples, explanations, references, found)
-
-    @property
-    def has_noise(self) -> bool:
-        """Whether there is chance in a method."""
-        return bool(reseeded(self.methods))
-
-    def measure_noise(
-        self, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> None:
-        """Explain once more with another seed, and log how far the maps are from the newest ones.
-
-        Args:
-            samples: that have just been explained.
-            trainer: of the run.
-            pl_module: the module that is explained, with the same weights.
-
-        Raises:
-            Exception: whatever went wrong.
-        """
-        again = self._explanations(samples, trainer, pl_module, reseeded(self.methods))
-        for series, explanation in again.items():
-            values = self._drift[series].measure_noise(explanation)
-            tags = {self.prefix + value_tag(series, what): v for what, v in values.items()}
-            log_numbers(pl_module, tags, len(samples))
+        tried: Tried = {}
+        explanations = self.explanations(samples, trainer, pl_module, skip, tried)
+        one_by_one: OneByOne = {}
+        explained: Explained | None = None
+        if explanations and NUMBERS not in skip:
+            measured = attempt(lambda: self._measured(samples, explanations, trainer), trainer)
+            tried[NUMBERS] = measured if isinstance(measured, Fault) else None
+            if not isinstance(measured, Fault):
+                # What is monitored must be the same everywhere, on unlike machines too.
+                numbers, one_by_one = trainer.strategy.broadcast(measured[0]), measured[1]
+                log_numbers(pl_module, numbers, len(samples))
+                references = {series: tracker.references for series, tracker in self.drift.items()}
+                explained = Explained(
+                    trainer.current_epoch, step, samples, explanations, references, numbers
+                )
+        if explanations and PICTURES not in skip:
+            to = partial(log_pictures, trainer, self.prefix, self.pictures)
+            drawn = attempt(lambda: to(samples, explanations, one_by_one, step), trainer)
+            tried[PICTURES] = drawn if isinstance(drawn, Fault) else None
+        return tried, explained
 
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return a filmstrip as logged last, (3, H, W); see :meth:`Pictures.filmstrip`."""
@@ -219,7 +204,7 @@ class Monitor:
     def state_dict(self) -> dict[str, Any]:
         """Return the references and the pictures for a checkpoint."""
         return {
-            "drift": {series: tracker.state_dict() for series, tracker in self._drift.items()},
+            "drift": {series: tracker.state_dict() for series, tracker in self.drift.items()},
             "pictures": self.pictures.state_dict(),
         }
 
@@ -230,58 +215,85 @@ class Monitor:
             state: from :meth:`state_dict`.
         """
         for series, entry in state["drift"].items():
-            if series in self._drift:
-                self._drift[series].load_state_dict(entry)
+            if series in self.drift:
+                self.drift[series].load_state_dict(entry)
         self.pictures.load_state_dict(state["pictures"])
 
-    def _explanations(
+    def explanations(
         self,
         samples: SampleSet,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
+        skip: Collection[str],
+        tried: Tried,
         methods: Sequence[NamedMethod] | None = None,
     ) -> dict[str, Explanation]:
-        if not self.is_prepared:
-            self.prepare(samples[:1], trainer, pl_module)
-        model = explained_model(pl_module, self.forward)
-        mine = _as_the_model_takes_it(share_of_this_rank(samples, trainer), trainer, pl_module)
+        """Explain the samples.
 
-        def compute() -> dict[str, Explanation]:
-            # The module's own flags too, where the model is only a part or a view of it.
-            with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
-                explanations = explain(
-                    model,
-                    methods or self.methods,
-                    mine,
-                    self.choices,
-                    partial(progress_shown, trainer),
-                )
-            return {
-                self._key(name, choice): explanation
-                for (name, choice), explanation in explanations.items()
-            }
+        Args:
+            samples: the same ones each time, and on each process.
+            trainer: of the run.
+            pl_module: the module that is explained.
+            skip: series that are not to be tried.
+            tried: is told of each series what went wrong, if anything.
+            methods: others than the monitor's own.
 
-        gathered = partial(gather_shares, count=len(samples), trainer=trainer)
-        found = on_every_rank(compute, trainer)
-        return {series: part.each(gathered) for series, part in found.items()}
+        Returns:
+            What did not go wrong, by series; the same on each process.
+        """
+        explanations: dict[str, Explanation] = {}
+        numbers = numbers_of_this_rank(len(samples), trainer)
+        put_together = partial(gather_shares, count=len(samples), trainer=trainer)
+        wanted = self._wanted(methods or self.methods, skip)
+        with ExitStack() as stack:
 
-    def _regions_of(self, samples: SampleSet) -> dict[str, Tensor]:
+            def prepare() -> Begun:
+                if not self.is_prepared:
+                    self.prepare(samples[:1], trainer, pl_module)
+                model = explained_model(pl_module, self.forward)
+                mine = make_ready(stack, model, samples, trainer, pl_module)
+                return begin(model, [entry.method for entry, _ in wanted], mine, self.choices)
+
+            ready = attempt(prepare, trainer)
+            tried[EVERYTHING] = ready if isinstance(ready, Fault) else None
+            if isinstance(ready, Fault):
+                return {}
+            shown = partial(progress_shown, trainer)
+            for row, (entry, choices) in enumerate(wanted):
+                for choice in choices:
+                    place = row, self.choices.index(choice)
+                    act = OneMethod(ready, entry, place, shown)
+                    found = attempt(act, trainer, act.told(numbers))
+                    key = self._key(entry, choice)
+                    tried[key] = found if isinstance(found, Fault) else None
+                    if not isinstance(found, Fault):
+                        explanations[key] = found.each(put_together)
+        return explanations
+
+    def _wanted(
+        self, methods: Sequence[NamedMethod], skip: Collection[str]
+    ) -> list[tuple[NamedMethod, list[ClassChoice]]]:
+        """Return the methods that are to be tried, each with its choices."""
+        wanted = [
+            (entry, [choice for choice in self.choices if self._key(entry, choice) not in skip])
+            for entry in methods
+        ]
+        return [(entry, choices) for entry, choices in wanted if choices]
+
+    def _measured(
+        self, samples: SampleSet, explanations: Mapping[str, Explanation], trainer: pl.Trainer
+    ) -> tuple[dict[str, float], OneByOne]:
         size = samples.images.shape[2], samples.images.shape[3]
-        own = {name: mask.cpu() for name, mask in samples.regions.items()}
-        return own | self.regions.masks(size, len(samples))
+        regions = {name: mask.cpu() for name, mask in samples.regions.items()}
+        regions |= self.regions.masks(size, len(samples))
+        return measure(self.prefix, explanations, regions, self.drift, self._methods(), trainer)
 
-    @property
-    def series(self) -> list[str]:
-        """The series: each method with each choice of class."""
-        return [self._key(entry.name, choice) for entry in self.methods for choice in self.choices]
+    def _methods(self) -> dict[str, AttributionMethod]:
+        return {
+            self._key(entry, choice): entry.method
+            for entry in self.methods
+            for choice in self.choices
+        }
 
-    def _key(self, name: str, choice: ClassChoice) -> str:
-        return name if len(self.choices) == 1 else f"{name}/{choice}"
-
-
-def _as_the_model_takes_it(
-    samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
-) -> SampleSet:
-    samples = samples.to(pl_module.device)
-    # Tensors that the user gave may have another precision than the model.
-    return replace(samples, images=trainer.precision_plugin.convert_input(samples.images))
+    def _key(self, entry: NamedMethod, choice: ClassChoice) -> str:
+        return entry.name if len(self.choices) == 1 else f"{entry.name}/{choice}"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
 from lightning_saliency.callbacks.allowance import has_room
 from lightning_saliency.callbacks.explain import NamedMethod
+from lightning_saliency.callbacks.faults import Fault
+from lightning_saliency.callbacks.log_explanation import log_numbers
+from lightning_saliency.callbacks.ranks import attempt
+from lightning_saliency.callbacks.value_tags import value_tag
 
 if TYPE_CHECKING:
+    from lightning_saliency.callbacks.monitor import Monitor
     from lightning_saliency.callbacks.saliency import SaliencyCallback
     from lightning_saliency.callbacks.samples import SampleSet
 
@@ -47,8 +53,26 @@ def measure_noise_if_due(
         pl_module: the module that was explained.
     """
     every, made = callback.noise_every, callback.budget.made
-    if every is None or (made - 1) % every != 0 or not callback.monitor.has_noise:
+    if every is None or (made - 1) % every != 0 or not reseeded(callback.monitor.methods):
         return
-    if has_room(callback.budget, trainer):
-        with callback.faults.reported(trainer.current_epoch), callback.budget.spending():
-            callback.monitor.measure_noise(samples, trainer, pl_module)
+    if has_room(callback.budget, trainer) and not callback.faults.gave_up("noise"):
+        with callback.budget.spending():
+            fault = _measure_noise(callback.monitor, samples, trainer, pl_module)
+        callback.faults.settle({"noise": fault}, trainer.current_epoch)
+
+
+def _measure_noise(
+    monitor: Monitor, samples: SampleSet, trainer: pl.Trainer, pl_module: pl.LightningModule
+) -> Fault | None:
+    """Explain once more with another seed, and log how far the maps are from the newest ones."""
+    tried: dict[str, Fault | None] = {}
+    methods = reseeded(monitor.methods)
+    again = monitor.explanations(samples, trainer, pl_module, (), tried, methods)
+    for series, explanation in again.items():
+        noise = attempt(partial(monitor.drift[series].measure_noise, explanation), trainer)
+        if isinstance(noise, Fault):
+            return noise
+        noise = trainer.strategy.broadcast(noise)
+        tags = {monitor.prefix + value_tag(series, what): v for what, v in noise.items()}
+        log_numbers(pl_module, tags, len(samples))
+    return next((fault for fault in tried.values() if fault is not None), None)

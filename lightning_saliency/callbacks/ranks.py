@@ -1,4 +1,4 @@
-"""Share the samples out over the processes of a run, and put the results together again."""
+"""Share the samples out over the processes of a run, and keep the processes together."""
 
 from __future__ import annotations
 
@@ -9,18 +9,38 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.samples import SampleSet
+from lightning_saliency.callbacks.faults import Fault, describe
+from lightning_saliency.callbacks.samples import SampleSet, joined
 
-__all__ = ["first_samples_of_all", "gather_shares", "on_every_rank", "share_of_this_rank"]
+__all__ = [
+    "attempt",
+    "first_samples_of_all",
+    "gather_shares",
+    "numbers_of_this_rank",
+    "share_of_this_rank",
+]
 
 T = TypeVar("T")
 
 
-def share_of_this_rank(samples: SampleSet, trainer: pl.Trainer) -> SampleSet:
-    """Return the part of the samples that this process explains; of one size on all of them.
+def numbers_of_this_rank(count: int, trainer: pl.Trainer) -> list[int]:
+    """Return which of ``count`` samples this process explains; equally many on all of them.
 
     Where they do not come out even, the last processes explain some samples a second time: the
-    number of passes through a sharded model must be the same everywhere.
+    number of passes through a sharded model must be the same everywhere. Processes that hold
+    parts of the same tensors (tensor parallelism) explain the same samples.
+
+    Args:
+        count: how many samples there are.
+        trainer: knows how many processes there are.
+    """
+    replicas, mine = _replicas(trainer)
+    size = -(-count // replicas)
+    return [number % count for number in range(mine * size, (mine + 1) * size)]
+
+
+def share_of_this_rank(samples: SampleSet, trainer: pl.Trainer) -> SampleSet:
+    """Return the part of the samples that this process explains.
 
     Args:
         samples: the same on all processes.
@@ -28,10 +48,7 @@ def share_of_this_rank(samples: SampleSet, trainer: pl.Trainer) -> SampleSet:
     """
     if trainer.world_size == 1:
         return samples
-    size = -(-len(samples) // trainer.world_size)
-    wanted = torch.arange(trainer.global_rank * size, (trainer.global_rank + 1) * size)
-    wanted = wanted.remainder(len(samples)).to(samples.images.device)
-    return samples.each(lambda tensor: tensor[wanted])
+    return samples[numbers_of_this_rank(len(samples), trainer)]
 
 
 def gather_shares(part: Tensor, count: int, trainer: pl.Trainer) -> Tensor:
@@ -47,63 +64,101 @@ def gather_shares(part: Tensor, count: int, trainer: pl.Trainer) -> Tensor:
     """
     if trainer.world_size == 1:
         return part
-    gathered = trainer.strategy.all_gather(part.to(trainer.strategy.root_device))
-    return gathered.flatten(0, 1)[:count].to(part.device)
+    return _of_each_replica(part, trainer).flatten(0, 1)[:count].to(part.device)
 
 
-def first_samples_of_all(part: SampleSet, count: int, trainer: pl.Trainer) -> SampleSet:
+def first_samples_of_all(
+    part: SampleSet | None, count: int, trainer: pl.Trainer
+) -> SampleSet | None:
     """Return the first samples of the validation set, from those that each process has seen.
 
     A distributed sampler deals the dataset out like cards, so the first samples are every
     process's first, then every process's second, and so on.
 
     Args:
-        part: the first samples that this process has seen.
+        part: the first samples that this process has seen; not necessarily as many on each, and
+            None if it has seen none.
         count: how many samples are wanted.
         trainer: knows how many processes there are.
-    """
-    if trainer.world_size == 1:
-        return part[:count]
-    size = min(len(part), -(-count // trainer.world_size))
 
-    def dealt(mine: Tensor) -> Tensor:
-        # Not all backends exchange bool.
-        sent = mine.byte() if mine.dtype == torch.bool else mine
-        gathered = trainer.strategy.all_gather(sent[:size].contiguous())
-        return gathered.transpose(0, 1).flatten(0, 1)[:count].to(mine.dtype)
-
-    return part.each(dealt)
-
-
-def on_every_rank(compute: Callable[[], T], trainer: pl.Trainer) -> T:
-    """Return ``compute()``; if it fails on one process, raise on all of them.
-
-    Otherwise the process that failed would go on with training, and the others would wait for its
-    results for ever.
-
-    Args:
-        compute: without communication between processes.
-        trainer: knows how many processes there are.
+    Returns:
+        The samples, the same on all processes; None if none has seen any.
 
     Raises:
-        Exception: what ``compute`` raised here.
-        RuntimeError: it failed on another process only.
+        InputError: the images are of different sizes.
     """
     if trainer.world_size == 1:
-        return compute()
-    failure: Exception | None = None
+        return None if part is None else part[:count]
+    # As objects, on the CPU: what the processes have may differ in number and shape.
+    held = None if part is None else part[:count].to("cpu")
+    of_replica: dict[int, SampleSet] = {}
+    for rank, replica in enumerate(_replica_of_each_rank(trainer)):
+        seen: SampleSet | None = trainer.strategy.broadcast(held, src=rank)
+        if seen is not None:
+            of_replica[replica] = seen
+    dealt = [
+        seen[[turn]]
+        for turn in range(count)
+        for _, seen in sorted(of_replica.items())
+        if turn < len(seen)
+    ]
+    return joined(dealt[:count]).to(trainer.strategy.root_device) if dealt else None
+
+
+def attempt(
+    act: Callable[[], T],
+    trainer: pl.Trainer,
+    told: Callable[[Exception], str] = describe,
+) -> T | Fault:
+    """Return ``act()``, or what went wrong; a failure on one process is one on all of them.
+
+    Otherwise the process that failed would go on with training, and the others would wait for its
+    results for ever. Every process must call this.
+
+    Args:
+        act: without communication between processes.
+        trainer: knows how many processes there are.
+        told: puts an exception into words.
+
+    Returns:
+        What ``act`` returned, if it did so on all processes; otherwise the fault, in the words of
+        the first process that failed.
+    """
     result: T | None = None
+    failure: Exception | None = None
+    text = ""
     try:
-        result = compute()
+        result = act()
     except Exception as error:
-        failure = error
-    failed_here = torch.tensor(int(failure is not None), device=trainer.strategy.root_device)
-    failed = trainer.strategy.all_gather(failed_here)
-    if failure is not None:
-        raise failure
-    if bool(failed.any()):
-        ranks = failed.flatten().nonzero().flatten().tolist()
-        raise RuntimeError(
-            f"the explanation failed on process {', '.join(map(str, ranks))}; its own log says why"
-        )
-    return result  # type: ignore[return-value]
+        failure, text = error, told(error)
+    if trainer.world_size > 1:
+        failed_here = torch.tensor(int(failure is not None), device=trainer.strategy.root_device)
+        failed = trainer.strategy.all_gather(failed_here).flatten().nonzero().flatten().tolist()
+        if failed:
+            said: str = trainer.strategy.broadcast(text, src=failed[0])
+            text = f"{said} (on process {', '.join(map(str, failed))})" if said else said
+            failure = failure or RuntimeError(text)
+    return result if failure is None else Fault(text, failure)  # type: ignore[return-value]
+
+
+def _replicas(trainer: pl.Trainer) -> tuple[int, int]:
+    """Return how many copies of the model there are, and which of them is this process's."""
+    dealt = getattr(trainer.strategy, "distributed_sampler_kwargs", None)
+    if trainer.world_size == 1 or not dealt:
+        return trainer.world_size, trainer.global_rank
+    return dealt["num_replicas"], dealt["rank"]
+
+
+def _replica_of_each_rank(trainer: pl.Trainer) -> list[int]:
+    mine = torch.tensor(_replicas(trainer)[1], device=trainer.strategy.root_device)
+    replica: list[int] = trainer.strategy.all_gather(mine).flatten().tolist()
+    return replica
+
+
+def _of_each_replica(part: Tensor, trainer: pl.Trainer) -> Tensor:
+    """Return (replicas, ...), from tensors of one shape on all processes."""
+    gathered = trainer.strategy.all_gather(part.to(trainer.strategy.root_device).contiguous())
+    if _replicas(trainer)[0] == trainer.world_size:
+        return gathered
+    of_rank = _replica_of_each_rank(trainer)
+    return gathered[[of_rank.index(replica) for replica in range(max(of_rank) + 1)]]

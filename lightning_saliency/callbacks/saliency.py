@@ -9,23 +9,23 @@ import lightning.pytorch as pl
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.allowance import is_allowed, log_overhead, report
+from lightning_saliency.callbacks.allowance import report
 from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.checks import check_settings, check_tags, check_trainer
 from lightning_saliency.callbacks.explain import ClassChoice, Method, choices_of, methods_of
-from lightning_saliency.callbacks.explained import Explained, tell
-from lightning_saliency.callbacks.faults import Faults, OnError
+from lightning_saliency.callbacks.faults import Fault, Faults, OnError
 from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
-from lightning_saliency.callbacks.gather import GatheringCallback, keep_gathered
+from lightning_saliency.callbacks.gather import SAMPLES, GatheringCallback
 from lightning_saliency.callbacks.made_for import MadeFor
 from lightning_saliency.callbacks.monitor import Monitor
-from lightning_saliency.callbacks.noise import measure_noise_if_due
 from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.ranks import attempt
 from lightning_saliency.callbacks.references import Pinned
 from lightning_saliency.callbacks.regions import Regions, RegionsSpec
-from lightning_saliency.callbacks.rhythm import is_due, validation_step
+from lightning_saliency.callbacks.rhythm import validation_step
+from lightning_saliency.callbacks.safely import explain_if_due
 from lightning_saliency.callbacks.samples import SampleSet, SampleSpec
 
 __all__ = ["SaliencyCallback"]
@@ -138,7 +138,7 @@ class SaliencyCallback(GatheringCallback):
         )
         self._made_for = MadeFor(self.samples, dataloader_idx, self.monitor)
         self._is_set_up = False
-        self._last_epoch: int | None = None
+        self.last_epoch: int | None = None
         self._saw_validation = False
 
     @property
@@ -211,8 +211,8 @@ class SaliencyCallback(GatheringCallback):
         if trainer.sanity_checking:
             return
         self._saw_validation = True
-        keep_gathered(self.samples, trainer)
-        self._explain_if_due(trainer, pl_module, validation_step(trainer))
+        self._keep_samples(trainer)
+        explain_if_due(self, trainer, pl_module, validation_step(trainer))
 
     # trainer.test runs the same loop under other names.
     on_test_epoch_end = on_validation_epoch_end
@@ -221,9 +221,9 @@ class SaliencyCallback(GatheringCallback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explain the samples, if the epoch ended without a validation run."""
         # After a resume this hook can come for an epoch that was explained before the checkpoint.
-        if not self._saw_validation and self._last_epoch != trainer.current_epoch:
+        if not self._saw_validation and self.last_epoch != trainer.current_epoch:
             # Lightning logs the metrics of an epoch's end one step back, at its last batch.
-            self._explain_if_due(trainer, pl_module, validation_step(trainer) - 1)
+            explain_if_due(self, trainer, pl_module, validation_step(trainer) - 1)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -238,7 +238,7 @@ class SaliencyCallback(GatheringCallback):
             "samples": self.samples.state_dict(),
             "monitor": self.monitor.state_dict(),
             "budget": self.budget.state_dict(),
-            "last_epoch": self._last_epoch,
+            "last_epoch": self.last_epoch,
             "made_for": self._made_for.state_dict(),
         }
 
@@ -250,7 +250,7 @@ class SaliencyCallback(GatheringCallback):
             parts = self._made_for.fitting(state_dict["made_for"], state_dict["monitor"])
             self.monitor.load_state_dict(parts)
         self.budget.load_state_dict(state_dict["budget"])
-        self._last_epoch = state_dict["last_epoch"]
+        self.last_epoch = state_dict["last_epoch"]
 
     # How the hooks do it.
 
@@ -259,21 +259,13 @@ class SaliencyCallback(GatheringCallback):
     ) -> None:
         if probe is not None:
             with self.budget.spending():
-                self.monitor.prepare(probe[:1], trainer, pl_module)
+                ready = attempt(
+                    lambda: self.monitor.prepare(probe[:1], trainer, pl_module), trainer
+                )
+            if isinstance(ready, Fault):
+                raise ready.error
 
-    def _explain_if_due(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int
-    ) -> None:
-        samples = self.samples.known
-        due = is_due(self._last_epoch, self.every_n_epochs, trainer)
-        if samples is None or self.faults.gave_up or not due:
-            return
-        if is_allowed(self.budget, self.monitor, samples, trainer, pl_module):
-            explained: Explained | None = None
-            with self.faults.reported(trainer.current_epoch), self.budget.explaining():
-                explained = self.monitor.explain(samples, trainer, pl_module, step)
-            self._last_epoch = trainer.current_epoch
-            if explained is not None:
-                measure_noise_if_due(self, samples, trainer, pl_module)
-                tell(trainer, pl_module, self, explained)
-        log_overhead(self.budget, self.monitor.prefix, trainer, pl_module)
+    def _keep_samples(self, trainer: pl.Trainer) -> None:
+        if self.samples.known is None and not self.faults.gave_up(SAMPLES):
+            fault = self.gathering.end(trainer)
+            self.faults.settle({SAMPLES: fault}, trainer.current_epoch)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_saliency.callbacks.batch import Unpack, unpack_batch
 from lightning_saliency.errors import InputError
 
-__all__ = ["SampleSet", "SampleSpec", "Samples"]
+__all__ = ["SampleSet", "SampleSpec", "Samples", "joined"]
 
 SampleSpec: TypeAlias = int | Sequence[int] | tuple[Tensor, Tensor | None]
 """Which samples are explained: that many first samples of the validation run; indices into the
@@ -34,7 +34,7 @@ class SampleSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, which: slice) -> "SampleSet":
+    def __getitem__(self, which: slice | list[int]) -> "SampleSet":
         return self.each(lambda tensor: tensor[which])
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "SampleSet":
@@ -126,24 +126,7 @@ class Samples:
         """
         if not self._gathered:
             return None
-        shapes = {tuple(part.images.shape[1:]) for part in self._gathered}
-        if len(shapes) > 1:
-            raise InputError(
-                "Expected validation images of one size, got "
-                + " and ".join(str(shape) for shape in sorted(shapes))
-                + ". Explain samples of one size: samples=[indices], or samples=(images, labels)."
-            )
-        labels = [part.labels for part in self._gathered if part.labels is not None]
-        complete = len(labels) == len(self._gathered)
-        return SampleSet(
-            torch.cat([part.images for part in self._gathered]),
-            torch.cat(labels) if complete else None,
-            {
-                name: torch.cat([part.regions[name] for part in self._gathered])
-                for name in self._gathered[0].regions
-                if all(name in part.regions for part in self._gathered)
-            },
-        )
+        return joined(self._gathered)
 
     def keep(self, samples: SampleSet) -> None:
         """From now on these samples are explained."""
@@ -164,6 +147,34 @@ class Samples:
         """
         if state and not self._given:
             self.known = SampleSet(**state)
+
+
+def joined(parts: Sequence[SampleSet]) -> SampleSet:
+    """Return several sets of samples as one.
+
+    Args:
+        parts: at least one, all on one device.
+
+    Raises:
+        InputError: the images are of different sizes.
+    """
+    shapes = {tuple(part.images.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise InputError(
+            "Expected validation images of one size, got "
+            + " and ".join(str(shape) for shape in sorted(shapes))
+            + ". Explain samples of one size: samples=[indices], or samples=(images, labels)."
+        )
+    labels = [part.labels for part in parts if part.labels is not None]
+    return SampleSet(
+        torch.cat([part.images for part in parts]),
+        torch.cat(labels) if len(labels) == len(parts) else None,
+        {
+            name: torch.cat([part.regions[name] for part in parts])
+            for name in parts[0].regions
+            if all(name in part.regions for part in parts)
+        },
+    )
 
 
 def _checked_pair(pair: Sequence[Any]) -> SampleSet:
