@@ -121,6 +121,25 @@ def test_after_an_error(undisturbed_run: Plain, tmp_path: Path, name: str) -> No
     assert first_difference(undisturbed_run(HARDEST), record) == ""
 
 
+class FailingInTheModel(Explainer):
+    """Explains a model that raises in the middle of the pass, and goes on."""
+
+    @override
+    def explain(self, module: pl.LightningModule) -> None:
+        module.breaks_when_explained = True
+        with pytest.raises(ArithmeticError, match="in the model"):
+            self.method(module, *samples())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_after_an_exception_inside_the_model(
+    undisturbed_run: Plain, tmp_path: Path, name: str
+) -> None:
+    failing = [FailingInTheModel(make_method(name), hook) for hook in HOOKS]
+    record = train(tmp_path, HARDEST, failing)
+    assert first_difference(undisturbed_run(HARDEST), record) == ""
+
+
 # --- the callbacks ----------------------------------------------------------------------------
 
 NAMED = [name for name in callbacks.__all__ if name != "SaliencyCallback"]
@@ -134,8 +153,8 @@ def make_callback(name: str, **settings: Any) -> pl.Callback:
 def explanations(folder: Path, name: str) -> int:
     """Return how often the first sample was explained, by what TensorBoard finds."""
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
-    method = METHODS[name.removesuffix("Callback")].name
-    return len(events.Images(f"saliency/{method}/sample_0"))
+    tag = f"saliency/{METHODS[name.removesuffix('Callback')].name}/sample_0"
+    return len(events.Images(tag)) if tag in events.Tags()["images"] else 0
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -154,6 +173,24 @@ def test_named_callbacks_at_the_end_of_an_epoch_without_validation(
     assert first_difference(undisturbed_run(SELDOM), record) == ""
     # One explanation at the end of the first epoch, one after the validation run of the second.
     assert explanations(next(tmp_path.iterdir()), name) == 2
+
+
+class Breaks(pl.Callback):
+    """From the first training step on, explaining the model raises inside the model."""
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.breaks_when_explained = True
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.filterwarnings("ignore:.*in the model")
+def test_named_callbacks_after_an_exception_inside_the_model(
+    undisturbed_run: Plain, tmp_path: Path, name: str
+) -> None:
+    record = train(tmp_path, HARDEST, [make_callback(name), Breaks()])
+    assert first_difference(undisturbed_run(HARDEST), record) == ""
+    assert explanations(next(tmp_path.iterdir()), name) == 0
 
 
 @pytest.mark.slow

@@ -62,7 +62,13 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
 
 
 class Classifier(pl.LightningModule):
-    """A user's module, with a frozen stem."""
+    """A user's module, with a frozen stem.
+
+    Attributes:
+        breaks_when_explained: raise in the middle of every pass that an explanation makes.
+    """
+
+    breaks_when_explained = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,6 +85,9 @@ class Classifier(pl.LightningModule):
     @override
     def forward(self, x: Tensor) -> Tensor:
         x = F.adaptive_avg_pool2d(self.features(self.stem(x)), 3)
+        # Nobody but an explanation freezes the head.
+        if self.breaks_when_explained and not self.head.weight.requires_grad:
+            raise ArithmeticError("in the model")
         return self.head(self.dropout(x.flatten(1)))
 
     @override

@@ -76,6 +76,7 @@ def test_captum_agrees(kind: str, interpolated: bool) -> None:
         pytest.param("vgg11_bn", "features.28", marks=pytest.mark.slow),
         ("squeezenet1_1", "features.12"),
         ("googlenet", "inception5b"),
+        pytest.param("densenet121", "features.denseblock4", marks=pytest.mark.slow),
         ("resnet18", "layer4"),
         ("resnet18", "layer2"),
     ],

@@ -124,7 +124,8 @@ def test_torchray_misses_the_method_of_a_tensor_and_we_do_not() -> None:
     assert difference(ray_guided.guided_backprop(model, image.clone(), [1, 2]), wanted) > 0.1
 
 
-def test_guided_backprop_by_a_loop_over_the_layers() -> None:
+@pytest.mark.parametrize("method", [guided_backprop, deconvnet])
+def test_a_loop_over_the_layers(method: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
     weights = [torch.randn(6, 4).double(), torch.randn(5, 6).double(), torch.randn(3, 5).double()]
     image = torch.randn(1, 1, 2, 2).double()
@@ -133,7 +134,11 @@ def test_guided_backprop_by_a_loop_over_the_layers() -> None:
         values.append((weight @ values[-1]).clamp(min=0))
     signal = [float(v) for v in weights[-1][1]]
     for weight, value in zip(reversed(weights[:-1]), reversed(values[1:]), strict=True):
-        passed = [s if s > 0 and v > 0 else 0.0 for s, v in zip(signal, value, strict=True)]
+        # DeconvNet does not look at what was active on the way up.
+        passed = [
+            s if s > 0 and (v > 0 or method is deconvnet) else 0.0
+            for s, v in zip(signal, value, strict=True)
+        ]
         signal = [
             sum(p * float(row[column]) for p, row in zip(passed, weight, strict=True))
             for column in range(weight.shape[1])
@@ -145,7 +150,7 @@ def test_guided_backprop_by_a_loop_over_the_layers() -> None:
         for layer, weight in zip(layers[1:], weights, strict=True):
             layer.weight.copy_(weight)
             layer.bias.zero_()
-    found = guided_backprop(model, image, 1).flatten()
+    found = method(model, image, 1).flatten()
     assert torch.allclose(found, torch.tensor(signal, dtype=torch.float64).abs())
 
 
