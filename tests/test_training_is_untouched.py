@@ -18,6 +18,8 @@ from untouched import CLASSES, SIZE, Record, Setting, first_difference, small_ru
 import lightning_saliency
 from lightning_saliency import callbacks
 from lightning_saliency.attribution import AttributionMethod
+from lightning_saliency.metrics import FAITHFULNESS
+from lightning_saliency.trust import TrustChecks
 
 pytestmark = [
     *small_runs,
@@ -213,6 +215,26 @@ def test_one_callback_for_several_methods(
     )
     record = train(tmp_path, setting, [callback])
     assert first_difference(undisturbed_run(setting), record) == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "sanity_check"),
+    [(HARDEST, 0), (SELDOM, True)],
+    ids=["check in the first epoch", "check at the end"],
+)
+def test_signs_of_trust(
+    undisturbed_run: Plain, tmp_path: Path, setting: Setting, sanity_check: bool | int
+) -> None:
+    checks = TrustChecks(tuple(FAITHFULNESS), every=2, sanity_check=sanity_check)
+    methods = [make_method(name) for name in ("Gradient", "ExcitationBackprop", "RISE")]
+    callback = lightning_saliency.SaliencyCallback(
+        methods, samples=samples(), trust=checks, on_error="raise"
+    )
+    record = train(tmp_path, setting, [callback])
+    assert first_difference(undisturbed_run(setting), record) == ""
+    events = EventAccumulator(str(next(tmp_path.iterdir()))).Reload().Tags()
+    assert "saliency_sanity/rise" in events["images"]
+    assert "saliency_faithfulness/rise/road" in events["scalars"]
 
 
 @pytest.mark.parametrize("samples", [3, [0, 6]], ids=["first", "by index"])

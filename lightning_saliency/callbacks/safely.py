@@ -48,6 +48,7 @@ def explain_if_due(
         explained = _explain(callback, samples, trainer, pl_module, step)
         if explained is not None:
             measure_noise_if_due(callback, samples, trainer, pl_module)
+            callback.trust.after(explained, callback, trainer, pl_module)
             _tell(callback, explained, trainer, pl_module)
     log_overhead(budget, callback.monitor.prefix, trainer, pl_module)
 

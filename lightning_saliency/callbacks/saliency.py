@@ -27,6 +27,8 @@ from lightning_saliency.callbacks.regions import Regions, RegionsSpec
 from lightning_saliency.callbacks.rhythm import validation_step
 from lightning_saliency.callbacks.safely import explain_if_due
 from lightning_saliency.callbacks.samples import SampleSet, SampleSpec
+from lightning_saliency.callbacks.trust import TrustRun
+from lightning_saliency.trust.checks import TrustChecks
 
 __all__ = ["SaliencyCallback"]
 
@@ -56,6 +58,7 @@ class SaliencyCallback(GatheringCallback):
       classes, ``flips`` (the share of samples whose predicted class has changed since the previous
       explanation) and ``degenerate_frac`` (the share of maps that are constant or not finite);
     - ``saliency_overhead``: the share of the run's time that explanations took so far;
+    - ``saliency_faithfulness/<method>/<measure>`` and ``saliency_sanity/<method>``, if asked for;
     - ``saliency_object/<method>/<measure>``, if there is ground truth: ``energy``, ``pointing`` and
       ``top10_iou``; ``saliency_region/<method>/<name>``: the share of the map's mass in each other
       region; ``saliency_region_area/<name>``: what that share is for a map that knows nothing.
@@ -88,6 +91,7 @@ class SaliencyCallback(GatheringCallback):
         warmup_epochs: nothing before this epoch is pinned.
         noise_every: at the first and every so many explanations, RISE and extremal perturbation
             explain a second time with another seed, to see what their noise is; None for never.
+        trust: see :class:`~lightning_saliency.trust.TrustChecks`; None not to look for any.
         max_overhead: skip explanations that would take more than this share of the run's time;
             the first may be made early if it fits into the share of the whole run.
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
@@ -115,6 +119,7 @@ class SaliencyCallback(GatheringCallback):
         pinned: Pinned = "first",
         warmup_epochs: int = 0,
         noise_every: int | None = 10,
+        trust: TrustChecks | None = None,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -126,6 +131,7 @@ class SaliencyCallback(GatheringCallback):
         self.every_n_epochs = every_n_epochs
         self.faults = Faults(on_error)
         self.budget = Budget(max_overhead)
+        self.trust = TrustRun(trust)
         self.monitor = Monitor(
             methods=methods_of(method),
             choices=choices_of(target),
@@ -226,6 +232,11 @@ class SaliencyCallback(GatheringCallback):
             explain_if_due(self, trainer, pl_module, validation_step(trainer) - 1)
 
     @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the sanity check that was kept for the end."""
+        self.trust.at_the_end(self, trainer, pl_module)
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how often the budget was kept by leaving an explanation out."""
         self.budget.stop()
@@ -238,6 +249,7 @@ class SaliencyCallback(GatheringCallback):
             "samples": self.samples.state_dict(),
             "monitor": self.monitor.state_dict(),
             "budget": self.budget.state_dict(),
+            "trust": self.trust.state_dict(),
             "last_epoch": self.last_epoch,
             "made_for": self._made_for.state_dict(),
         }
@@ -250,6 +262,7 @@ class SaliencyCallback(GatheringCallback):
             parts = self._made_for.fitting(state_dict["made_for"], state_dict["monitor"])
             self.monitor.load_state_dict(parts)
         self.budget.load_state_dict(state_dict["budget"])
+        self.trust.load_state_dict(state_dict["trust"])
         self.last_epoch = state_dict["last_epoch"]
 
     # How the hooks do it.
@@ -262,6 +275,8 @@ class SaliencyCallback(GatheringCallback):
                 ready = attempt(
                     lambda: self.monitor.prepare(probe[:1], trainer, pl_module), trainer
                 )
+                if not isinstance(ready, Fault):
+                    ready = attempt(lambda: self.trust.prepare(pl_module), trainer)
             if isinstance(ready, Fault):
                 raise ready.error
 

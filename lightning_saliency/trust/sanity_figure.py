@@ -106,9 +106,10 @@ def figure_pixels(figure: Figure) -> Tensor:
 
 
 def _title(method: str) -> str:
-    if method not in VERDICTS:
-        return f"Random weights: {method}" if method else "Random weights"
-    return f"Random weights: {method}. Published: {VERDICTS[method]}"
+    title = f"Random weights: {method}" if method else "Random weights"
+    # With two targets, a callback's tags go on with the target.
+    verdict = VERDICTS.get(method.partition("/")[0])
+    return f"{title}. Published: {verdict}" if verdict else title
 
 
 def _draw_maps(

@@ -14,7 +14,9 @@ from small_runs import QUIET, TinyModule, events, make_trainer, train_loader, va
 from torch import Tensor, nn
 
 from lightning_saliency import DriftAlarm, SaliencyCallback
-from lightning_saliency.attribution import GradCAM, Gradient
+from lightning_saliency.attribution import GradCAM, Gradient, LinearApprox
+from lightning_saliency.metrics import FAITHFULNESS
+from lightning_saliency.trust import TrustChecks
 
 pytestmark = [
     *QUIET,
@@ -54,10 +56,11 @@ def pictures(folder: Path) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
     }
 
 
-def numbers(folder: Path) -> dict[str, list[float]]:
+def numbers(folder: Path, *starts: str) -> dict[str, list[float]]:
     found = events(folder)
     # What depends on the clock is not compared.
-    tags = [tag for tag in found.Tags()["scalars"] if tag.startswith(("saliency_d", "saliency_t"))]
+    starts = starts or ("saliency_d", "saliency_t")
+    tags = [tag for tag in found.Tags()["scalars"] if tag.startswith(starts)]
     return {tag: [event.value for event in found.Scalars(tag)] for tag in tags}
 
 
@@ -101,6 +104,26 @@ def test_an_alarm_stops_and_saves_on_all_processes_at_once(tmp_path: Path) -> No
     # Two processes take two batches each of an epoch.
     saved = tmp_path / "run" / "checkpoints" / "saliency_alarm-epoch=5-step=12.ckpt"
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_two_processes_find_the_trust_that_one_finds(tmp_path: Path) -> None:
+    checks = TrustChecks(tuple(FAITHFULNESS), sanity_check=True)
+    for processes in (1, 2):
+        callback = SaliencyCallback(
+            [Gradient(), LinearApprox()], samples=5, trust=checks, on_error="raise"
+        )
+        run(tmp_path / str(processes), processes, callback)
+    alone, shared = (
+        numbers(tmp_path / str(processes), "saliency_faithfulness", "saliency_sanity")
+        for processes in (1, 2)
+    )
+    assert alone.keys() == shared.keys()
+    assert len(alone) == 2 * 5 + 3 * 3 + 3 * 6
+    assert "saliency_sanity/linear_approx/all_random/spearman_abs" in alone
+    for tag, values in alone.items():
+        assert shared[tag] == pytest.approx(values, abs=1e-4), tag
+    for method in ("gradient", "linear_approx"):
+        assert f"saliency_sanity/{method}" in events(tmp_path / "2").Tags()["images"]
 
 
 def fails_on_the_second_process(model: nn.Module, image: Tensor, target: Any) -> Tensor:

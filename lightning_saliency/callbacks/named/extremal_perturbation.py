@@ -16,6 +16,7 @@ from lightning_saliency.callbacks.samples import SampleSpec
 from lightning_saliency.image.perturbation import PerturbationKind
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.batching import BatchSize
+from lightning_saliency.trust.checks import TrustChecks
 
 __all__ = ["ExtremalPerturbationCallback"]
 
@@ -81,6 +82,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         pinned: Pinned = "first",
         warmup_epochs: int = 0,
         noise_every: int | None = 10,
+        trust: TrustChecks | None = None,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -118,6 +120,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             pinned=pinned,
             warmup_epochs=warmup_epochs,
             noise_every=noise_every,
+            trust=trust,
             max_overhead=max_overhead,
             on_error=on_error,
             name=name,

@@ -13,6 +13,7 @@ from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.callbacks.samples import SampleSpec
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import Layout
+from lightning_saliency.trust.checks import TrustChecks
 
 __all__ = ["LinearApproxCallback"]
 
@@ -49,6 +50,7 @@ class LinearApproxCallback(SaliencyCallback):
         pinned: Pinned = "first",
         warmup_epochs: int = 0,
         noise_every: int | None = 10,
+        trust: TrustChecks | None = None,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -75,6 +77,7 @@ class LinearApproxCallback(SaliencyCallback):
             pinned=pinned,
             warmup_epochs=warmup_epochs,
             noise_every=noise_every,
+            trust=trust,
             max_overhead=max_overhead,
             on_error=on_error,
             name=name,

@@ -15,6 +15,7 @@ from lightning_saliency.callbacks.samples import SampleSpec
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.batching import BatchSize
 from lightning_saliency.network.score import ScoreKind
+from lightning_saliency.trust.checks import TrustChecks
 
 __all__ = ["RISECallback"]
 
@@ -77,6 +78,7 @@ class RISECallback(SaliencyCallback):
         pinned: Pinned = "first",
         warmup_epochs: int = 0,
         noise_every: int | None = 10,
+        trust: TrustChecks | None = None,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -110,6 +112,7 @@ class RISECallback(SaliencyCallback):
             pinned=pinned,
             warmup_epochs=warmup_epochs,
             noise_every=noise_every,
+            trust=trust,
             max_overhead=max_overhead,
             on_error=on_error,
             name=name,
