@@ -1,14 +1,27 @@
 """From the scores of masked images to a map: the average that RISE takes over its masks."""
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.image.random_mask import MaskBlock
 
-__all__ = ["MaskAverage", "RISEEstimate", "estimate_maps", "rank_correlation"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "MaskAverage",
+    "MaskGatherer",
+    "RISEEstimate",
+    "estimate_maps",
+    "rank_correlation",
+]
 
 
 @dataclass(frozen=True)
@@ -33,8 +46,10 @@ def estimate_maps(
     blocks: Iterable[MaskBlock],
     scores: Callable[[MaskBlock, Tensor], Tensor],
     image_indices: Tensor,
+    average: MaskGatherer,
     centred: bool,
     until: float | None = None,
+    judged: bool = True,
 ) -> RISEEstimate:
     """Return the mean over masks of score x mask for each image, and the images' own errors.
 
@@ -43,11 +58,12 @@ def estimate_maps(
         scores: takes a block and the indices (n,) of the images that still need it; returns their
             scores (n, 1, M) under its masks.
         image_indices: (N,), int64: 0, 1, ..., on the images' device.
+        average: gathers the scores; empty.
         centred: subtract the mean score, see :meth:`MaskAverage.mean`.
         until: an image needs no more masks once its split-half correlation is at least this,
             looked at after every second block; None for all blocks.
+        judged: False leaves the split-half correlations out; they are NaN then.
     """
-    average = MaskAverage()
     running = image_indices
     settled: list[tuple[Tensor, RISEEstimate]] = []
     for block in blocks:
@@ -56,12 +72,12 @@ def estimate_maps(
             continue
         reached = average.split_half(centred)[:, 0] >= until
         if bool(reached.any()):
-            settled.append((running[reached], _summary(average.select(reached), centred)))
+            settled.append((running[reached], _summary(average.select(reached), centred, judged)))
             average, running = average.select(~reached), running[~reached]
             if not len(running):
                 break
     if len(running):
-        settled.append((running, _summary(average, centred)))
+        settled.append((running, _summary(average, centred, judged)))
     order = torch.cat([indices for indices, _ in settled]).argsort()
     return RISEEstimate(
         torch.cat([estimate.saliency for _, estimate in settled])[order],
@@ -70,13 +86,73 @@ def estimate_maps(
     )
 
 
-def _summary(average: "MaskAverage", centred: bool) -> RISEEstimate:
+def _summary(average: MaskGatherer, centred: bool, judged: bool) -> RISEEstimate:
     saliency = average.mean(centred)
     counts = torch.full((len(saliency),), average.num_masks, device=saliency.device)
-    return RISEEstimate(saliency, average.split_half(centred)[:, 0], counts)
+    split_half = saliency.new_full((len(saliency),), torch.nan)
+    if judged:
+        split_half = average.split_half(centred)[:, 0]
+    return RISEEstimate(saliency, split_half, counts)
 
 
-class MaskAverage:
+class MaskGatherer(ABC):
+    """Gathers the scores of masks block by block, and makes maps of them."""
+
+    @property
+    @abstractmethod
+    def num_blocks(self) -> int:
+        """How many blocks were added."""
+
+    @property
+    @abstractmethod
+    def num_masks(self) -> int:
+        """How many masks were added."""
+
+    @abstractmethod
+    def add(self, scores: Tensor, block: MaskBlock) -> None:
+        """Add the scores of a block of masks.
+
+        Args:
+            scores: (N, K, M), K scores of each image under each of the M masks.
+            block: the masks.
+        """
+
+    @abstractmethod
+    def mean(self, centred: bool, half: int | None = None) -> Tensor:
+        """Return the mean over the masks of score x mask, for each pixel.
+
+        Args:
+            centred: take mean((score - mean score) x mask) instead: the covariance of the score
+                with the mask.
+            half: 0 or 1 for the masks of one half, None for all.
+
+        Returns:
+            (N, K, H, W).
+        """
+
+    @abstractmethod
+    def select(self, images: Tensor) -> Self:
+        """Return what was gathered of some of the images.
+
+        Args:
+            images: bool, (N,).
+        """
+
+    def split_half(self, centred: bool) -> Tensor:
+        """Return the Spearman correlation between the maps of the two halves, shape (N, K).
+
+        NaN if only one half has masks, or a map is constant.
+
+        Args:
+            centred: as for :meth:`mean`.
+        """
+        first = self.mean(centred, 0)
+        if self.num_blocks < 2:
+            return torch.full_like(first[..., 0, 0], torch.nan)
+        return rank_correlation(first.flatten(2), self.mean(centred, 1).flatten(2))
+
+
+class MaskAverage(MaskGatherer):
     """The mean over masks of score x mask, gathered block by block, in two halves.
 
     Only sums are kept, so the memory does not grow with the number of masks. The blocks go to one
@@ -152,24 +228,8 @@ class MaskAverage:
         level = -scores / count if centred else self._reference
         return torch.addcmul(weighted, level[..., None, None], masks).div_(count)
 
-    def split_half(self, centred: bool) -> Tensor:
-        """Return the Spearman correlation between the maps of the two halves, shape (N, K).
-
-        NaN if only one half has masks, or a map is constant.
-
-        Args:
-            centred: as for :meth:`mean`.
-        """
-        if self.num_blocks < 2:
-            return torch.full_like(self._reference, torch.nan)
-        return rank_correlation(self.mean(centred, 0).flatten(2), self.mean(centred, 1).flatten(2))
-
-    def select(self, images: Tensor) -> "MaskAverage":
-        """Return the sums of some of the images.
-
-        Args:
-            images: bool, (N,).
-        """
+    def select(self, images: Tensor) -> MaskAverage:
+        """Return the sums of some of the images; ``images`` is bool, (N,)."""
         chosen = MaskAverage(self._halves)
         chosen._counts = list(self._counts)
         chosen._masks = self._masks

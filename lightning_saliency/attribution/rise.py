@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.guard import guarded
-from lightning_saliency.attribution.mask_average import MaskAverage, RISEEstimate, estimate_maps
+from lightning_saliency.attribution.mask_average import MaskGatherer, RISEEstimate, estimate_maps
 from lightning_saliency.attribution.mask_scoring import MaskScoring
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.rise_estimator import ESTIMATORS, RISEEstimator, RISEPreset
-from lightning_saliency.errors import InputError
+from lightning_saliency.attribution.rise_settings import check_choice, check_settings
 from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.batching import Batches, BatchSize, check_batch_size
@@ -36,10 +36,11 @@ class RISE(AttributionMethod):
     it needs no gradient and no layers of any kind.
 
     By default this is the paper's map with less noise at the same number of masks. The masks come
-    in balanced blocks (:func:`~lightning_saliency.image.random_mask.balanced_masks`), and the mean
-    score is subtracted before the scores are averaged; the latter changes the map by a constant,
-    but without it the noise of the mean mask, times the mean score, lies over the map. With ``p``
-    other than 0.5 there are no such blocks, and the masks are independent.
+    in balanced blocks (:func:`~lightning_saliency.image.random_mask.balanced_masks`); the mean
+    score is subtracted, which changes the map by a constant; and with up to 1,024 masks a smooth
+    function is fitted to their scores, so that the mean can be taken over far more masks than the
+    model has seen (:class:`~lightning_saliency.attribution.mask_regression.MaskRegression`). With
+    ``p`` other than 0.5 the masks are independent and there is no fit.
 
     Every image gets the same masks, in every call, so that maps of one image can be compared over
     the epochs; what the choice of masks adds to a map is then the same each time, not zero. See
@@ -47,9 +48,8 @@ class RISE(AttributionMethod):
 
     Args:
         num_masks: how many masks, at most; balanced masks come in blocks (128 for 7 cells), and
-            the number is rounded up to whole blocks. None for 8,000 with a preset, else for 1,024:
-            on a small network that gave a Spearman correlation of 0.95 with the maps of 32,768
-            masks, for which the paper's estimator took 3,600 (``tests/performance/bench_rise.py``).
+            the number is rounded up to whole blocks. None for 256, or with a preset for 1,024
+            (``"balanced"``) or 8,000.
         num_cells: cells of the coarse grid in each direction, or (rows, columns).
         p: probability that a cell is kept, above 0 and below 1.
         batch_size: how many masked images go through the model at once; halved when a GPU runs out
@@ -60,10 +60,10 @@ class RISE(AttributionMethod):
             ever survives the masks has a probability near 0 almost everywhere, and a few masks
             decide on the map; the logit or the logarithm then need far fewer masks, but they are
             another quantity. Not used where the target is a callable.
-        preset: None; ``"paper"`` for independent masks and the mean of score x mask over p;
-            ``"torchray"`` for the map that TorchRay gives for the same seed on the CPU, which is
-            the mean of sigmoid x mask, with masks that depend on the batch size (32 for
-            ``"auto"``).
+        preset: None; ``"balanced"`` for the mean over balanced masks without a fit; ``"paper"``
+            for independent masks and the mean of score x mask over p; ``"torchray"`` for the map
+            that TorchRay gives for the same seed on the CPU, which is the mean of sigmoid x mask,
+            with masks that depend on the batch size (32 for ``"auto"``).
         until: stop an image's masks as soon as its split-half correlation (see
             :class:`RISEEstimate`) is at least this, looked at after every second block; None for
             all masks. It costs a host synchronisation each time.
@@ -89,36 +89,14 @@ class RISE(AttributionMethod):
             InputError: one of them is out of its range.
         """
         super().__post_init__()
-        if self.num_masks is not None and not _is_count(self.num_masks):
-            raise InputError(f"Expected num_masks >= 1, got {self.num_masks!r}.")
-        cells = self.num_cells if isinstance(self.num_cells, (tuple, list)) else [self.num_cells]
-        if len(cells) not in (1, 2) or not all(map(_is_count, cells)):
-            raise InputError(
-                "Expected num_cells >= 1, or a pair (rows, columns) of such, got "
-                f"{self.num_cells!r}."
-            )
-        if not 0 < self.p < 1:
-            raise InputError(f"Expected p, the share of kept cells, in (0, 1), got {self.p}.")
-        if not isinstance(self.seed, int):
-            raise InputError(f"Expected seed to be an integer, got {self.seed!r}.")
+        check_settings(self.num_masks, self.num_cells, self.p, self.seed, self.until)
         check_batch_size(self.batch_size)
-        self._check_choices()
-
-    def _check_choices(self) -> None:
         for name, choices in (("score", get_args(ScoreKind)), ("preset", get_args(RISEPreset))):
-            value = getattr(self, name)
-            if value is not None and value not in choices:
-                raise InputError(
-                    f"Expected {name} to be None or one of {', '.join(choices)}, got {value!r}."
-                )
-        if self.until is not None and not 0 < self.until < 1:
-            raise InputError(
-                f"Expected until, a split-half correlation, in (0, 1), got {self.until}."
-            )
+            check_choice(name, getattr(self, name), choices)
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the maps (N, 1, H, W); see :meth:`AttributionMethod.attribute`."""
-        return self._estimate(model, image, target).saliency
+        return self._estimate(model, image, target, judged=False).saliency
 
     def estimate(self, model: nn.Module, image: Tensor, target: Target) -> RISEEstimate:
         """Explain ``target`` for each image, and say how far the maps can be trusted.
@@ -157,7 +135,7 @@ class RISE(AttributionMethod):
         kind = self.score or self._estimator.score
         with guarded(model, image) as images, torch.no_grad():
             scoring = self._scoring(model, images)
-            average = MaskAverage(halves=False)
+            average = self._gatherer(kind, halves=False)
             for block in self._blocks(images):
                 scores = scoring(
                     images, block, lambda output, owner: all_class_scores(output, kind, len(owner))
@@ -171,9 +149,12 @@ class RISE(AttributionMethod):
         return self
 
     @torch.no_grad()
-    def _estimate(self, model: nn.Module, image: Tensor, target: Target) -> RISEEstimate:
+    def _estimate(
+        self, model: nn.Module, image: Tensor, target: Target, judged: bool = True
+    ) -> RISEEstimate:
         estimator, scoring = self._estimator, self._scoring(model, image)
-        score = target_score(model, image, target, self.score or estimator.score, scoring.batches)
+        kind = self.score or estimator.score
+        score = target_score(model, image, target, kind, scoring.batches)
 
         def scores(block: MaskBlock, running: Tensor) -> Tensor:
             return scoring(
@@ -181,12 +162,28 @@ class RISE(AttributionMethod):
             )
 
         indices = torch.arange(len(image), device=image.device)
-        found = estimate_maps(self._blocks(image), scores, indices, estimator.centred, self.until)
+        known = None if callable(target) and not isinstance(target, Tensor) else kind
+        found = estimate_maps(
+            self._blocks(image),
+            scores,
+            indices,
+            self._gatherer(known),
+            estimator.centred,
+            self.until,
+            judged,
+        )
         return replace(found, saliency=found.saliency / estimator.divisor(self.p))
 
     def _scoring(self, model: nn.Module, image: Tensor) -> MaskScoring:
-        count = self._estimator.count(self.num_cells, self.num_masks, self.p)
-        return MaskScoring(model, Batches(self.batch_size, image.device), self.autocast, count)
+        batches = Batches(self.batch_size, image.device)
+        return MaskScoring(model, batches, self.autocast, self._count)
+
+    def _gatherer(self, kind: ScoreKind | None, halves: bool = True) -> MaskGatherer:
+        return self._estimator.gatherer(self._count, self.p, kind, halves)
+
+    @property
+    def _count(self) -> int:
+        return self._estimator.count(self.num_cells, self.num_masks, self.p)
 
     @property
     def _estimator(self) -> RISEEstimator:
@@ -198,10 +195,6 @@ class RISE(AttributionMethod):
     def _blocks(self, image: Tensor) -> Iterator[MaskBlock]:
         upsampling = self._estimator.upsampling(image, self.num_cells)
         return self._estimator.masks(upsampling, self.num_masks, self.p, self.seed)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def rise(
@@ -223,7 +216,7 @@ def rise(
     Args:
         model: takes ``input`` and returns class scores; it is not changed.
         input: (N, C, H, W).
-        num_masks: how many masks; None for 1,024, or 8,000 with a preset.
+        num_masks: how many masks; None for 256, or what the preset says.
         num_cells: cells of the coarse grid in each direction, or (rows, columns).
         p: probability that a cell is kept.
         batch_size: how many masked images go through the model at once, or ``"auto"``.
@@ -231,7 +224,7 @@ def rise(
         resize: a pair (height, width) resizes the maps, which have the size of the image.
         resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
         score: ``"probability"``, ``"logit"``, ``"log_probability"`` or ``"sigmoid"``.
-        preset: None, ``"paper"`` or ``"torchray"``.
+        preset: None, ``"balanced"``, ``"paper"`` or ``"torchray"``.
         autocast: run the model under autocast to bfloat16.
 
     Returns:

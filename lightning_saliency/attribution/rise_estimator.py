@@ -1,12 +1,15 @@
 """How RISE estimates its maps: which masks, which score, what is done to their products."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from lightning_saliency.attribution.mask_average import MaskAverage
+from lightning_saliency.attribution.mask_regression import MaskRegression
+from lightning_saliency.attribution.score_link import ScoreLink
 from lightning_saliency.image.random_mask import (
     MaskBlock,
     Upsampling,
@@ -18,8 +21,12 @@ from lightning_saliency.network.score import ScoreKind
 
 __all__ = ["ESTIMATORS", "RISEEstimator", "RISEPreset"]
 
-RISEPreset: TypeAlias = Literal["paper", "torchray"]
-"""A published estimator."""
+RISEPreset: TypeAlias = Literal["paper", "torchray", "balanced"]
+"""A published estimator, or the mean over balanced masks as it is."""
+
+# A fit takes a time that grows with the third power of the number of masks. With more masks, the
+# mean over them is good as it is.
+_MOST_MASKS_OF_A_FIT = 1024
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,9 @@ class RISEEstimator:
         score: what is averaged over them.
         balanced: whether the masks are balanced, if half of the cells are kept.
         centred: whether the mean score is subtracted.
+        fitted: whether the map comes from a fit to the scores, see
+            :class:`~lightning_saliency.attribution.mask_regression.MaskRegression`, where the
+            masks are balanced and not too many.
         per_kept: whether the map is divided by the probability that a cell is kept.
         reflect: how the grid goes on beyond its border, see
             :class:`~lightning_saliency.image.random_mask.Upsampling`.
@@ -41,6 +51,7 @@ class RISEEstimator:
     score: ScoreKind
     balanced: bool
     centred: bool
+    fitted: bool
     per_kept: bool
     reflect: bool
     block_size: int
@@ -81,6 +92,21 @@ class RISEEstimator:
         block = balanced_block_size(rows * columns)
         return -(-count // block) * block
 
+    def gatherer(
+        self, num_masks: int, p: float, kind: ScoreKind | None, halves: bool = True
+    ) -> MaskAverage | MaskRegression:
+        """Return what gathers the scores of the masks and makes maps of them.
+
+        Args:
+            num_masks: from :meth:`count`.
+            p: probability that a cell is kept.
+            kind: of the scores; None if it is not known.
+            halves: whether the maps of two halves will be asked for.
+        """
+        if self.fitted and self._balances(p) and num_masks <= _MOST_MASKS_OF_A_FIT:
+            return MaskRegression(ScoreLink(kind))
+        return MaskAverage(halves)
+
     def _balances(self, p: float) -> bool:
         return self.balanced and p == 0.5
 
@@ -94,27 +120,24 @@ def _pair(num_cells: int | tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
+_BALANCED = RISEEstimator(
+    num_masks=1024,
+    score="probability",
+    balanced=True,
+    centred=True,
+    fitted=False,
+    per_kept=True,
+    reflect=False,
+    block_size=128,
+)
+
 ESTIMATORS: dict[RISEPreset | None, RISEEstimator] = {
-    None: RISEEstimator(
-        num_masks=1024,
-        score="probability",
-        balanced=True,
-        centred=True,
-        per_kept=True,
-        reflect=False,
-        block_size=128,
-    ),
-    "paper": RISEEstimator(
-        num_masks=8000,
-        score="probability",
-        balanced=False,
-        centred=False,
-        per_kept=True,
-        reflect=False,
-        block_size=128,
-    ),
+    None: replace(_BALANCED, num_masks=256, fitted=True),
+    "balanced": _BALANCED,
+    "paper": replace(_BALANCED, num_masks=8000, balanced=False, centred=False),
     # TorchRay draws its masks batch by batch, 32 at a time unless told otherwise.
-    "torchray": RISEEstimator(
+    "torchray": replace(
+        _BALANCED,
         num_masks=8000,
         score="sigmoid",
         balanced=False,

@@ -49,9 +49,9 @@ def locate(
 ) -> dict[str, Tensor]:
     """Measure each map on the regions.
 
-    Maps of another size than the images are resized to it. From RISE's maps with a preset, which
-    are large everywhere, the minimum is subtracted first; the masks of extremal perturbation are
-    blurred before their largest value is looked for.
+    Maps of another size than the images are resized to it. From RISE's maps with a published
+    preset, which are large everywhere, the minimum is subtracted first; the masks of extremal
+    perturbation are blurred before their largest value is looked for.
 
     Args:
         saliency: (N, 1, h, w).
@@ -71,7 +71,7 @@ def locate(
         return values
     size = next(iter(regions.values())).shape[2:]
     maps = resize(saliency, (size[0], size[1]))
-    offset = isinstance(method, RISE) and method.preset is not None
+    offset = isinstance(method, RISE) and method.preset in ("paper", "torchray")
     for name, region in regions.items():
         region = region.to(maps.device)
         if name != OBJECT:

@@ -87,6 +87,28 @@ class Upsampling:
         """How many shifts there are down and to the right: the size of a cell in pixels."""
         return len(self.vertical), len(self.horizontal)
 
+    def sum_of(self, grids: Tensor, shifts: Tensor) -> Tensor:
+        """Upsample grids, each with its shift, and add them up.
+
+        Args:
+            grids: (S, R, rows, columns), for S shifts and R results.
+            shifts: (S, 2), int64.
+
+        Returns:
+            (R, H, W), of the grids' dtype.
+        """
+        shifts = shifts.to(self.vertical.device)
+        vertical, horizontal = self.vertical[shifts[:, 0]], self.horizontal[shifts[:, 1]]
+        tall = vertical.transpose(0, 1).flatten(1)
+        # All shifts in one product. For many classes at once what comes between would be larger
+        # than the maps.
+        parts = [
+            tall
+            @ (grids[:, start : start + 64] @ horizontal.mT[:, None]).transpose(0, 1).flatten(1, 2)
+            for start in range(0, grids.shape[1], 64)
+        ]
+        return torch.cat(parts)
+
 
 def _upsampling_matrices(length: int, cells: int, reflect: bool) -> Tensor:
     cell = -(-length // cells)

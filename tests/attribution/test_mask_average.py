@@ -122,7 +122,9 @@ def test_rank_correlation() -> None:
 
 def test_all_masks_are_used() -> None:
     blocks = blocks_of(balanced_masks)
-    came = estimate_maps(blocks, lambda block, _: scores_for(block)[:, :1], torch.arange(3), True)
+    came = estimate_maps(
+        blocks, lambda block, _: scores_for(block)[:, :1], torch.arange(3), MaskAverage(), True
+    )
     average = MaskAverage()
     for block in blocks:
         average.add(scores_for(block)[:, :1], block)
@@ -130,6 +132,16 @@ def test_all_masks_are_used() -> None:
     assert torch.equal(came.saliency, average.mean(True))
     assert torch.equal(came.split_half, average.split_half(True)[:, 0])
     assert came.num_masks.tolist() == [512] * 3
+    quick = estimate_maps(
+        blocks,
+        lambda block, _: scores_for(block)[:, :1],
+        torch.arange(3),
+        MaskAverage(),
+        True,
+        judged=False,
+    )
+    assert torch.equal(quick.saliency, came.saliency)
+    assert quick.split_half.isnan().all()
 
 
 def test_each_image_stops_by_itself() -> None:
@@ -145,7 +157,7 @@ def test_each_image_stops_by_itself() -> None:
         return (clean + levels[:, None] * noise)[running][:, None]
 
     blocks = blocks_of(balanced_masks, 128 * 9)
-    together = estimate_maps(blocks, scores, torch.arange(3), True, until=0.9)
+    together = estimate_maps(blocks, scores, torch.arange(3), MaskAverage(), True, until=0.9)
     assert together.num_masks.tolist()[0] == 128 * 9
     assert together.num_masks.tolist()[1] == 256
     assert 256 < together.num_masks.tolist()[2] < 128 * 9
@@ -154,7 +166,7 @@ def test_each_image_stops_by_itself() -> None:
     assert len(asked) == 9
     for i in range(3):
         asked.clear()
-        alone = estimate_maps(blocks, scores, torch.tensor([i]), True, until=0.9)
+        alone = estimate_maps(blocks, scores, torch.tensor([i]), MaskAverage(), True, until=0.9)
         torch.testing.assert_close(alone.saliency[0], together.saliency[i])
         assert alone.num_masks[0] == together.num_masks[i]
     assert len(asked) < 9
@@ -169,6 +181,8 @@ def test_no_more_masks_when_all_images_are_done() -> None:
             len(running), 1, -1
         )
 
-    came = estimate_maps(blocks_of(balanced_masks, 1280), scores, torch.arange(2), True, until=0.9)
+    came = estimate_maps(
+        blocks_of(balanced_masks, 1280), scores, torch.arange(2), MaskAverage(), True, until=0.9
+    )
     assert asked == [2, 2]
     assert came.num_masks.tolist() == [256, 256]

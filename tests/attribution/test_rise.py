@@ -21,6 +21,7 @@ SCORES = {
     ),
     "sigmoid": lambda logits: 1 / (1 + torch.exp(-logits)),
 }
+PRESETS = (None, "balanced", "paper", "torchray")
 every_score = pytest.mark.parametrize("score", SCORES)
 
 
@@ -57,7 +58,7 @@ def test_equals_the_naive_loop(score: str, size: tuple[int, int], channels: int)
     table = Upsampling(size, (7, 7), dtype=torch.float64)
     masks = torch.cat([block.masks for block in balanced_masks(table, 256, seed=9)])
     wanted = naive_rise(model, images, masks, score, 0.5, centred=True)
-    came = rise(model, images, num_masks=256, seed=9, score=score)
+    came = rise(model, images, num_masks=256, seed=9, score=score, preset="balanced")
     assert came.shape == (2, CLASSES, *size)
     torch.testing.assert_close(came, wanted, rtol=1e-9, atol=1e-12)
 
@@ -131,14 +132,14 @@ def test_torchray_preset_is_torchray(size: tuple[int, int], settings: dict) -> N
 
 def test_default_is_not_torchray() -> None:
     model, images = make_model("residual"), make_images(1)
-    maps = {bits(rise(model, images, 128, preset=preset)) for preset in (None, "paper", "torchray")}
-    assert len(maps) == 3
+    maps = {bits(rise(model, images, 128, preset=preset)) for preset in PRESETS}
+    assert len(maps) == len(PRESETS)
 
 
 # --- the calls --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", [None, "paper", "torchray"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_one_class_is_a_part_of_all(preset: str) -> None:
     model, images = setting()
     maps = rise(model, images, 160, preset=preset)

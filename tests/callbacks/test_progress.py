@@ -62,7 +62,8 @@ def test_rise_reports_masks() -> None:
         ({"num_masks": 30, "num_cells": 2}, 32),
         ({"num_masks": 30, "num_cells": (3, 2)}, 32),
         ({"num_masks": 70, "preset": "torchray"}, 70),
-        ({}, 1024),
+        ({}, 256),
+        ({"preset": "balanced"}, 1024),
     ],
 )
 def test_the_number_of_masks_is_the_one_that_comes(settings: dict[str, Any], total: int) -> None:

@@ -1,12 +1,14 @@
-"""Run every measurement, print the tables, write them as JSON.
+"""Run every measurement in one process, print the tables, write them as JSON.
 
 make bench
-python tests/performance/bench.py callback_cost
+python tests/performance/bench.py --quick
+python tests/performance/bench.py gradient epoch
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import os
@@ -14,29 +16,68 @@ import platform
 import time
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: ratios of single threads are what can be compared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-MEASUREMENTS = ["callback_cost", "pointing_cost"]
+MEASUREMENTS = {
+    "gradient": "bench_gradient",
+    "rise": "bench_rise",
+    "extremal": "bench_extremal",
+    "epoch": "bench_epoch",
+    "callback_cost": "callback_cost",
+    "pointing_cost": "pointing_cost",
+}
 
 
 def main() -> None:
     """Run the measurements that were named, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"some of: {', '.join(MEASUREMENTS)}")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller references")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    results = {}
-    for name in options.names or MEASUREMENTS:
-        results[name] = import_module(name).main()
+    results: dict[str, Any] = {"machine": machine(), "quick": options.quick}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"date": time.strftime("%Y-%m-%d"), "processor": platform.machine()}
-    options.output.write_text(json.dumps({"machine": machine, **results}, indent=2))
-    print(f"\nWritten to {options.output}.")
+    for name in options.names or MEASUREMENTS:
+        start = time.process_time()
+        results[name] = measure(MEASUREMENTS[name], options.quick)
+        minutes = (time.process_time() - start) / 60
+        # After each, so that an interrupted run has something to show.
+        options.output.write_text(json.dumps(results, indent=2))
+        print(f"\n{name}: {minutes:.1f} CPU minutes; written to {options.output}", flush=True)
+
+
+def measure(module: str, quick: bool) -> Any:
+    """Return what a module's ``main`` measures; None if there is no such module."""
+    if find_spec(module) is None:
+        return None
+    run = import_module(module).main
+    return run(quick=quick) if "quick" in inspect.signature(run).parameters else run()
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on."""
+    import torch
+
+    processors = [
+        line.partition(":")[2].strip()
+        for path in [Path("/proc/cpuinfo")]
+        if path.exists()
+        for line in path.read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": f"{platform.machine()} {processors[0] if processors else ''}".strip(),
+        "torch": torch.__version__,
+        "threads": "1",
+    }
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-__all__ = ["alternate", "spread"]
+__all__ = ["Verdict", "alternate", "ratio", "spread", "table", "verdict"]
+
+Verdict = dict[str, object]
+"""One row of a table: what was measured, its ratios, and the ratios that were wanted."""
 
 
 def alternate(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -33,6 +36,49 @@ def alternate(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     return seconds
 
 
-def spread(values: list[float]) -> str:
+def ratio(seconds: Mapping[str, Sequence[float]], name: str, other: str) -> float:
+    """Return the median over the rounds of one rival's time over another's in the same round."""
+    pairs = zip(seconds[name], seconds[other], strict=True)
+    return statistics.median(mine / its for mine, its in pairs)
+
+
+def spread(values: Sequence[float]) -> str:
     """Return median, minimum and maximum as text."""
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def verdict(
+    what: str, value: float, wanted: float, *, at_least: bool = False, unit: str = "x"
+) -> Verdict:
+    """Return a row that says whether a measured ratio is as it should be.
+
+    Args:
+        what: was measured.
+        value: the measured ratio.
+        wanted: the largest that is allowed.
+        at_least: it is the smallest that is allowed instead.
+        unit: ``"x"``, or ``"%"`` for shares.
+    """
+    holds = value >= wanted if at_least else value <= wanted
+    return {
+        "what": what,
+        "value": value,
+        "wanted": f"{'>=' if at_least else '<='} {_in(unit, wanted)}",
+        "shown": _in(unit, value),
+        "holds": holds,
+    }
+
+
+def _in(unit: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if unit == "%" else f"{value:.2f}"
+
+
+def table(title: str, rows: Sequence[Verdict]) -> str:
+    """Return the rows as text, a line each; those that fail are marked."""
+    width = max((len(str(row["what"])) for row in rows), default=0)
+    lines = [
+        f"  {row['what']!s:{width}s} {row['shown']!s:>9s}   {row['wanted']!s:>10s}"
+        f"   {'' if row['holds'] else '<-- missed'}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([f"\n{title}", *lines])

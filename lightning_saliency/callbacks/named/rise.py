@@ -25,9 +25,8 @@ class RISECallback(SaliencyCallback):
 
     Args:
         num_masks: how many masks, at most; balanced masks come in blocks (128 for 7 cells), and
-            the number is rounded up to whole blocks. None for 8,000 with a preset, else for 1,024:
-            on a small network that gave a Spearman correlation of 0.95 with the maps of 32,768
-            masks, for which the paper's estimator took 3,600 (``tests/performance/bench_rise.py``).
+            the number is rounded up to whole blocks. None for 256, or with a preset for 1,024
+            (``"balanced"``) or 8,000.
         num_cells: cells of the coarse grid in each direction, or (rows, columns).
         p: probability that a cell is kept, above 0 and below 1.
         batch_size: how many masked images go through the model at once; halved when a GPU runs out
@@ -38,10 +37,10 @@ class RISECallback(SaliencyCallback):
             ever survives the masks has a probability near 0 almost everywhere, and a few masks
             decide on the map; the logit or the logarithm then need far fewer masks, but they are
             another quantity. Not used where the target is a callable.
-        preset: None; ``"paper"`` for independent masks and the mean of score x mask over p;
-            ``"torchray"`` for the map that TorchRay gives for the same seed on the CPU, which is
-            the mean of sigmoid x mask, with masks that depend on the batch size (32 for
-            ``"auto"``).
+        preset: None; ``"balanced"`` for the mean over balanced masks without a fit; ``"paper"``
+            for independent masks and the mean of score x mask over p; ``"torchray"`` for the map
+            that TorchRay gives for the same seed on the CPU, which is the mean of sigmoid x mask,
+            with masks that depend on the batch size (32 for ``"auto"``).
         until: stop an image's masks as soon as its split-half correlation (see
             :class:`RISEEstimate`) is at least this, looked at after every second block; None for
             all masks. It costs a host synchronisation each time.

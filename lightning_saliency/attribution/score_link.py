@@ -1,0 +1,65 @@
+"""Scores in units in which the parts of an image add up, and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_saliency.network.score import ScoreKind
+
+__all__ = ["ScoreLink"]
+
+# Beyond this, float32 does not tell a probability from 0 or 1.
+_FARTHEST = 16.0
+
+
+@dataclass(frozen=True)
+class ScoreLink:
+    """From scores to numbers on the whole line, and back.
+
+    What is left of an image adds to the logits of a network, more or less; a probability it
+    switches on and off. So probabilities and their logarithms become log-odds; a logit, and what a
+    callable returns, stay what they are.
+
+    Args:
+        kind: of the scores; None where nothing is known of them.
+    """
+
+    kind: ScoreKind | None
+
+    def to_line(self, scores: Tensor) -> Tensor:
+        """Return the scores on the line.
+
+        Args:
+            scores: (M, R), of the link's kind.
+
+        Returns:
+            (M, R), from -16 to 16 for probabilities.
+        """
+        if self.kind in ("probability", "sigmoid"):
+            return torch.logit(scores.clamp(0, 1)).clamp(-_FARTHEST, _FARTHEST)
+        if self.kind == "log_probability":
+            rest = torch.log(-torch.expm1(scores.clamp(max=0)))
+            return (scores - rest).clamp(-_FARTHEST, _FARTHEST)
+        return scores
+
+    def from_line(self, values: Tensor, variance: Tensor) -> Tensor:
+        """Return the expected scores for values that are known but for an error.
+
+        Args:
+            values: (M, R), on the line.
+            variance: (R,), of their errors.
+
+        Returns:
+            (M, R), of the link's kind.
+        """
+        if self.kind in ("probability", "sigmoid"):
+            # MacKay's approximation to the mean of a sigmoid over a normal distribution.
+            return (values / torch.sqrt(1 + math.pi / 8 * variance)).sigmoid()
+        if self.kind == "log_probability":
+            return F.logsigmoid(values)
+        return values
