@@ -13,6 +13,7 @@ from lightning_saliency.callbacks import (
     RISECallback,
     SaliencyCallback,
 )
+from lightning_saliency.history import compare, load_maps
 
 __all__ = [
     "ContrastiveExcitationBackpropCallback",
@@ -27,6 +28,8 @@ __all__ = [
     "RISECallback",
     "SaliencyCallback",
     "__version__",
+    "compare",
+    "load_maps",
 ]
 
 __version__ = "0.1.0"

@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"torch", "torchmetrics", "typing_extensions", "image"},
     "trust": {"torch", "matplotlib", "attribution", "metrics", "network", "image"},
     "rendering": {"torch", "torchvision", "numpy", "matplotlib", "PIL", "image"},
+    "history": {"torch", "numpy", "matplotlib", "metrics", "rendering"},
     "loggers": {"torch", "numpy", "PIL", "lightning", "typing_extensions"},
     "benchmark": {
         "torch",
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "trust",
         "rendering",
         "loggers",
+        "history",
         "network",
         "image",
     },
@@ -55,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"torch", "lightning", "benchmark", "evaluation"},
     "__main__": {"cli"},
     # The top of the package only gathers names.
-    "__init__": {"attribution", "callbacks"},
+    "__init__": {"attribution", "callbacks", "history"},
 }
 # Not among the dependencies: may be imported only by a function that needs it.
 OPTIONAL = {"sklearn"}

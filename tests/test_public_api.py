@@ -133,9 +133,9 @@ def test_packages_only_gather_names(package: str) -> None:
     assert [type(node).__name__ for node in body if not isinstance(node, gathered)] == []
 
 
-def test_the_top_has_the_callbacks() -> None:
+def test_the_top_has_the_callbacks_and_what_looks_back_on_runs() -> None:
     callbacks = set(public_names(f"{PACKAGE}.callbacks"))
-    assert set(lightning_saliency.__all__) - {"__version__"} == callbacks
+    assert set(lightning_saliency.__all__) == callbacks | {"__version__", "compare", "load_maps"}
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", lightning_saliency.__version__)
 
 

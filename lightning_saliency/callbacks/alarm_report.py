@@ -125,13 +125,15 @@ class Report:
             (3, height, width), RGB in [0, 1].
         """
         chosen = self.most_moved
-        return pictures.before_and_after(
+        return pictures.at_times(
             self.series,
             self._explained.samples.images[chosen],
-            self._before.maps[chosen],
-            self._now.saliency[chosen],
-            rows=[f"{index}: moved {float(self._amounts[index]):.2f}" for index in chosen],
-            columns=(self._when(), f"epoch {self._explained.epoch}"),
+            [
+                (self._when(), self._before.maps[chosen]),
+                (f"epoch {self._explained.epoch}", self._now.saliency[chosen]),
+            ],
+            [f"{index}: moved {float(self._amounts[index]):.2f}" for index in chosen],
+            f"{self.series}, what moved",
         )
 
     def _when(self) -> str:

@@ -25,6 +25,7 @@ from lightning_saliency.rendering import (
     overlay,
     panel,
     thin,
+    timelapse,
     to_bytes,
 )
 from lightning_saliency.rendering.grid import Cell
@@ -151,37 +152,40 @@ class Pictures:
                     ),
                 )
 
-    def before_and_after(
+    def at_times(
         self,
         series: str,
         images: Tensor,
-        before: Tensor,
-        after: Tensor,
+        maps: Sequence[tuple[str, Tensor]],
         rows: Sequence[str],
-        columns: tuple[str, str],
+        title: str,
     ) -> Tensor:
-        """Draw samples at two times, in the colours of the run.
+        """Draw samples at a few times, in the colours of the run.
 
         Args:
             series: for instance ``"grad_cam"``.
             images: (N, C, H, W), as the model takes them.
-            before: maps (N, 1, h, w).
-            after: maps (N, 1, h, w), of another size than ``before`` perhaps.
+            maps: what is written above a column, and its maps (N, 1, h, w), of any size.
             rows: written beside each sample.
-            columns: written above before and after.
+            title: written above all.
 
         Returns:
-            (3, height, width), RGB in [0, 1].
+            (3, height, width), RGB, uint8.
         """
         shown = self.show(images)
         strip = self._strips.get(series, _Strip())
         scale = strip.scale or ColourScale()
-        frames = []
-        for maps in (before, after):
-            heat = heatmap(comparable(maps), scale, strip.signed)
-            frames.append(film_frame(overlay(shown, heat), heat, side=_LARGE))
+        heats = [heatmap(comparable(each), scale, strip.signed) for _, each in maps]
+        frames = [film_frame(overlay(shown, heat), heat, side=_LARGE) for heat in heats]
+        columns = [label for label, _ in maps]
         legend = (scale, strip.signed)
-        return filmstrip(frames, rows, columns, to_bytes(shown), f"{series}, what moved", legend)
+        return filmstrip(frames, rows, columns, to_bytes(shown), title, legend)
+
+    def films(self) -> Iterator[tuple[str, bytes]]:
+        """Yield each series with its history as an animated GIF."""
+        for series, strip in self._strips.items():
+            labels = [f"epoch {epoch}" for epoch in strip.epochs.values()]
+            yield series, timelapse(list(strip.frames.values()), labels, f"{series},")
 
     def filmstrip(self, series: str | None = None) -> Tensor:
         """Return a filmstrip as drawn last, (3, height, width), RGB, uint8.

@@ -78,6 +78,11 @@ class References:
         self.previous: Reference | None = None
         self.pinned: Reference | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is a pinned explanation, that later ones are compared with."""
+        return self._settled
+
     def advance(self, current: Reference, best: float | None = None) -> None:
         """Settle what an explanation is compared with.
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explain_if_due"]
 
-# Callbacks that follow the explanations.
-_LISTENERS = "listeners"
+# What is kept of the explanations, and callbacks that follow them.
+_HISTORY, _LISTENERS = "history", "listeners"
 
 
 def explain_if_due(
@@ -49,7 +49,7 @@ def explain_if_due(
         if explained is not None:
             measure_noise_if_due(callback, samples, trainer, pl_module)
             callback.trust.after(explained, callback, trainer, pl_module)
-            _tell(callback, explained, trainer, pl_module)
+            _hand_on(callback, explained, trainer, pl_module)
     log_overhead(budget, callback.monitor.prefix, trainer, pl_module)
 
 
@@ -80,16 +80,23 @@ def _explain(
     return explained
 
 
-def _tell(
+def _hand_on(
     callback: SaliencyCallback,
     explained: Explained,
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
 ) -> None:
-    if not callback.faults.gave_up(_LISTENERS):
-        told = attempt(lambda: tell(trainer, pl_module, callback, explained), trainer)
-        fault = told if isinstance(told, Fault) else None
-        callback.faults.settle({_LISTENERS: fault}, trainer.current_epoch)
+    """Give what was found to those who keep it and those who follow it."""
+    followers = {
+        _HISTORY: lambda: callback.history.add(trainer, explained, callback.samples.indices),
+        _LISTENERS: lambda: tell(trainer, pl_module, callback, explained),
+    }
+    for part, follow in followers.items():
+        if not callback.faults.gave_up(part):
+            with callback.budget.spending():
+                result = attempt(follow, trainer)
+            fault = result if isinstance(result, Fault) else None
+            callback.faults.settle({part: fault}, trainer.current_epoch)
 
 
 def _gave_up(faults: Faults, monitor: Monitor) -> bool:

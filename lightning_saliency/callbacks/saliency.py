@@ -18,6 +18,7 @@ from lightning_saliency.callbacks.faults import Fault, Faults, OnError
 from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
 from lightning_saliency.callbacks.gather import SAMPLES, GatheringCallback
+from lightning_saliency.callbacks.keep_history import History
 from lightning_saliency.callbacks.made_for import MadeFor
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.pictures import Pictures
@@ -27,6 +28,7 @@ from lightning_saliency.callbacks.regions import Regions, RegionsSpec
 from lightning_saliency.callbacks.rhythm import validation_step
 from lightning_saliency.callbacks.safely import explain_if_due
 from lightning_saliency.callbacks.samples import SampleSet, SampleSpec
+from lightning_saliency.callbacks.save_maps import MapSaver
 from lightning_saliency.callbacks.trust import TrustRun
 from lightning_saliency.trust.checks import TrustChecks
 
@@ -47,6 +49,8 @@ class SaliencyCallback(GatheringCallback):
     - ``saliency/compare/sample_<i>``: all methods side by side, if there are several;
     - ``saliency_filmstrip/<method>``: samples down, explained epochs across, the whole history in
       one image;
+    - ``saliency_pinned/<method>``: the pinned maps; ``saliency_timelapse/<method>``: a film, at the
+      end;
     - ``saliency_drift/<method>/<reference>/<measure>``: similarity to the ``previous`` and to the
       ``pinned`` explanation, means over the samples: ``top10_iou``, ``spearman`` and ``ssim`` (1 =
       has not moved), ``center_shift`` (0 to 1, in image diagonals), ``log2_norm_ratio`` (0 = as
@@ -92,6 +96,8 @@ class SaliencyCallback(GatheringCallback):
         noise_every: at the first and every so many explanations, RISE and extremal perturbation
             explain a second time with another seed, to see what their noise is; None for never.
         trust: see :class:`~lightning_saliency.trust.TrustChecks`; None not to look for any.
+        save_maps: keep the maps in the logger's folder, for ``load_maps`` and ``compare``.
+        custom_scalars: replace the run's layout of TensorBoard's custom scalars: drift beside loss.
         max_overhead: skip explanations that would take more than this share of the run's time;
             the first may be made early if it fits into the share of the whole run.
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
@@ -120,6 +126,8 @@ class SaliencyCallback(GatheringCallback):
         warmup_epochs: int = 0,
         noise_every: int | None = 10,
         trust: TrustChecks | None = None,
+        save_maps: bool = False,
+        custom_scalars: bool = False,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
@@ -143,6 +151,8 @@ class SaliencyCallback(GatheringCallback):
             name=name,
         )
         self._made_for = MadeFor(self.samples, dataloader_idx, self.monitor)
+        saver = MapSaver(self.monitor.series, self.monitor.prefix) if save_maps else None
+        self.history = History(self.monitor, saver, custom_scalars)
         self._is_set_up = False
         self.last_epoch: int | None = None
         self._saw_validation = False
@@ -186,8 +196,10 @@ class SaliencyCallback(GatheringCallback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of the budget."""
+        """Start the clock of the budget, and find room for what is kept."""
         self.budget.start()
+        # Not in setup, where it is not known yet whether the run goes on from a checkpoint.
+        self.history.begin(trainer)
 
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -238,7 +250,8 @@ class SaliencyCallback(GatheringCallback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how often the budget was kept by leaving an explanation out."""
+        """Write the films; say how often the budget was kept by leaving an explanation out."""
+        self.history.end(trainer)
         self.budget.stop()
         report(self.budget)
 

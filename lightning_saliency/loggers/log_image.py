@@ -23,7 +23,7 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.loggers.defined import has_attribute, has_method
 
-__all__ = ["log_image", "takes_images"]
+__all__ = ["add_image_file", "log_image", "takes_images"]
 
 _Pixels: TypeAlias = npt.NDArray[np.uint8]
 _Write: TypeAlias = Callable[[str, _Pixels, int], object]
@@ -73,6 +73,27 @@ def log_image(logger: object, tag: str, image: Tensor, step: int, *, palette: bo
     return True
 
 
+def add_image_file(writer: object, tag: str, file: bytes, size: tuple[int, int], step: int) -> bool:
+    """Write a picture that is a file already, of a kind that browsers show.
+
+    Args:
+        writer: the experiment of a logger, or anything.
+        tag: for instance ``"saliency_timelapse/grad_cam"``.
+        file: for instance an animated GIF.
+        size: (height, width) in pixels.
+        step: the global step that it belongs to.
+
+    Returns:
+        Whether the writer is TensorBoard's; if not, nothing was done.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    if getattr(type(writer), "add_image", None) is not SummaryWriter.add_image:
+        return False
+    _add_file(writer, tag, file, size, step)
+    return True
+
+
 def _to_pixels(image: Tensor) -> _Pixels:
     """Return the image as bytes, (H, W, 3)."""
     pixels = image.detach().cpu()
@@ -102,7 +123,7 @@ def _tensorboard(writer: Any, palette: bool) -> _Write:
 
     def write(tag: str, pixels: _Pixels, step: int) -> None:
         if getattr(type(writer), "add_image", None) is SummaryWriter.add_image:
-            _add_png(writer, tag, _png_file(pixels, palette), pixels.shape, step)
+            _add_file(writer, tag, _png_file(pixels, palette), pixels.shape, step)
         else:
             # Another writer that looks the same, such as that of tensorboardX.
             writer.add_image(tag, pixels, step, dataformats="HWC")
@@ -120,7 +141,7 @@ def _png_file(pixels: _Pixels, palette: bool) -> bytes:
     return file.getvalue()
 
 
-def _add_png(writer: Any, tag: str, file: bytes, shape: Sequence[int], step: int) -> None:
+def _add_file(writer: Any, tag: str, file: bytes, shape: Sequence[int], step: int) -> None:
     """Do what ``SummaryWriter.add_image`` does once it has compressed the image."""
     # Imported by name because tensorboard says nothing about its types.
     summary_type = import_module("tensorboard.compat.proto.summary_pb2").Summary

@@ -10,6 +10,7 @@ from lightning_saliency.rendering.overlay import overlay
 from lightning_saliency.rendering.panel import compare_panel, panel
 from lightning_saliency.rendering.pixels import to_bytes
 from lightning_saliency.rendering.scale import ColourScale, colour_scale
+from lightning_saliency.rendering.timelapse import timelapse
 
 __all__ = [
     "Cell",
@@ -28,5 +29,6 @@ __all__ = [
     "overlay",
     "panel",
     "thin",
+    "timelapse",
     "to_bytes",
 ]

@@ -65,7 +65,12 @@ def test_the_event_file_holds_exactly_the_promised_tags_and_steps(tmp_path: Path
         for series in ("gradient", "grad_cam", "compare")
         for index in range(3)
     } | {"saliency_filmstrip/gradient", "saliency_filmstrip/grad_cam"}
-    assert set(found.Tags()["images"]) == images
+    once = {
+        f"saliency_{what}/{series}"
+        for what in ("pinned", "timelapse")
+        for series in ("gradient", "grad_cam")
+    }
+    assert set(found.Tags()["images"]) == images | once
     # Only where a prediction has changed.
     scalars = {
         tag
@@ -79,6 +84,9 @@ def test_the_event_file_holds_exactly_the_promised_tags_and_steps(tmp_path: Path
     assert validation == [3, 7]
     for tag in images:
         assert [event.step for event in found.Images(tag)] == validation, tag
+    for tag in once:
+        step = 3 if "pinned" in tag else 7
+        assert [event.step for event in found.Images(tag)] == [step], tag
     for tag in scalars:
         assert [event.step for event in found.Scalars(tag)] == validation, tag
 
@@ -88,6 +96,8 @@ def test_one_method_has_no_side_by_side_panel(tmp_path: Path) -> None:
     assert set(events(tmp_path).Tags()["images"]) == {
         "saliency/gradient/sample_0",
         "saliency_filmstrip/gradient",
+        "saliency_pinned/gradient",
+        "saliency_timelapse/gradient",
     }
 
 

@@ -1,0 +1,210 @@
+"""How far apart the maps of two runs are, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.history.load import SavedMaps, load_maps, series_folders
+from lightning_saliency.metrics.comparable import comparable
+from lightning_saliency.metrics.drift import MEASURES, chance_drift, mean_drift, sample_drift
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "compare"]
+
+_COLUMNS = (*MEASURES, "disagree", "degenerate_frac")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The maps of one series in two runs, at the epochs that both have.
+
+    ``str()`` gives a table, :meth:`figure` a picture.
+
+    Attributes:
+        series: the method, and the choice of class if there were several.
+        names: what the two runs are called.
+        epochs: (E,), int64.
+        table: each (E,), float32, means over the samples: the measures of
+            :data:`~lightning_saliency.metrics.drift.MEASURES`, from the second run to the first;
+            ``disagree``, the share of samples for which the runs predict different classes;
+            ``degenerate_frac``, the share of samples of which one of the maps is constant or not
+            finite, which the other means leave out.
+        chance: for each measure, what it gives for maps of different samples of the first run, at
+            the last of these epochs: no relation at all.
+        per_sample: for each measure (E, N).
+        sample_ids: N, as in :class:`~lightning_saliency.history.SavedMaps`.
+        maps: of both runs, each (E, N, 1, h, w), as they were compared: at most 64 x 64.
+        pictures: (N, 3, H, W), uint8; None if they were not saved.
+    """
+
+    series: str
+    names: tuple[str, str]
+    epochs: Tensor
+    table: Mapping[str, Tensor]
+    chance: Mapping[str, float]
+    per_sample: Mapping[str, Tensor]
+    sample_ids: tuple[int, ...]
+    maps: tuple[Tensor, Tensor]
+    pictures: Tensor | None
+
+    def __str__(self) -> str:
+        """Return a table with a row for each epoch."""
+        widths = [max(8, len(name)) for name in _COLUMNS]
+        head = "  ".join(name.rjust(width) for name, width in zip(_COLUMNS, widths, strict=True))
+        lines = [
+            f"{self.series}: {self.names[1]} beside {self.names[0]}, "
+            f"{len(self.sample_ids)} samples",
+            f"epoch  {head}",
+        ]
+        for row, epoch in enumerate(self.epochs.tolist()):
+            cells = [f"{float(self.table[name][row]):.3f}" for name in _COLUMNS]
+            lines.append(f"{epoch:5d}  " + _aligned(cells, widths))
+        apart = [f"{self.chance[name]:.3f}" if name in self.chance else "-" for name in _COLUMNS]
+        lines.append("other  " + _aligned(apart, widths))
+        lines.append(
+            '"other": maps of different samples; as far apart as maps can be expected to be.'
+        )
+        return "\n".join(lines)
+
+    def figure(self) -> Figure:
+        """Draw the curves, and the samples that differ most at the last epoch.
+
+        Returns:
+            A figure of matplotlib; save it with ``savefig``.
+        """
+        # Drawing takes longer to import than the rest.
+        from lightning_saliency.history.compare_figure import draw
+
+        return draw(self)
+
+
+def compare(
+    run_a: str | PathLike[str],
+    run_b: str | PathLike[str],
+    series: str | None = None,
+    match: Literal["content", "order"] = "content",
+) -> Comparison:
+    """Compare the maps of two runs on the same samples.
+
+    Both runs need maps on disk, written by callbacks with ``save_maps=True``. Epochs that only one
+    of them has are left out; of several explanations in one epoch the last counts.
+
+    Args:
+        run_a: folder of the first run, see :func:`~lightning_saliency.history.load_maps`.
+        run_b: folder of the second run.
+        series: the ``<method>`` of the tags, for instance ``"grad_cam"`` or
+            ``"grad_cam/predicted"``; None for the only one that both runs have.
+        match: ``"content"`` compares samples whose pictures are the same in both runs, wherever
+            they stand, and leaves out the others; ``"order"`` takes the first for the first and so
+            on, for runs that prepare the same images differently.
+
+    Returns:
+        The comparison; print it, or draw its ``figure()``.
+
+    Raises:
+        InputError: there are no maps, or the runs have no series, epoch or sample in common.
+    """
+    if match not in ("content", "order"):
+        raise InputError(f"Expected match to be 'content' or 'order', got {match!r}.")
+    series = _common_series(run_a, run_b) if series is None else series
+    one, other = load_maps(run_a, series), load_maps(run_b, series)
+    epochs = sorted(set(one.epochs.tolist()) & set(other.epochs.tolist()))
+    if not epochs:
+        raise InputError(
+            f"Expected epochs that both runs have explained, got {_span(one)} in {run_a} and "
+            f"{_span(other)} in {run_b}."
+        )
+    samples = _pairs(one, other, match)
+    rows = [_last_of(one, epochs), _last_of(other, epochs)]
+    size = min(64, *one.maps.shape[-2:], *other.maps.shape[-2:])
+    maps = [
+        torch.stack([comparable(run.maps[row, which], size) for row in at])
+        for run, at, which in zip((one, other), rows, samples, strict=True)
+    ]
+    each = [sample_drift(b, a, size) for a, b in zip(*maps, strict=True)]
+    means = [mean_drift(values) for values in each]
+    chosen = [
+        run.predicted[at][:, which]
+        for run, at, which in zip((one, other), rows, samples, strict=True)
+    ]
+    table = {name: torch.stack([mean[name] for mean in means]) for name in means[0]}
+    table["disagree"] = (chosen[0] != chosen[1]).float().mean(1)
+    return Comparison(
+        series=series,
+        names=_names(run_a, run_b),
+        epochs=torch.tensor(epochs),
+        table=table,
+        chance={
+            name: float(v)
+            for name, v in mean_drift(chance_drift(maps[0][-1], size)).items()
+            if name in MEASURES
+        },
+        per_sample={name: torch.stack([values[name] for values in each]) for name in MEASURES},
+        sample_ids=tuple(one.sample_ids[index] for index in samples[0]),
+        maps=(maps[0], maps[1]),
+        pictures=None if one.pictures is None else one.pictures[samples[0]],
+    )
+
+
+def _common_series(run_a: str | PathLike[str], run_b: str | PathLike[str]) -> str:
+    have = [series_folders(run) for run in (run_a, run_b)]
+    common = sorted(have[0].keys() & have[1].keys())
+    if len(common) == 1:
+        return common[0]
+    if not common:
+        raise InputError(
+            f"Expected a series that both runs have, got {sorted(have[0])} in {run_a} and "
+            f"{sorted(have[1])} in {run_b}."
+        )
+    raise InputError(f"Expected series to be one of {common}, which both runs have, got None.")
+
+
+def _pairs(one: SavedMaps, other: SavedMaps, match: str) -> tuple[list[int], list[int]]:
+    """Return which samples of the one run and of the other are compared with each other."""
+    if match == "order":
+        if len(one.digests) != len(other.digests):
+            raise InputError(
+                "Expected as many samples in both runs to compare them in order, got "
+                f"{len(one.digests)} and {len(other.digests)}."
+            )
+        return list(range(len(one.digests))), list(range(len(other.digests)))
+    places = {digest: index for index, digest in enumerate(other.digests)}
+    pairs = [(i, places[digest]) for i, digest in enumerate(one.digests) if digest in places]
+    if not pairs:
+        raise InputError(
+            "Expected samples that both runs have explained, but no picture is the same in both. "
+            "If they are the same images, prepared differently, compare them in order: "
+            "match='order'."
+        )
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _last_of(run: SavedMaps, epochs: Sequence[int]) -> list[int]:
+    last = {epoch: row for row, epoch in enumerate(run.epochs.tolist())}
+    return [last[epoch] for epoch in epochs]
+
+
+def _names(run_a: str | PathLike[str], run_b: str | PathLike[str]) -> tuple[str, str]:
+    """Return the parts of the paths in which they differ."""
+    parts = [list(Path(run).resolve().parts) for run in (run_a, run_b)]
+    while len(parts[0]) > 1 and len(parts[1]) > 1 and parts[0][-1] == parts[1][-1]:
+        parts = [part[:-1] for part in parts]
+    return parts[0][-1], parts[1][-1]
+
+
+def _span(run: SavedMaps) -> str:
+    return f"epochs {int(run.epochs.min())} to {int(run.epochs.max())}"
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

@@ -1,0 +1,165 @@
+"""Read the maps of a run back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_saliency.errors import InputError
+from lightning_saliency.history.map_files import SAMPLES, MapFile, map_files, read_maps
+
+__all__ = ["FOLDER", "SavedMaps", "load_maps", "series_folders"]
+
+FOLDER = "saliency_maps"
+"""The folder beneath a run's in which its maps lie."""
+
+
+@dataclass(frozen=True)
+class SavedMaps:
+    """The maps of one series over a run; E explanations of N samples.
+
+    Attributes:
+        maps: (E, N, 1, H, W), float32.
+        epochs: (E,), int64; several explanations may be of one epoch.
+        steps: (E,), int64, the steps at which their numbers stand in the logger.
+        target: (E, N), int64, the explained classes.
+        predicted: (E, N), int64, the classes that the model predicted.
+        probability: (E, N), float32, of the explained classes.
+        sample_ids: N indices into the validation dataset if the samples were given so, else their
+            places among the first ones.
+        digests: N short texts, equal for equal pictures.
+        pictures: (N, 3, H, W), uint8, the samples as they are shown; None if they were not saved.
+        series: the method, and the choice of class if there were several.
+        settings: of the method and of the callback, as plain values.
+    """
+
+    maps: Tensor
+    epochs: Tensor
+    steps: Tensor
+    target: Tensor
+    predicted: Tensor
+    probability: Tensor
+    sample_ids: tuple[int, ...]
+    digests: tuple[str, ...]
+    pictures: Tensor | None
+    series: str
+    settings: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        """Return the number of explanations."""
+        return len(self.epochs)
+
+
+def load_maps(run: str | PathLike[str], series: str | None = None) -> SavedMaps:
+    """Read the maps that a callback with ``save_maps=True`` has written.
+
+    Args:
+        run: the folder of the run, that of its maps (``.../saliency_maps``), or one above that has
+            the maps of a single run beneath it.
+        series: the ``<method>`` of the tags, for instance ``"grad_cam"`` or
+            ``"grad_cam/predicted"``; None if there is only one.
+
+    Returns:
+        All explanations, oldest first; ``.maps`` is (epochs, samples, 1, H, W).
+
+    Raises:
+        InputError: there are no maps, more than one run or series to choose from, or the files do
+            not belong together.
+
+    Example:
+        >>> maps = load_maps("lightning_logs/version_3", "grad_cam").maps  # doctest: +SKIP
+        >>> maps.shape  # doctest: +SKIP
+        torch.Size([20, 8, 1, 224, 224])
+    """
+    folders = series_folders(run)
+    if series is None and len(folders) == 1:
+        series = next(iter(folders))
+    if series not in folders:
+        have = ", ".join(f"'{name}'" for name in folders)
+        raise InputError(f"Expected series to be one of those in {run} ({have}), got {series!r}.")
+    folder = folders[series]
+    entries = [read_maps(path) for path in map_files(folder).values()]
+    _check_alike(entries, folder)
+    first = entries[0]
+    return SavedMaps(
+        maps=torch.stack([entry.maps for entry in entries]),
+        epochs=torch.tensor([entry.epoch for entry in entries]),
+        steps=torch.tensor([entry.step for entry in entries]),
+        target=torch.stack([entry.target for entry in entries]),
+        predicted=torch.stack([entry.predicted for entry in entries]),
+        probability=torch.stack([entry.probability for entry in entries]),
+        sample_ids=first.sample_ids,
+        digests=first.digests,
+        pictures=_pictures(folder),
+        series=series,
+        settings=first.settings,
+    )
+
+
+def series_folders(run: str | PathLike[str]) -> dict[str, Path]:
+    """Return the folders of a run's series, by the name of the series.
+
+    Args:
+        run: see :func:`load_maps`.
+
+    Raises:
+        InputError: there are no maps, or those of several runs.
+    """
+    root = _maps_folder(Path(run))
+    found = sorted({path.parent for path in root.rglob("*.npz") if path.name != SAMPLES})
+    series = {folder.relative_to(root).as_posix(): folder for folder in found if map_files(folder)}
+    if not series:
+        raise InputError(
+            f"Expected saliency maps in {root}, found none. They are written with save_maps=True, "
+            "after the first explanation."
+        )
+    return series
+
+
+def _maps_folder(run: Path) -> Path:
+    if not run.is_dir():
+        raise InputError(f"Expected the folder of a run, got {run}, which is none.")
+    if run.name.startswith(FOLDER):
+        return run
+    found = sorted(path for path in run.rglob(f"{FOLDER}*") if path.is_dir())
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(
+            f"Expected a folder '{FOLDER}' in {run}, found none. A callback writes it with "
+            "save_maps=True."
+        )
+    raise InputError(
+        f"Expected the maps of one run in {run}, found {len(found)}: "
+        + ", ".join(map(str, found[:4]))
+        + (", ..." if len(found) > 4 else "")
+        + ". Give one of these folders."
+    )
+
+
+def _check_alike(entries: Sequence[MapFile], folder: Path) -> None:
+    kinds = {
+        "size": len({tuple(entry.maps.shape) for entry in entries}),
+        "samples": len({entry.digests for entry in entries}),
+    }
+    for what, count in kinds.items():
+        if count > 1:
+            raise InputError(
+                f"Expected explanations of the same {what} in {folder}, got {count} kinds: they "
+                "are of different runs. Move those of the other run elsewhere."
+            )
+
+
+def _pictures(folder: Path) -> Tensor | None:
+    path = folder / SAMPLES
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as found:
+        return torch.from_numpy(found["pictures"])

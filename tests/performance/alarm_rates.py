@@ -1,0 +1,173 @@
+"""How often an alarm is false, and whether it is heard when the weights are lost.
+
+python tests/performance/bench.py alarm_rates
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import override
+
+from lightning_saliency import DriftAlarm, SaliencyCallback
+from lightning_saliency.attribution import (
+    RISE,
+    ContrastiveExcitationBackprop,
+    DeconvNet,
+    ExcitationBackprop,
+    ExtremalPerturbation,
+    GradCAM,
+    Gradient,
+    GuidedBackprop,
+    LinearApprox,
+)
+
+METHODS = [
+    Gradient(),
+    GuidedBackprop(),
+    DeconvNet(),
+    GradCAM(),
+    LinearApprox(),
+    ExcitationBackprop(),
+    ContrastiveExcitationBackprop(),
+    RISE(num_masks=128),
+    ExtremalPerturbation(areas=(0.2,), max_iter=12),
+]
+INSENSITIVE = ("guided_backprop", "deconvnet")
+
+
+class Digits(pl.LightningModule):
+    """A small network that reads scanned digits; its weights are lost in one epoch, if asked."""
+
+    def __init__(self, lost_in: int | None = None) -> None:
+        super().__init__()
+        self.lost_in = lost_in
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * 64, 10),
+        )
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.net(images)
+        return scores
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if self.current_epoch == self.lost_in and not self.trainer.sanity_checking:
+            for module in self.net.modules():
+                if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    module.reset_parameters()
+        self.log("val_acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class Heard(pl.Callback):
+    """Notes in which epochs each score is above 1."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[str, list[int]] = {}
+        self.highest: dict[str, float] = {}
+        self.accuracy = 0.0
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for tag, score in trainer.callback_metrics.items():
+            if tag.startswith("saliency_alarm/"):
+                name = tag.removeprefix("saliency_alarm/").removesuffix("/top10_iou")
+                self.highest[name] = max(self.highest.get(name, 0.0), float(score))
+                if score > 1:
+                    self.epochs.setdefault(name, []).append(trainer.current_epoch)
+        self.accuracy = float(trainer.callback_metrics["val_acc"])
+
+
+def digits() -> tuple[TensorDataset, TensorDataset]:
+    """Return the scans of scikit-learn, enlarged to 16 x 16 pixels: 1,300 to train, 490 to test."""
+    scans = load_digits()
+    images = torch.from_numpy(scans.images).float()[:, None] / 16
+    images = F.interpolate(images, size=(16, 16), mode="bilinear")
+    labels = torch.from_numpy(scans.target)
+    return TensorDataset(images[:1300], labels[:1300]), TensorDataset(images[1300:], labels[1300:])
+
+
+def run(seed: int, epochs: int, lost_in: int | None = None, methods: Any = None) -> Heard:
+    """Train, watched by the alarm with its defaults, and return what was heard.
+
+    Args:
+        seed: of weights and shuffling.
+        epochs: explanations.
+        lost_in: the epoch after which the weights are replaced by random ones; None for never.
+        methods: all if None.
+    """
+    train, val = digits()
+    torch.manual_seed(seed)
+    chosen = methods or METHODS
+    heard = Heard()
+    # In full, or the insensitive ones would be left out.
+    names = [
+        f"saliency_drift/{method.name}/{reference}/top10_iou"
+        for method in chosen
+        for reference in ("previous", "pinned")
+    ]
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[SaliencyCallback(chosen, samples=8), DriftAlarm(names), heard],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Digits(lost_in), DataLoader(train, 32, shuffle=True), DataLoader(val, 490))
+    return heard
+
+
+def main(runs: int = 20, epochs: int = 30) -> dict[str, Any]:
+    """Print and return the false alarms of clean runs, and the alarms where weights are lost."""
+    warnings.simplefilter("ignore")
+    false: dict[str, list[tuple[int, int]]] = {}
+    highest: dict[str, float] = {}
+    for seed in range(runs):
+        heard = run(seed, epochs)
+        for name, at in heard.epochs.items():
+            false.setdefault(name, []).extend((seed, epoch) for epoch in at)
+        for name, score in heard.highest.items():
+            highest[name] = max(highest.get(name, 0.0), score)
+        print(f"seed {seed}: accuracy {heard.accuracy:.3f}, alarms {heard.epochs}", flush=True)
+    lost_in = epochs // 2
+    lost = run(0, lost_in + 2, lost_in)
+    print(
+        f"\n{'series':44s} highest score and alarms, clean runs | heard, weights lost in {lost_in}"
+    )
+    for name, score in highest.items():
+        alarms = len(false.get(name, []))
+        print(f"{name:44s}{score:6.2f} {alarms:3d} | {lost.epochs.get(name, [])}")
+    watched = [name for name in false if not name.startswith(INSENSITIVE)]
+    count = sum(len(false[name]) for name in watched)
+    print(f"\nFalse alarms of the methods watched by default, in {runs} runs: {count}")
+    return {"false": false, "highest": highest, "lost": lost.epochs, "count": count}
+
+
+if __name__ == "__main__":
+    main()
