@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def reseeded(methods: Sequence[NamedMethod]) -> list[NamedMethod]:
     found = []
     for entry in methods:
         method: Any = entry.method
-        if hasattr(method, "seed"):
+        if any(field.name == "seed" for field in fields(method)):
             found.append(NamedMethod(entry.name, replace(method, seed=method.seed + 1)))
     return found
 

@@ -14,7 +14,7 @@ from small_runs import QUIET, TinyModule, events, make_trainer, train_loader, va
 from torch import Tensor, nn
 
 from lightning_saliency import DriftAlarm, SaliencyCallback
-from lightning_saliency.attribution import GradCAM, Gradient, LinearApprox
+from lightning_saliency.attribution import ExtremalPerturbation, GradCAM, Gradient, LinearApprox
 from lightning_saliency.metrics import FAITHFULNESS
 from lightning_saliency.trust import TrustChecks
 
@@ -78,6 +78,41 @@ def test_two_processes_log_what_one_logs(tmp_path: Path, samples: Any) -> None:
     assert alone.keys() == shared.keys()
     for tag, values in alone.items():
         assert shared[tag] == pytest.approx(values, abs=1e-5), tag
+
+
+def with_objects(batch: Any) -> Any:
+    """Each picture's object is as many rows as its label, and one more."""
+    images, labels = batch
+    rows = torch.arange(16, device=labels.device)[None, :, None]
+    return images, labels, (rows <= labels[:, None, None]).expand(-1, 16, 16)
+
+
+@pytest.mark.parametrize("samples", [[4, 1, 9], 5], ids=["by index", "the first"])
+def test_two_processes_share_out_masks_and_objects(tmp_path: Path, samples: Any) -> None:
+    for processes in (1, 2):
+        callback = SaliencyCallback(
+            [Gradient(), ExtremalPerturbation(max_iter=4, areas=(0.1, 0.3))],
+            samples=samples,
+            unpack=with_objects,
+            regions=["border"],
+            noise_every=1,
+            on_error="raise",
+        )
+        run(tmp_path / str(processes), processes, callback)
+    one, two = (events(tmp_path / str(processes)) for processes in (1, 2))
+    tags = {
+        tag for tag in one.Tags()["scalars"] if tag.startswith("saliency") and "over" not in tag
+    }
+    assert {f"saliency_{kind}" for kind in ("object", "region", "area", "drift_level")} <= {
+        tag.partition("/")[0] for tag in tags
+    }
+    assert tags <= set(two.Tags()["scalars"])
+    for tag in tags:
+        # A search for masks goes its own way after a rounding.
+        close = 0.1 if "extremal" in tag else 1e-5
+        values = [event.value for event in one.Scalars(tag)]
+        found = [event.value for event in two.Scalars(tag)]
+        assert found == pytest.approx(values, abs=close, nan_ok=True), tag
 
 
 class Jumpy:
