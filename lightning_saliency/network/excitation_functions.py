@@ -57,6 +57,9 @@ def _handed_down(signal: Tensor, x: Tensor, excite: _Signed, sign: int) -> Tenso
     with torch.enable_grad():
         excitation = excite(x, sign)
     (weighted,) = torch.autograd.grad(excitation, x, _quotient(signal, excitation.detach()))
+    # The gradient of a mean is one number that only looks like many.
+    if weighted.is_contiguous() and weighted.dtype == x.dtype:
+        return weighted.mul_(x.detach())
     return x.detach() * weighted
 
 
@@ -70,8 +73,11 @@ def _quotient(part: Tensor, total: Tensor) -> Tensor:
     """Return part / total; 0 where there is nothing to divide by, as in the paper."""
     least = torch.finfo(total.dtype).tiny ** 0.5
     # Division by infinity gives the zeros; to fill them in afterwards takes many times as long.
-    size = F.threshold(total.abs(), least, float("inf"))
-    return (part / torch.copysign(size, total)).to(total.dtype)
+    # All in one piece of memory: new ones of the size of activations take longer than the sums.
+    size = F.threshold(total.abs(), least, float("inf"), inplace=True).copysign_(total)
+    if part.dtype == size.dtype and part.shape == size.shape:
+        return torch.div(part, size, out=size)
+    return (part / size).to(total.dtype)
 
 
 class SplitSum(Function):
