@@ -54,7 +54,8 @@ def draw_rows(picture: Tensor, name: str, maps: dict[str, Tensor]) -> list[list[
     cells = [Cell(picture[0], name)]
     for method, saliency in maps.items():
         signed = bool((saliency < 0).any())
-        heat = heatmap(saliency, colour_scale(saliency) or ColourScale(), signed)
+        # The size of the values, and not the share of the whole: each picture stands for itself.
+        heat = heatmap(saliency, colour_scale(saliency, "value") or ColourScale(), signed)
         cells.append(Cell(overlay(picture, heat)[0], method, heat.fault[0]))
     return [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
 

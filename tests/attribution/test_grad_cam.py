@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from lightning_saliency.attribution.grad_cam import GradCAM, grad_cam, grad_cam_map
+from lightning_saliency.attribution.layer_method import LayerMethod
+from lightning_saliency.attribution.linear_approx import LinearApprox
 from lightning_saliency.errors import InputError, LayerError
 from lightning_saliency.image.resize import resize
 
@@ -207,6 +210,38 @@ def test_vision_transformer_of_torchvision() -> None:
     assert saliency.amax((1, 2, 3)).min() > 0
     last_norm = "encoder.layers.encoder_layer_1.ln_1"
     assert torch.equal(saliency, grad_cam(vit, images, [0, 3], last_norm))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [GradCAM(), LinearApprox()], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    ("name", "places"), [("vit_b_16", (14, 14)), ("swin_t", (7, 7))], ids=["vit", "swin"]
+)
+def test_large_token_models_need_no_settings(
+    method: LayerMethod, name: str, places: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    model = getattr(models, name)(weights=None).eval()
+    if name == "vit_b_16":
+        # It begins at zero, where no score depends on anything.
+        nn.init.normal_(model.heads.head.weight)
+    images = torch.randn(2, 3, 224, 224)
+    saliency = replace(method, resize=False)(model, images, [3, 700])
+    assert saliency.shape == (2, 1, *places)
+    # By hand, from the output of the layer that the method settles on.
+    layer = method.prepare(model, images[:1]).saliency_layer
+    assert layer is not None
+    kept: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda *args: kept.append(args[2]))
+    logits = model(images)
+    handle.remove()
+    score = logits[0, 3] + logits[1, 700]
+    (gradient,) = torch.autograd.grad(score, kept[0])
+    activation = kept[0].detach()
+    if name == "vit_b_16":
+        activation, gradient = (t[:, 1:].mT.unflatten(2, places) for t in (activation, gradient))
+    wanted = method.layer_map(activation, gradient)
+    torch.testing.assert_close(saliency, wanted, rtol=1e-3, atol=1e-5)
 
 
 # --- what the model returns -------------------------------------------------------------------

@@ -14,6 +14,7 @@ from traces import bits
 from lightning_saliency.attribution.shared_maps import shared_maps
 from lightning_saliency.errors import ModelError
 from lightning_saliency.network.sharded import is_sharded
+from lightning_saliency.trust import measure_faithfulness
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")
 
@@ -90,6 +91,13 @@ def test_sharded_models_share_no_pass() -> None:
     assert is_sharded(make_sharded())
     assert not is_sharded(make_model())
     assert not is_sharded(nn.parallel.DistributedDataParallel(make_model()))
+
+
+def test_faithfulness_of_maps_is_that_to_the_whole_model() -> None:
+    maps, measures = IMAGES.abs().mean(1, keepdim=True), ["insertion", "average_drop", "road"]
+    wanted = measure_faithfulness(make_model(), IMAGES, maps, LABELS, measures)
+    came = measure_faithfulness(make_sharded(), IMAGES, maps, LABELS, measures)
+    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_that_are_given_back_too_early() -> None:
