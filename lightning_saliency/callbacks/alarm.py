@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ class DriftAlarm(pl.Callback):
     - drift from the ``pinned`` explanation: did it rise above its trend? See
       :func:`~lightning_saliency.metrics.alarm.creep_score`.
 
-    Similarities, and what lies on an object, count as 1 - value, so that more is always worse.
+    A drift sounds when its measures agree. Similarities, and what lies on an object, count as
+    1 - value, so that more is always worse.
 
     An alarm is a warning, a line in the log, and for TensorBoard a text and a picture that shows
     before and after of the samples that moved most. It sounds once when a number leaves the usual,
@@ -60,13 +61,16 @@ class DriftAlarm(pl.Callback):
 
     Args:
         monitor: which numbers: tags that a saliency callback logs, in full or with ``*`` for any
-            part; one or several. None for ``top10_iou`` of all methods, against both references.
+            part; one or several. None for ``top10_iou``, ``spearman`` and ``ssim`` of all methods,
+            against both references.
         warmup: first explanations that are not judged, nor judged by: every network finds its way
             then.
         window: explanations that the newest one is compared with.
         factor: how many standard deviations make an alarm.
         limit: sound also if a number is above this (a similarity below 1 - this), from the first
             explanation on; for instance for the share of the map in a region.
+        agree: how many of the watched measures of one drift must be out of the usual together, or
+            all of them if there are fewer: one by itself is, once in a few runs, by chance.
         stop: let the Trainer end the run at an alarm.
         save_checkpoint: save one at an alarm, beside the run's other checkpoints; or the folder.
 
@@ -82,12 +86,13 @@ class DriftAlarm(pl.Callback):
         window: int = 8,
         factor: float = 4.0,
         limit: float | None = None,
+        agree: int = 3,
         stop: bool = False,
         save_checkpoint: bool | str = False,
     ) -> None:
         super().__init__()
         self.names = Names(monitor)
-        self.rules = Rules(warmup, window, factor, limit)
+        self.rules = Rules(warmup, window, factor, limit, agree)
         self.stop = stop
         self.save_checkpoint = save_checkpoint
         self._watched: dict[str, Watched] = {}
@@ -136,15 +141,13 @@ class DriftAlarm(pl.Callback):
         if trainer.state.fn != "fit":
             return
         self.names.check_again(trainer, list(explained.values))
-        found: dict[tuple[str, str], list[Finding]] = {}
-        for tag in self.names.watched(source, explained.values):
-            finding = self._judge(tag, explained.values[tag], source, explained)
-            log_numbers(pl_module, {alarm_tag(tag): finding.score}, len(explained.samples))
-            watched = self._watched[tag]
-            if finding.score > 1 and not watched.sounding:
-                series = str(series_of(tag, source))
-                found.setdefault((series, watched.reference), []).append(finding)
-            watched.sounding = finding.score > 1
+        findings = {
+            tag: self._judge(tag, explained.values[tag], source, explained)
+            for tag in self.names.watched(source, explained.values)
+        }
+        scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
+        log_numbers(pl_module, scores, len(explained.samples))
+        found = self._new_alarms(findings, source)
         # The numbers are the same on all processes; that all do the same must not depend on it.
         if trainer.strategy.reduce_boolean_decision(bool(found), all=False):
             self._sound(trainer, source, explained, found)
@@ -176,6 +179,26 @@ class DriftAlarm(pl.Callback):
         if usual is not None and alarm_amount(tag, 0.0) == 1.0:
             usual = 1 - usual[1], 1 - usual[0]
         return Finding(tag, value, score, usual)
+
+    def _new_alarms(
+        self, findings: Mapping[str, Finding], source: SaliencyCallback
+    ) -> dict[tuple[str, str], list[Finding]]:
+        """Return what sounds now and did not before, by series and reference."""
+        groups: dict[str, list[Finding]] = {}
+        for tag, finding in findings.items():
+            groups.setdefault(self._watched[tag].group, []).append(finding)
+        found: dict[tuple[str, str], list[Finding]] = {}
+        for members in groups.values():
+            loud = [finding for finding in members if finding.score > 1]
+            sounds = len(loud) >= min(self.rules.agree, len(members))
+            did = any(self._watched[finding.tag].sounding for finding in members)
+            for finding in members:
+                self._watched[finding.tag].sounding = sounds and finding.score > 1
+            if sounds and not did:
+                tag = loud[0].tag
+                key = str(series_of(tag, source)), self._watched[tag].reference
+                found.setdefault(key, []).extend(loud)
+        return found
 
     def _sound(
         self,

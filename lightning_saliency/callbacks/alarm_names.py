@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.attribution import DeconvNet, ExtremalPerturbation, GuidedBackprop
 from lightning_saliency.callbacks.areas import area_names
-from lightning_saliency.callbacks.drift import DriftTracker
+from lightning_saliency.callbacks.drift import SIMILARITIES, DriftTracker
 from lightning_saliency.callbacks.locate import location_names
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.callbacks.value_tags import series_in, value_tag
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Names", "series_of", "tags_of"]
 
-_DEFAULT = ("*saliency_drift/*/previous/top10_iou", "*saliency_drift/*/pinned/top10_iou")
+_DEFAULT = tuple(
+    f"*saliency_drift/*/{reference}/{measure}"
+    for reference in ("previous", "pinned")
+    for measure in SIMILARITIES
+)
 # Numbers of an epoch and of a sample, which patterns may match too.
 _NO_AMOUNT = ("/pinned/epoch", "/sample")
 _INSENSITIVE = (DeconvNet, GuidedBackprop)

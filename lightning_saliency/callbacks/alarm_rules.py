@@ -22,6 +22,7 @@ class Rules:
         window: explanations before the newest that it is compared with.
         factor: how many standard deviations make an alarm.
         limit: an alarm from the first explanation on if the amount is above it; None for none.
+        agree: how many measures of one drift must be out of the usual together.
 
     Raises:
         InputError: one of them is out of its range.
@@ -31,9 +32,10 @@ class Rules:
     window: int = 8
     factor: float = 4.0
     limit: float | None = None
+    agree: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in {"warmup": 0, "window": 4}.items():
+        for name, least in {"warmup": 0, "window": 4, "agree": 1}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(
@@ -98,6 +100,12 @@ class Watched:
     begin: int = 0
     pinned: int | None = None
     sounding: bool = False
+
+    @property
+    def group(self) -> str:
+        """What the numbers are a measure of: one drift, for which there are several measures."""
+        before, _, measure = self.tag.rpartition("/")
+        return before if "saliency_drift/" in self.tag and measure in MEASURES else self.tag
 
     @property
     def reference(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def scores(folder: Path, tag: str = SCORE) -> dict[int, float]:
     return {event.step: event.value for event in events(folder).Scalars(tag)}
 
 
-def heard(warnings: pytest.WarningsRecorder) -> list[str]:
-    return [str(w.message) for w in warnings if "Samples that moved most" in str(w.message)]
+def heard(said: pytest.WarningsRecorder) -> list[str]:
+    return [str(w.message) for w in said if "Samples that moved most" in str(w.message)]
 
 
 # --- when -------------------------------------------------------------------------------------
@@ -129,7 +130,8 @@ def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Pa
     fit(tmp_path, saliency, alarm, other)
     watched = {tag for tag in events(tmp_path).Tags()["scalars"] if "saliency_alarm" in tag}
     assert watched == {
-        f"{series}/{reference}/top10_iou"
+        f"{series}/{reference}/{measure}"
+        for measure in ("top10_iou", "spearman", "ssim")
         for series in (
             "saliency_alarm/jumpy/label",
             "saliency_alarm/jumpy/predicted",
@@ -142,6 +144,34 @@ def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Pa
     assert set(alarm.state_dict()) == {
         tag.replace("saliency_alarm", "saliency_drift") for tag in watched
     }
+
+
+class Shuffled(Jumpy):
+    """The tenth of the pixels that is largest gives way to the next, the rest stays as it is."""
+
+    def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
+        order = torch.randperm(256, generator=torch.Generator().manual_seed(0))
+        values = torch.empty(256)
+        values[order] = torch.arange(256.0)
+        if self.calls == self.jump:
+            values[order[204:]] = values[order[204:]].roll(26)
+        self.calls += 1
+        return values.view(1, 1, 16, 16).repeat(len(image), 1, 1, 1)
+
+
+@pytest.mark.parametrize(("agree", "sounds"), [(1, True), (2, False)])
+def test_one_measure_alone_makes_no_alarm_unless_it_may(
+    tmp_path: Path, agree: int, sounds: bool
+) -> None:
+    both = [PREVIOUS, "saliency_drift/jumpy/previous/spearman"]
+    alarm = DriftAlarm(both, agree=agree, **SOON)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(tmp_path, watch(Shuffled()), alarm, max_epochs=6)
+    assert any("Samples that moved most" in str(w.message) for w in said) == sounds
+    assert alarm.sounding == ([PREVIOUS] if sounds else [])
+    assert scores(tmp_path)[23] > 1
+    assert scores(tmp_path, "saliency_alarm/jumpy/previous/spearman")[23] < 1
 
 
 def test_a_slow_rise_above_the_trend_is_heard_on_the_pinned_series(tmp_path: Path) -> None:
@@ -297,6 +327,7 @@ def test_a_resumed_run_sounds_as_the_whole_one(tmp_path: Path) -> None:
         ({"monitor": [3]}, r"got \[3\]"),
         ({"warmup": -1}, "warmup.*at least 0, got -1"),
         ({"warmup": 2.5}, "warmup.*integer"),
+        ({"agree": 0}, "agree.*at least 1, got 0"),
         ({"window": 3}, "window.*at least 4, got 3"),
         ({"factor": 0}, "factor.*above 0, got 0"),
         ({"limit": float("nan")}, "limit.*above 0, got nan"),
@@ -328,7 +359,7 @@ BEFORE_TRAINING = {
     ),
     "two for one number": (
         [SaliencyCallback(Gradient()), DriftAlarm(), DriftAlarm("saliency_drift/*/previous/*")],
-        ["two that watch 'saliency_drift/gradient/previous/top10_iou'"],
+        ["two that watch 'saliency_drift/gradient/previous/spearman'"],
     ),
 }
 

@@ -84,22 +84,31 @@ class Digits(pl.LightningModule):
 
 
 class Heard(pl.Callback):
-    """Notes in which epochs each score is above 1."""
+    """Notes the epochs in which the alarm began to sound, and the highest score, by drift."""
 
-    def __init__(self) -> None:
+    def __init__(self, alarm: DriftAlarm) -> None:
         self.epochs: dict[str, list[int]] = {}
         self.highest: dict[str, float] = {}
         self.accuracy = 0.0
+        self._alarm = alarm
+        self._before: set[str] = set()
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = {_drift(tag) for tag in self._alarm.sounding}
+        for name in sorted(now - self._before):
+            self.epochs.setdefault(name, []).append(trainer.current_epoch)
+        self._before = now
         for tag, score in trainer.callback_metrics.items():
             if tag.startswith("saliency_alarm/"):
-                name = tag.removeprefix("saliency_alarm/").removesuffix("/top10_iou")
+                name = _drift(tag)
                 self.highest[name] = max(self.highest.get(name, 0.0), float(score))
-                if score > 1:
-                    self.epochs.setdefault(name, []).append(trainer.current_epoch)
         self.accuracy = float(trainer.callback_metrics["val_acc"])
+
+
+def _drift(tag: str) -> str:
+    """Return method and reference, such as "grad_cam/previous"."""
+    return "/".join(tag.split("/")[1:3])
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:
@@ -123,18 +132,20 @@ def run(seed: int, epochs: int, lost_in: int | None = None, methods: Any = None)
     train, val = digits()
     torch.manual_seed(seed)
     chosen = methods or METHODS
-    heard = Heard()
     # In full, or the insensitive ones would be left out.
     names = [
-        f"saliency_drift/{method.name}/{reference}/top10_iou"
+        f"saliency_drift/{method.name}/{reference}/{measure}"
         for method in chosen
         for reference in ("previous", "pinned")
+        for measure in ("top10_iou", "spearman", "ssim")
     ]
+    alarm = DriftAlarm(names)
+    heard = Heard(alarm)
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
-        callbacks=[SaliencyCallback(chosen, samples=8), DriftAlarm(names), heard],
+        callbacks=[SaliencyCallback(chosen, samples=8), alarm, heard],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
