@@ -18,6 +18,9 @@ __all__ = ["Game", "PictureResult", "PointingResults", "RunKey"]
 # Seconds that a process waits for another one that writes.
 _PATIENCE = 120.0
 
+# Letters of a long setting that are shown where it differs.
+_SHOWN = 60
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
     run INTEGER PRIMARY KEY,
@@ -157,11 +160,11 @@ class PointingResults:
         before: dict[str, str] = json.loads(stored)
         for name in sorted({*before, *settings}):
             if before.get(name) != settings.get(name):
+                was, now = _difference(before.get(name), settings.get(name))
                 raise InputError(
                     f"Expected results of the same settings in {self.path}, but its run of "
-                    f"{key.method} on {key.data} with {key.model} has {name} = "
-                    f"{before.get(name)!r}, and now it is {settings.get(name)!r}. Name another "
-                    "file for the results, or delete this one."
+                    f"{key.method} on {key.data} with {key.model} has {name} = {was}, and now it "
+                    f"is {now}. Name another file for the results, or delete this one."
                 )
         return int(run)
 
@@ -271,3 +274,13 @@ class PointingResults:
     def __getstate__(self) -> dict[str, object]:
         """Leave the connection behind: the copy makes one of its own."""
         return {**self.__dict__, "_connection": None}
+
+
+def _difference(before: str | None, now: str | None) -> tuple[str, str]:
+    """Return two settings as they are shown: of long ones, from shortly before they differ."""
+    if before is None or now is None or max(len(before), len(now)) < 2 * _SHOWN:
+        return repr(before), repr(now)
+    pairs = enumerate(zip(before, now, strict=False))
+    differs = next((i for i, (old, new) in pairs if old != new), min(len(before), len(now)))
+    start = max(0, differs - _SHOWN // 2)
+    return f"'...{before[start : start + _SHOWN]}...'", f"'...{now[start : start + _SHOWN]}...'"

@@ -72,6 +72,17 @@ def test_other_settings_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
     assert list(results.games(run)) == [("a", game(1))]
 
 
+def test_of_long_settings_the_difference_is_shown(tmp_path: Path) -> None:
+    results = PointingResults(tmp_path / "results.sqlite")
+    long = "GradCAM(" + "resize=False, " * 20
+    results.open_run(KEY, {"recipe": f"{long}layer='layer4')"})
+    with pytest.raises(InputError) as refused:
+        results.open_run(KEY, {"recipe": f"{long}layer='layer3')"})
+    assert "layer='layer4')" in str(refused.value)
+    assert "layer='layer3')" in str(refused.value)
+    assert str(refused.value).count("resize") < 10
+
+
 def test_pictures_are_written_all_or_none(tmp_path: Path) -> None:
     results = PointingResults(tmp_path / "results.sqlite")
     run = results.open_run(KEY, SETTINGS)

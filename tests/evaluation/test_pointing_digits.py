@@ -16,7 +16,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     ("methods", "pictures"),
     [
         (("grad_cam", "contrastive_excitation_backprop"), 40),
-        pytest.param(("rise", "extremal_perturbation"), 15, marks=pytest.mark.slow),
+        pytest.param(("rise", "extremal_perturbation"), 10, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("digits", [1, 2])
