@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from digit_networks import NETWORKS
 from timing import table, verdict
+from whole import explain_all
 
 from lightning_saliency.attribution import (
     RISE,
@@ -22,7 +23,7 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
     LinearApprox,
 )
-from lightning_saliency.callbacks.explain import Method, explain, methods_of
+from lightning_saliency.callbacks.explain import Method, methods_of
 from lightning_saliency.callbacks.samples import SampleSet
 
 SIDE, BATCH, PICTURES, SAMPLES = 64, 32, 10_000, 16
@@ -112,5 +113,5 @@ def _explain(model: torch.nn.Module, methods: list[Method], count: int) -> float
     """Return the CPU seconds of an explanation as the callback makes it; the drawing is not in."""
     samples = SampleSet(torch.randn(count, 3, SIDE, SIDE), torch.arange(count) % 10)
     start = time.process_time()
-    explain(model, methods_of(methods), samples, ["label"])
+    explain_all(model, methods_of(methods), samples)
     return time.process_time() - start

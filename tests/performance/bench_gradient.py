@@ -14,6 +14,7 @@ import torch
 from digit_networks import NETWORKS
 from timing import Verdict, alternate, ratio, table, verdict
 from torch import Tensor, nn
+from whole import explain_all
 
 from lightning_saliency.attribution import (
     DeconvNet,
@@ -28,7 +29,7 @@ from lightning_saliency.attribution.grad_cam import grad_cam
 from lightning_saliency.attribution.gradient import gradient
 from lightning_saliency.attribution.guided_backprop import guided_backprop
 from lightning_saliency.attribution.linear_approx import linear_approx
-from lightning_saliency.callbacks.explain import explain, methods_of
+from lightning_saliency.callbacks.explain import methods_of
 from lightning_saliency.callbacks.samples import SampleSet
 
 BATCH, SIDE = 16, 64
@@ -181,7 +182,7 @@ def _five(setting: Setting) -> Run:
         [Gradient(), GuidedBackprop(), DeconvNet(), GradCAM(stage), LinearApprox(stage)]
     )
     samples = SampleSet(setting.images, torch.tensor(setting.target))
-    return lambda: explain(setting.model, methods, samples, ["label"])
+    return lambda: explain_all(setting.model, methods, samples)
 
 
 def _installed(name: str) -> bool:
