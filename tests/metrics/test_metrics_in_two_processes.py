@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_saliency.metrics import PointingGame, SaliencyDrift
+from lightning_saliency.metrics import Faithfulness, PointingGame, SaliencyDrift
 
 COUNT = 7
 
@@ -27,13 +27,22 @@ def game_data() -> tuple[Tensor, Tensor, Tensor]:
     return maps, masks > 0.98, torch.arange(COUNT) % 3
 
 
+def faithfulness_values() -> dict[str, Tensor]:
+    deletion, road = torch.rand(2, COUNT, generator=torch.Generator().manual_seed(2))
+    road[5] = torch.nan
+    return {"deletion": deletion, "road": road}
+
+
 def results(shares: list[slice]) -> dict[str, float]:
     """Feed the metrics with some of the samples and bring all processes together."""
     drift, game = SaliencyDrift(), PointingGame(4, tolerance=3)
+    faithful = Faithfulness(["deletion", "road"])
     for share in shares:
         drift.update(*(part[share] for part in drift_maps()))
         game.update(*(part[share] for part in game_data()))
+        faithful.update({name: part[share] for name, part in faithfulness_values().items()})
     found = {name: float(value) for name, value in drift.compute().items()}
+    found |= {f"{name} of all": float(value) for name, value in faithful.compute().items()}
     return {**found, "pointing_game": float(game.compute())}
 
 
