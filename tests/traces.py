@@ -35,6 +35,9 @@ def bits(tensor: Tensor | None) -> str:
     """Return dtype, shape, device and a digest of the very bits of a tensor."""
     if tensor is None:
         return "none"
+    if hasattr(tensor, "to_local"):
+        # Of a sharded tensor, this process's part.
+        tensor = tensor.to_local()
     # A clone, because memory that NumPy has seen can never again be resized.
     flat = tensor.detach().cpu().clone().contiguous().reshape(-1)
     digest = hashlib.sha1(flat.view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lightning_saliency.callbacks.averaging import stand_before_averaging
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.references import check_pinned, followed_checkpoint
@@ -65,7 +66,7 @@ def check_settings(
 
 
 def check_tags(callback: SaliencyCallback, trainer: pl.Trainer) -> None:
-    """Check that no other callback writes the same tags.
+    """Check that no other callback writes the same tags, and come before weight averaging.
 
     Args:
         callback: the one that is set up.
@@ -74,6 +75,7 @@ def check_tags(callback: SaliencyCallback, trainer: pl.Trainer) -> None:
     Raises:
         InputError: another one does.
     """
+    stand_before_averaging(callback, trainer)
     for other in trainer.callbacks:  # type: ignore[attr-defined]
         if other is callback or not isinstance(getattr(other, "monitor", None), Monitor):
             continue

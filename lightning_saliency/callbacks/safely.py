@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 
 from lightning_saliency.callbacks.allowance import is_allowed, log_overhead
+from lightning_saliency.callbacks.averaging import averaged_weights
 from lightning_saliency.callbacks.explained import Explained, tell
 from lightning_saliency.callbacks.faults import AbandonedError, Fault, Faults, describe
 from lightning_saliency.callbacks.monitor import EVERYTHING, NUMBERS, Monitor, Tried
 from lightning_saliency.callbacks.monitored import stand_in
 from lightning_saliency.callbacks.noise import measure_noise_if_due
 from lightning_saliency.callbacks.ranks import attempt
-from lightning_saliency.callbacks.rhythm import is_due
+from lightning_saliency.callbacks.rhythm import is_due, validation_step
 from lightning_saliency.callbacks.samples import SampleSet
 
 if TYPE_CHECKING:
     from lightning_saliency.callbacks.saliency import SaliencyCallback
 
-__all__ = ["explain_if_due"]
+__all__ = ["explain_if_due", "explain_unvalidated"]
 
 # What is kept of the explanations, and callbacks that follow them.
 _HISTORY, _LISTENERS = "history", "listeners"
@@ -51,6 +52,21 @@ def explain_if_due(
             callback.trust.after(explained, callback, trainer, pl_module)
             _hand_on(callback, explained, trainer, pl_module)
     log_overhead(budget, callback.monitor.prefix, trainer, pl_module)
+
+
+def explain_unvalidated(
+    callback: SaliencyCallback, trainer: pl.Trainer, pl_module: pl.LightningModule
+) -> None:
+    """Explain at the end of an epoch that has not been validated, as :func:`explain_if_due`.
+
+    Args:
+        callback: has the samples, the methods and the budget.
+        trainer: of the run.
+        pl_module: the module that is explained.
+    """
+    with averaged_weights(trainer, pl_module):
+        # Lightning logs the metrics of an epoch's end one step back, at its last batch.
+        explain_if_due(callback, trainer, pl_module, validation_step(trainer) - 1)
 
 
 def _explain(

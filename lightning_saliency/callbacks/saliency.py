@@ -26,7 +26,7 @@ from lightning_saliency.callbacks.ranks import attempt
 from lightning_saliency.callbacks.references import Pinned
 from lightning_saliency.callbacks.regions import Regions, RegionsSpec
 from lightning_saliency.callbacks.rhythm import validation_step
-from lightning_saliency.callbacks.safely import explain_if_due
+from lightning_saliency.callbacks.safely import explain_if_due, explain_unvalidated
 from lightning_saliency.callbacks.samples import SampleSet, SampleSpec
 from lightning_saliency.callbacks.save_maps import MapSaver
 from lightning_saliency.callbacks.trust import TrustRun
@@ -240,8 +240,7 @@ class SaliencyCallback(GatheringCallback):
         """Explain the samples, if the epoch ended without a validation run."""
         # After a resume this hook can come for an epoch that was explained before the checkpoint.
         if not self._saw_validation and self.last_epoch != trainer.current_epoch:
-            # Lightning logs the metrics of an epoch's end one step back, at its last batch.
-            explain_if_due(self, trainer, pl_module, validation_step(trainer) - 1)
+            explain_unvalidated(self, trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,195 @@
+"""Training runs in every strategy, precision and kind of compilation, with and without a callback.
+
+Run as ``python cells.py GROUP RANK WORLD STORE OUT``: one process of a group of runs. Each writes
+for each cell what differs from the run without a callback, ``""`` if nothing does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.utils.data import DataLoader
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from contract import CHEAP, METHODS  # noqa: E402
+from untouched import AugmentedImages, Classifier, Record, Recorder, first_difference  # noqa: E402
+
+from lightning_saliency import SaliencyCallback  # noqa: E402
+
+CHOSEN = [
+    "Gradient",
+    "GradCAM",
+    "GuidedBackprop",
+    "ExcitationBackprop",
+    "RISE",
+    "ExtremalPerturbation",
+]
+PRECISIONS = ["32-true", "bf16-mixed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    strategy: str
+    precision: str
+    is_compiled: bool
+    method: str | None = None
+
+    def __str__(self) -> str:
+        kind = "compiled" if self.is_compiled else "eager"
+        return f"{self.strategy},{self.precision},{kind},{self.method}"
+
+
+def cells(strategy: str) -> list[Cell]:
+    return [
+        Cell(strategy, precision, is_compiled, method)
+        for precision in PRECISIONS
+        for is_compiled in (False, True)
+        for method in CHOSEN
+    ]
+
+
+class Sharded(Classifier):
+    """Shards and compiles its parts itself, as ModelParallelStrategy wants it."""
+
+    def __init__(self, is_compiled: bool) -> None:
+        super().__init__()
+        self.is_compiled = is_compiled
+        self.is_configured = False
+
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        if self.is_configured:
+            return
+        self.is_configured = True
+        mesh = self.device_mesh["data_parallel"]
+        if self.is_compiled:
+            self.features.compile(backend="eager")
+        for part in (self.features, self.head, self):
+            fully_shard(part, mesh=mesh)
+
+
+class OneNumber(pl.Callback):
+    """Logs a number, as any callback may; compiled validation steps that log notice that."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            pl_module.log("number", 1.0)
+
+
+class Resharding(Recorder):
+    """Before it looks, the gathered weights are given back: the same values, in one form."""
+
+    def _note(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        for part in module.modules():
+            if hasattr(part, "reshard"):
+                part.reshard()
+        super()._note(trainer, module, batch)
+
+
+def run(cell: Cell, folder: Path, *callbacks: pl.Callback, **settings: Any) -> tuple[Record, Any]:
+    """Return the record of a run, and what dynamo has counted."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    strategies: dict[str, Any] = {
+        "single": "auto",
+        "ddp": DDPStrategy(),
+        "fsdp2": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+    }
+    module: Any = Sharded(cell.is_compiled) if cell.strategy == "fsdp2" else Classifier()
+    recorder = Resharding() if cell.strategy == "fsdp2" else Recorder()
+    if cell.is_compiled and cell.strategy != "fsdp2":
+        module = torch.compile(
+            module, backend="aot_eager" if cell.strategy == "single" else "eager"
+        )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1 if cell.strategy == "single" else 2,
+        strategy=strategies[cell.strategy],
+        precision=cell.precision,  # type: ignore[arg-type]
+        max_epochs=2,
+        val_check_interval=0.5,
+        accumulate_grad_batches=3 if cell.strategy != "fsdp2" else 1,
+        logger=CSVLogger(folder),
+        callbacks=[*callbacks, recorder],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(
+        module,
+        DataLoader(AugmentedImages(32, augment=True), batch_size=4, shuffle=True),
+        DataLoader(AugmentedImages(8, augment=False), batch_size=4),
+    )
+    seen = torch._dynamo.utils.counters
+    counted = {
+        "frames": seen["frames"]["total"],
+        "graphs": seen["stats"]["unique_graphs"],
+        "graph breaks": sum(seen["graph_break"].values()),
+        "recompilations": sum(seen["recompiles"].values()),
+    }
+    return recorder.record, counted
+
+
+def compare(strategy: str, folder: Path) -> Iterator[tuple[str, str]]:
+    plain: dict[Cell, tuple[Record, Any] | str] = {}
+    for cell in cells(strategy):
+        without = replace(cell, method=None)
+        if without not in plain:
+            try:
+                plain[without] = run(without, folder, OneNumber())
+            except Exception as error:
+                plain[without] = f"impossible without a callback: {type(error).__name__}: {error}"
+        known = plain[without]
+        if isinstance(known, str):
+            yield str(cell), known
+            continue
+        assert cell.method is not None
+        method = METHODS[cell.method](**CHEAP.get(cell.method, {}))
+        callback = SaliencyCallback(method, samples=[0, 6, 3], on_error="raise")
+        record, counted = run(cell, folder, callback)
+        found = first_difference(known[0], record)
+        if counted != known[1]:
+            found += f" dynamo counted {counted}, not {known[1]}"
+        if callback.budget.made != 4:
+            found += f" explained {callback.budget.made} times"
+        yield str(cell), found
+
+
+def main() -> None:
+    strategy, rank, world, store, out = sys.argv[1:]
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=rank, NODE_RANK="0", WORLD_SIZE=world)
+    if int(world) > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world)
+        )
+    found = dict(compare(strategy, Path(store).parent / f"logs{rank}"))
+    Path(out).write_text(json.dumps(found))
+    if int(world) > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
