@@ -49,27 +49,23 @@ def _rise_within_one(areas: tuple[float, ...]) -> bool:
 class AreaPenalty:
     """The penalty for masks of given areas and one size.
 
+    Ties between pixels are broken by their place, as a stable sort does: of those that are equal,
+    the last ones are within the area. A mask that is the same everywhere shrinks in its first rows
+    first.
+
     Args:
         areas: of each mask, fractions in (0, 1].
         pixels: height * width of the masks.
         device: of the masks.
-        by_sorting: break ties between pixels by their place in the mask, as sorting does, instead
-            of sharing. A mask that is the same everywhere then shrinks in its first rows first.
     """
 
     def __init__(
-        self,
-        areas: Sequence[float],
-        pixels: int,
-        device: torch.device | None = None,
-        *,
-        by_sorting: bool = False,
+        self, areas: Sequence[float], pixels: int, device: torch.device | None = None
     ) -> None:
         # Rounded up, but not for a float's last digit.
         counts = [max(1, math.ceil(area * pixels - 1e-6)) for area in areas]
         self.on = torch.tensor(counts, device=device)
         self._most = max(counts)
-        self._by_sorting = by_sorting
 
     def __call__(self, mask: Tensor) -> Tensor:
         """Return the mean squared distance of each sorted mask from its step.
@@ -80,37 +76,32 @@ class AreaPenalty:
         Returns:
             (B,), >= 0; 0 where the mask is 1 in its area and 0 in the rest.
         """
-        flat = mask.flatten(1)
-        if self._by_sorting:
-            ordered = flat.sort(dim=1).values
-            rank = torch.arange(ordered.shape[1], 0, -1, device=mask.device)
-            return (ordered - (rank <= self.on[:, None]).to(mask.dtype)).square().mean(1)
-        penalty: Tensor = _SquaredDistance.apply(flat, self.on, self._most)
+        penalty: Tensor = _SquaredDistance.apply(mask.flatten(1), self.on, self._most)
         return penalty
 
 
 def area_step(flat: Tensor, on: Tensor, most: int) -> Tensor:
-    """Return 1 at the largest values of each row, 0 at the others; those that tie share the rest.
+    """Return True at the largest values of each row; of those that tie, at the last ones.
 
     Args:
         flat: (B, P), floating point.
-        on: (B,), int64, the sum of each row of the result, from 1 to P.
+        on: (B,), int64, how many of each row, from 1 to P.
         most: the largest entry of ``on``, known without asking the device.
 
     Returns:
-        (B, P), same dtype, in [0, 1].
+        (B, P), bool.
     """
     threshold = flat.topk(most, dim=1).values.gather(1, on[:, None] - 1)
-    above, tied = flat > threshold, flat == threshold
-    share = (on - above.sum(1)).to(flat.dtype) / tied.sum(1)
-    return torch.where(tied, share[:, None], above.to(flat.dtype))
+    tied = flat == threshold
+    after = tied.flip(1).cumsum(1, dtype=torch.int32).flip(1)
+    return (flat > threshold) | tied & (after <= on[:, None] - (flat > threshold).sum(1, True))
 
 
 class _SquaredDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flat: Tensor, on: Tensor, most: int) -> Tensor:
         step = area_step(flat, on, most)
-        ctx.save_for_backward(flat - step)
+        ctx.save_for_backward(flat - step.to(flat.dtype))
         chosen = (flat * step).sum(1)
         return (flat.square().sum(1) - 2 * chosen + on) / flat.shape[1]
 

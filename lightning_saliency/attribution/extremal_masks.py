@@ -32,7 +32,8 @@ class ExtremalMasks:
         clean_probability: (N,), that of the images.
         sufficient_area: (N,), the paper's a*: the smallest area whose reward reaches 0.9 of the
             way from ``perturbed_reward`` to ``clean_reward``; NaN if none does.
-        history: (N, A, 2, iterations), on the CPU: the rewards, and minus the weighted area terms.
+        history: (N, A, 2, iterations), on the CPU: the rewards, and minus the weighted area terms,
+            which are 0 by default.
     """
 
     masks: Tensor

@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
+from lightning_saliency.attribution.mask_area import AreaRule, AreaTerm, ShrinkingArea
+
 __all__ = ["MaskRecipe", "MaskScale", "RECIPES", "SearchPreset"]
 
 SearchPreset: TypeAlias = Literal["torchray"]
@@ -38,47 +40,27 @@ class MaskRecipe:
     Attributes:
         max_iter: how many iterations.
         optimizer: makes the optimiser for the grids.
-        first_weight: of the area term, in the first iteration.
-        weight_growth: the weight grows by this factor from one iteration to the next; None for the
-            factor that takes it to ``last_weight`` in the last.
-        last_weight: see ``weight_growth``.
-        relative: whether the weights are multiples of how far the logits of the image lie from
-            those of the fully perturbed one. A network's logits grow by orders of magnitude while
-            it trains; without this the area outweighs the reward at first, and later the reverse.
+        area_rule: holds the masks to their areas.
         scaled: whether lengths shrink with the image.
-        area_on_canvas: whether the area is that on the canvas, most of which lies outside small
-            images, instead of that on the image.
-        ties_by_place: see ``by_sorting`` of
-            :class:`~lightning_saliency.attribution.area_penalty.AreaPenalty`.
         slope_at_one: see :func:`~lightning_saliency.image.perturbation.blend`.
         blur_padding: what the blur meets outside the image.
         blur_truncate: where the blur's kernel ends, in sigmas.
         jitter: moves or mirrors pictures, given the iteration's number, so that masks do not cling
             to single pixels.
-        finished: whether the masks are those after the last step, brought to their exact area;
-            else those that the last step was computed from.
+        finished: whether the masks are those after the last step, and larger ones are also tried
+            as smaller ones that were grown; else they are those that the last step was computed
+            from.
     """
 
     max_iter: int
     optimizer: Callable[[list[Tensor]], Optimizer]
-    first_weight: float
-    weight_growth: float | None
-    last_weight: float
-    relative: bool
+    area_rule: type[AreaRule]
     scaled: bool
-    area_on_canvas: bool
-    ties_by_place: bool
     slope_at_one: bool
     blur_padding: str
     blur_truncate: float
     jitter: Callable[[int, Tensor], Tensor]
     finished: bool
-
-    def weights(self, max_iter: int) -> list[float]:
-        """Return the weight of the area term in each iteration."""
-        whole = self.last_weight / self.first_weight
-        growth = self.weight_growth or whole ** (1 / max(1, max_iter - 1))
-        return [self.first_weight * growth**iteration for iteration in range(max_iter)]
 
     def scale(self, size: tuple[int, int]) -> MaskScale:
         """Return the lengths for images of ``size``: 7, 21 and 20 pixels at 224 pixels."""
@@ -106,15 +88,11 @@ def _mirrored(iteration: int, pictures: Tensor) -> Tensor:
 
 RECIPES: dict[SearchPreset | None, MaskRecipe] = {
     None: MaskRecipe(
-        max_iter=50,
-        optimizer=lambda grids: Adam(grids, lr=0.1, betas=(0.9, 0.99)),
-        first_weight=3.0,
-        weight_growth=None,
-        last_weight=500.0,
-        relative=True,
+        max_iter=25,
+        # The smallest derivatives count, too, whatever the scale of the logits.
+        optimizer=lambda grids: Adam(grids, lr=0.1, betas=(0.8, 0.9), eps=1e-16),
+        area_rule=ShrinkingArea,
         scaled=True,
-        area_on_canvas=False,
-        ties_by_place=False,
         slope_at_one=True,
         blur_padding="replicate",
         blur_truncate=3.0,
@@ -124,13 +102,8 @@ RECIPES: dict[SearchPreset | None, MaskRecipe] = {
     "torchray": MaskRecipe(
         max_iter=800,
         optimizer=lambda grids: SGD(grids, lr=0.01, momentum=0.9, dampening=0.9),
-        first_weight=300.0,
-        weight_growth=1.0035,
-        last_weight=300.0 * 1.0035**799,
-        relative=False,
+        area_rule=AreaTerm,
         scaled=False,
-        area_on_canvas=True,
-        ties_by_place=True,
         slope_at_one=False,
         blur_padding="constant",
         blur_truncate=4.0,

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.area_penalty import AreaPenalty
+from lightning_saliency.attribution.mask_area import AreaRule, HeldMasks
 from lightning_saliency.attribution.mask_recipe import MaskRecipe
 from lightning_saliency.attribution.picture_rewards import PictureRewards
 from lightning_saliency.attribution.progress import report
@@ -23,8 +23,20 @@ from lightning_saliency.image.smooth_mask import SmoothMask
 __all__ = ["MaskSearch", "Progress"]
 
 Progress = Callable[[int, float, Tensor], None]
-"""Called after each iteration with its number, the weight of the area term, and a tensor (B, 2):
-the rewards of the masks, and minus their weighted area terms, on the images' device."""
+"""Called after each iteration with its number, how hard it presses for the areas (the weight of the
+area term, or the contrast of the masks; it rises), and a tensor (B, 2): the rewards of the masks,
+and minus their weighted area terms, on the images' device."""
+
+# How many iterations pass between two looks at how far the masks have come. Each look makes the
+# host wait for the device.
+_LOOK = 5
+
+# For how many iterations a mask of one area is grown to the next, and how its contrast rises.
+_GROWTH = 8
+_GROWTH_CONTRASTS = (8.0, 60.0)
+
+# Of the masks that are returned: few pixels of them are grey.
+_LAST_CONTRAST = 250.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class MaskSearch:
         variant: the game.
         jitter: move or mirror the pictures a little, in each iteration in another way.
         seed: of the order in which that is done.
+        tolerance: the search ends when no mask has changed by more than this share of its area in
+            five iterations, and all areas are right to this share; None for all iterations.
     """
 
     recipe: MaskRecipe
@@ -50,14 +64,16 @@ class MaskSearch:
     variant: Variant
     jitter: bool
     seed: int = 0
+    tolerance: float | None = None
 
     def run(
         self, rewards: PictureRewards, progress: Progress | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Search, from masks that keep everything.
+        """Search, from masks that are the same everywhere.
 
         One forward and one backward pass of the model for each mask and iteration (two for the
-        dual game). The host does not wait for the device before the end.
+        dual game), and eight more for each mask but those of the smallest area. Without
+        ``tolerance``, the host does not wait for the device before the end.
 
         Args:
             rewards: of the pictures.
@@ -68,22 +84,15 @@ class MaskSearch:
             rewards, and minus the weighted area terms.
         """
         shape = (len(self.levels), len(self.areas))
-        dtype = torch.promote_types(self.levels.dtype, torch.float32)
-        grid = self.levels.new_ones(
-            shape[0] * shape[1], *self.smooth_mask.grid_size, dtype=dtype
-        ).requires_grad_()
+        grid = self._first_grid().requires_grad_()
         optimizer = self.recipe.optimizer([grid])
         history = grid.new_zeros(len(grid), 2, self.max_iter)
-        scale: float | Tensor = 1.0
-        if self.recipe.relative:
-            scale = rewards.spread(self.levels[:, -1], self.levels[:, 0])
-            scale = scale.repeat_interleave(shape[1])
-        masks = grid
-        for iteration, weight in enumerate(self.recipe.weights(self.max_iter)):
+        masks = seen = grid.detach()
+        for iteration in range(self.max_iter):
             # Odd, because mirroring goes by even and odd iterations.
             place = iteration + 997 * self.seed
             jitter = partial(self.recipe.jitter, place) if self.jitter else None
-            masks, reward, area_term, slope = self.slope(grid, weight * scale, rewards, jitter)
+            (masks, area_term, error), reward, slope = self.slope(grid, iteration, rewards, jitter)
             # The optimiser makes the negative of the energy small.
             grid.grad = slope.neg_()
             history[:, 0, iteration] = reward
@@ -93,41 +102,43 @@ class MaskSearch:
                 grid.clamp_(0, 1)
             report(iteration + 1, self.max_iter)
             if progress is not None:
-                progress(iteration, weight, history[:, :, iteration])
+                progress(iteration, self.area_rule.pressure(iteration), history[:, :, iteration])
+            if self.tolerance is not None and (iteration + 1) % _LOOK == 0:
+                if iteration >= _LOOK and _largest_miss(masks, seen, error) <= self.tolerance:
+                    report(self.max_iter, self.max_iter)
+                    history = history[:, :, : iteration + 1]
+                    break
+                seen = masks
         if self.recipe.finished:
-            masks, _ = self._masks(grid.detach())
-            area = masks.new_tensor(self.areas * shape[0])
-            masks = exact_area(masks, area)
-        masks = masks.detach()
-        return masks.reshape(*shape, *masks.shape[1:]), history.reshape(*shape, 2, -1)
+            masks = self._finished(grid.detach(), rewards)
+        return masks.reshape(*shape, *masks.shape[-2:]), history.reshape(*shape, 2, -1)
 
     def slope(
         self,
         grid: Tensor,
-        weight: float | Tensor,
+        iteration: int,
         rewards: PictureRewards,
         jitter: Callable[[Tensor], Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[HeldMasks, Tensor, Tensor]:
         """Return how the energy, the rewards minus the area terms, changes with each point.
 
         Args:
             grid: (N * A, rows, columns), in [0, 1], a leaf that needs a gradient.
-            weight: of the area terms, one for all or for each, (N * A,).
+            iteration: see :meth:`~lightning_saliency.attribution.mask_area.AreaRule.masks`.
             rewards: of the pictures.
             jitter: what the pictures go through before the model sees them.
 
         Returns:
-            The masks on the image (N * A, H, W); their rewards and weighted area terms (N * A,);
-            and the energy's derivative, like ``grid``. All are detached.
+            The masks; their rewards (N * A,); and the energy's derivative, like ``grid``. All are
+            detached.
         """
-        masks, measured = self._masks(grid)
+        masks, area_term, error = self.area_rule.masks(grid, iteration)
         games = self.pictures(masks.reshape(len(self.levels), -1, *masks.shape[1:]))
         reward, slopes = rewards.with_slopes([game.detach() for game in games], jitter)
-        area_term = weight * self._area_penalty(measured)
-        (slope,) = torch.autograd.grad(
-            [*games, area_term], grid, [*slopes, -torch.ones_like(area_term)]
-        )
-        return masks.detach(), reward, area_term.detach(), slope
+        if area_term.requires_grad:
+            games, slopes = [*games, area_term], [*slopes, -torch.ones_like(area_term)]
+        (slope,) = torch.autograd.grad(games, grid, slopes)
+        return HeldMasks(masks.detach(), area_term.detach(), error), reward, slope
 
     def pictures(self, masks: Tensor) -> list[Tensor]:
         """Return the pictures that are judged, (N * A, C, H, W), for each game.
@@ -142,20 +153,74 @@ class MaskSearch:
         ]
 
     @cached_property
-    def _area_penalty(self) -> AreaPenalty:
-        on_canvas = self.recipe.area_on_canvas
-        size = self.smooth_mask.canvas_size if on_canvas else self.smooth_mask.size
-        return AreaPenalty(
+    def area_rule(self) -> AreaRule:
+        """What holds the masks to their areas."""
+        return self.recipe.area_rule(
+            self.smooth_mask,
             self.areas * len(self.levels),
-            size[0] * size[1],
-            self.levels.device,
-            by_sorting=self.recipe.ties_by_place,
+            self.max_iter,
+            # Half precision does not do for the masks.
+            self.levels.new_empty(0, dtype=torch.promote_types(self.levels.dtype, torch.float32)),
         )
 
-    def _masks(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the masks on the image, and those whose area counts."""
-        if not self.recipe.area_on_canvas:
-            masks = self.smooth_mask(grid)
-            return masks, masks
-        canvas = self.smooth_mask.on_canvas(grid)
-        return self.smooth_mask.crop(canvas), canvas
+    def _first_grid(self) -> Tensor:
+        """Return the grids that a search begins with, (N * A, rows, columns)."""
+        return self.area_rule.like.new_full(
+            (len(self.levels) * len(self.areas), *self.smooth_mask.grid_size), self.area_rule.first
+        )
+
+    def _finished(self, grid: Tensor, rewards: PictureRewards) -> Tensor:
+        """Return the masks (N, A, H, W) at the end of a search, or smaller ones of them, grown.
+
+        The search for a large mask may miss what the one for a smaller mask found. So each mask is
+        compared with the smaller one of the same image, grown to its area, and the better one kept.
+
+        Args:
+            grid: (N * A, rows, columns), after the last step.
+            rewards: of the pictures.
+        """
+        shape = (len(self.levels), len(self.areas))
+        areas = grid.new_tensor(self.areas * shape[0])
+        masks = exact_area(self.smooth_mask(grid), areas, _LAST_CONTRAST)
+        masks = masks.reshape(*shape, *self.smooth_mask.size)
+        reward = rewards.judge(self.pictures(masks))[0].reshape(shape)
+        grids = grid.reshape(*shape, *grid.shape[1:])
+        for larger in range(1, shape[1]):
+            grown = self._grown(masks[:, larger - 1], grids[:, larger], larger, rewards)
+            better = rewards.judge(self.pictures(grown[:, None]))[0] > reward[:, larger]
+            masks[:, larger] = torch.where(better[:, None, None], grown, masks[:, larger])
+        return masks
+
+    def _grown(self, masks: Tensor, grid: Tensor, larger: int, rewards: PictureRewards) -> Tensor:
+        """Search for what to add to masks, so that they have a larger area.
+
+        Args:
+            masks: (N, H, W), of the next smaller area.
+            grid: (N, rows, columns), at the end of the larger area's own search: the first guess.
+            larger: the index of the area.
+            rewards: of the pictures.
+
+        Returns:
+            (N, H, W), of that area; almost all of ``masks`` is in them.
+        """
+        area = masks.new_full((len(masks),), self.areas[larger])
+        grid = grid.clone().requires_grad_()
+        optimizer = self.recipe.optimizer([grid])
+        for share in torch.linspace(0, 1, _GROWTH).tolist():
+            contrast = _GROWTH_CONTRASTS[0] ** (1 - share) * _GROWTH_CONTRASTS[1] ** share
+            # What is in the old masks lies above all that is not.
+            grown = exact_area(masks + self.smooth_mask(grid), area, contrast)
+            games = self.pictures(grown[:, None])
+            _, slopes = rewards.with_slopes([game.detach() for game in games])
+            (slope,) = torch.autograd.grad(games, grid, slopes)
+            grid.grad = slope.neg_()
+            optimizer.step()
+            with torch.no_grad():
+                grid.clamp_(0, 1)
+        return exact_area(masks + self.smooth_mask(grid.detach()), area, _LAST_CONTRAST)
+
+
+def _largest_miss(masks: Tensor, before: Tensor, error: Tensor) -> float:
+    """Return how far any mask has changed, or its area is off, as a share of its area."""
+    change = (masks - before).abs().sum((1, 2)) / masks.sum((1, 2))
+    return float(torch.maximum(change, error).amax())

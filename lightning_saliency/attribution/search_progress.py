@@ -13,7 +13,7 @@ class PrintedProgress:
     Args:
         areas: of the masks of each image.
         every: print in every such iteration, from the first on; None for none.
-        doubled: print whenever the area term's weight has doubled.
+        doubled: print whenever the pressure on the areas has doubled.
 
     Raises:
         InputError: ``every`` is not positive.
@@ -25,13 +25,13 @@ class PrintedProgress:
         self._areas = areas
         self._every = every
         self._doubled = doubled
-        self._last_weight = 0.0
+        self._last_pressure = 0.0
 
-    def __call__(self, iteration: int, weight: float, state: Tensor) -> None:
+    def __call__(self, iteration: int, pressure: float, state: Tensor) -> None:
         """Print a line for each mask; see :data:`~.mask_search.Progress`."""
-        doubled = self._doubled and weight >= 2 * self._last_weight
+        doubled = self._doubled and pressure >= 2 * self._last_pressure
         if doubled:
-            self._last_weight = weight
+            self._last_pressure = pressure
         if not doubled and (self._every is None or iteration % self._every):
             return
         for row, (reward, area_term) in enumerate(state.tolist()):

@@ -18,6 +18,7 @@ from lightning_saliency.attribution.extremal_perturbation import (
     extremal_perturbation,
     simple_reward,
 )
+from lightning_saliency.attribution.mask_search import MaskSearch
 from lightning_saliency.attribution.picture_rewards import PictureRewards
 from lightning_saliency.attribution.reward import Variant
 from lightning_saliency.benchmark import get_example_data, get_example_regions
@@ -42,6 +43,19 @@ def quick(**settings: Any) -> ExtremalPerturbation:
 # --- TorchRay ---------------------------------------------------------------------------------
 
 
+class _Ones:
+    """The torch module, but for the ones that TorchRay's search begins with."""
+
+    def __init__(self, start: Tensor) -> None:
+        self.start = start
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def ones(self, *size: int) -> Tensor:
+        return self.start.clone() if size == tuple(self.start.shape) else torch.ones(*size)
+
+
 @every_variant
 @every_perturbation
 @pytest.mark.parametrize("max_iter", [1, 2, 3])
@@ -53,13 +67,10 @@ def test_preset_equals_torchray_in_each_iteration(
     max_iter: int,
 ) -> None:
     # A mask of ones everywhere is full of ties, which a sort breaks by the last bits of the mask.
-    # So both are given the same last bits here; the masks are compared in test_smooth_mask.py.
-    def generate(self: Any, grid: Tensor) -> tuple[Tensor, Tensor]:
-        smooth = SmoothMask(self.shape, self.step, self.sigma)
-        canvas = smooth.on_canvas(grid[:, 0])
-        return smooth.crop(canvas)[:, None], canvas[:, None]
-
-    monkeypatch.setattr(torchray.MaskGenerator, "generate", generate)
+    # So both begin here with the same grid, in which no two points are equal.
+    start = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(4))
+    monkeypatch.setattr(torchray, "torch", _Ones(start))
+    monkeypatch.setattr(MaskSearch, "_first_grid", lambda search: start[:, 0].clone())
     model, image = make_model(), make_images(1, (24, 30))
     settings: dict[str, Any] = {
         "areas": [0.1, 0.3],
@@ -75,6 +86,7 @@ def test_preset_equals_torchray_in_each_iteration(
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
 def test_preset_equals_torchray_but_for_ties() -> None:
+    # From the masks of ones that both begin with by themselves.
     model, image = make_model(), make_images(1, (24, 30))
     settings: dict[str, Any] = {"areas": [0.1, 0.3], "max_iter": 2}
     masks, history = extremal_perturbation(model, image, 2, preset="torchray", **settings)
@@ -87,11 +99,12 @@ def test_preset_equals_torchray_but_for_ties() -> None:
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
 def test_slope_of_the_energy_is_that_of_torchray(variant: Variant) -> None:
     model, image = make_model(), make_images(1, (24, 30))
-    areas, weight = (0.1, 0.3), 700.0
+    areas, iteration = (0.1, 0.3), 242
+    weight = 300 * 1.0035**iteration
     search = ExtremalPerturbation(areas, variant=variant, preset="torchray")._search(image)
     grid = torch.rand(2, *search.smooth_mask.grid_size, generator=torch.Generator().manual_seed(8))
     grid.requires_grad_()
-    _, _, _, came = search.slope(grid, weight, rewards_of(model, image, 2, variant), _flip)
+    _, _, came = search.slope(grid, iteration, rewards_of(model, image, 2, variant), _flip)
 
     generator = torchray.MaskGenerator((24, 30), 7, 21)
     perturbation = torchray.Perturbation(image)
@@ -133,21 +146,37 @@ def rewards_of(
 SHIFTS = [(-1, -1), (1, 0), (0, -1), (-1, 1), (-1, -1), (1, 1)]
 
 
+def naive_mask(smooth: Tensor, area: float, contrast: float) -> Tensor:
+    """Return a sigmoid around the level that gives the area, by halving; torch differentiates it.
+
+    The level is one more step of Newton's method from where the halving ended, which changes
+    nothing but its derivative.
+    """
+    low, high = -10.0, 10.0
+    for _ in range(100):
+        level = (low + high) / 2
+        share = torch.sigmoid(contrast * (smooth.detach() - level)).mean().item()
+        low, high = (level, high) if share > area else (low, level)
+    soft = torch.sigmoid(contrast * (smooth - low))
+    steepness = contrast * (soft * (1 - soft)).mean().detach()
+    return torch.sigmoid(contrast * (smooth - low - (soft.mean() - area) / steepness))
+
+
 def naive_search(
     model: nn.Module, image: Tensor, target: int, area: float, updates: int, variant: Variant
 ) -> Tensor:
-    """Return the mask of one image after some of six updates, without batches or levels of weights.
-
-    Where pixels tie for the last places within the area, they share them.
-    """
+    """Return the mask of one image after some of six updates, without batches."""
     smooth = SmoothMask((image.shape[2], image.shape[3]), 1, 3.0)
     levels = perturbation_levels(image, "blur", 8, 20 * 16 / 224)
-    spread = (model(image) - model(levels[:, 0])).abs().max().item()
-    grid = torch.ones(1, *smooth.grid_size, dtype=image.dtype)
+    grid = torch.full((1, *smooth.grid_size), 0.5, dtype=image.dtype)
     first, second = torch.zeros_like(grid), torch.zeros_like(grid)
-    for t in range(updates):
+    for t in range(updates + 1):
         leaf = grid.clone().requires_grad_()
-        mask = smooth(leaf)
+        # Most of the image at first; the area after three fifths of the five intervals.
+        now = area * (0.8 / area) ** max(0, 1 - t / 3)
+        mask = naive_mask(smooth(leaf), now, 4 * 15 ** (t / 5))
+        if t == updates:
+            return mask.detach()
 
         def score(kept: Tensor, t: int = t) -> Tensor:
             picture = blend(levels, kept[:, None])[:, 0]
@@ -155,18 +184,12 @@ def naive_search(
 
         kept, lost = score(mask), score(1 - mask)
         reward = {"preserve": kept, "delete": -lost, "dual": kept - lost}[variant]
-        on = math.ceil(area * mask.numel())
-        least = mask.flatten().sort().values[-on]
-        inside, tied = (mask > least).to(mask.dtype), (mask == least).to(mask.dtype)
-        wanted = inside + tied * (on - inside.sum()) / tied.sum()
-        weight = 3 * (500 / 3) ** (t / 5) * spread
-        energy = reward - weight * (mask - wanted).square().mean()
-        (slope,) = torch.autograd.grad(energy, leaf)
-        first = 0.9 * first + 0.1 * slope
-        second = 0.99 * second + 0.01 * slope.square()
-        move = first / (1 - 0.9 ** (t + 1)) / ((second / (1 - 0.99 ** (t + 1))).sqrt() + 1e-8)
+        (slope,) = torch.autograd.grad(reward, leaf)
+        first = 0.8 * first + 0.2 * slope
+        second = 0.9 * second + 0.1 * slope.square()
+        move = first / (1 - 0.8 ** (t + 1)) / ((second / (1 - 0.9 ** (t + 1))).sqrt() + 1e-16)
         grid = (grid + 0.1 * move).clamp(0, 1)
-    return smooth(grid)
+    raise AssertionError
 
 
 @every_variant
@@ -263,14 +286,19 @@ def test_finds_the_part_that_matters(variant: Variant, perturbation: Perturbatio
         (0.05, 0.1), variant=variant, perturbation=perturbation, jitter=False
     )
     found = method.masks(Bright(), image, 1)
-    for a in range(2):
-        inside = found.masks[0, a, 3:21, 3:21].sum() / found.masks[0, a].sum()
-        assert inside > 0.95
+    small, large = found.masks[0]
+    assert small[3:21, 3:21].sum() / small.sum() > 0.95
+    # The square is 1/16 of the image; a blur leaves it to the model where the rest lies.
+    assert large[6:18, 6:18].mean() > 0.9
+    if perturbation == "fade":
+        assert large[3:21, 3:21].sum() / large.sum() > 0.95
     if perturbation == "fade":
         # A blur only moves the light, and most of it stays in the corner.
         assert found.rewards[0, 1] > found.rewards[0, 0] > found.perturbed_reward[0]
     grey = ((found.masks > 0.1) & (found.masks < 0.9)).float().mean((0, 2, 3))
-    assert grey.max() < 0.05
+    assert grey[0] < 0.05
+    # Once the square is in, a blur makes the model indifferent to where the rest of the area lies.
+    assert grey[1] < (0.05 if perturbation == "fade" else 0.15)
     saliency = method(Bright(), image, 1)
     torch.testing.assert_close(saliency, found.masks.mean(1, keepdim=True))
 
@@ -326,12 +354,17 @@ def test_no_more_pictures_than_the_batch_size(variant: Variant) -> None:
     assert max(sizes) == 4
 
 
-def test_areas_of_a_list_are_those_found_alone() -> None:
-    model, images = make_model(dtype=float64), make_images(2, dtype=float64)
-    together = quick().masks(model, images, 2).masks
-    for a, area in enumerate((0.1, 0.3)):
-        alone = quick(areas=(area,)).masks(model, images, 2).masks
-        torch.testing.assert_close(together[:, a : a + 1], alone, rtol=1e-6, atol=1e-9)
+def test_areas_of_a_list_are_those_found_alone_or_better() -> None:
+    model, images = make_model(dtype=float64), make_images(6, dtype=float64)
+    together = quick().masks(model, images, 2)
+    smallest, largest = (quick(areas=(area,)).masks(model, images, 2) for area in (0.1, 0.3))
+    torch.testing.assert_close(together.masks[:, :1], smallest.masks, rtol=1e-6, atol=1e-9)
+    better = together.rewards[:, 1] - largest.rewards[:, 0]
+    assert (better > -1e-9).all()
+    assert better.max() > 1e-6  # some are a smaller mask, grown
+    grown = better > 1e-6
+    inside = torch.minimum(together.masks[:, 0], together.masks[:, 1]).sum((1, 2))
+    assert (inside / together.masks[:, 0].sum((1, 2)))[grown].min() > 0.8
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 31), (33, 12)])
@@ -373,6 +406,28 @@ def test_leaves_no_trace() -> None:
         extremal_perturbation(model, images, 1, max_iter=2)
 
 
+def test_ends_early_when_nothing_changes() -> None:
+    image = torch.zeros(1, 1, 24, 24)
+    image[:, :, 3:9, 3:9] = 1
+    method = ExtremalPerturbation((0.1,), "fade", max_iter=200, jitter=False, tolerance=0.05)
+    found = method.masks(Bright(), image, 1)
+    iterations = found.history.shape[-1]
+    assert iterations % 5 == 0
+    assert 0.6 * 199 < iterations < 200  # not before the area is reached
+    assert found.area_error.abs().max() < 1e-5
+    every = dataclasses.replace(method, tolerance=None).masks(Bright(), image, 1)
+    assert every.history.shape[-1] == 200
+    torch.testing.assert_close(found.rewards, every.rewards, rtol=0.02, atol=0)
+
+
+def test_preset_does_not_end_before_the_area_is_right() -> None:
+    image = torch.zeros(1, 1, 24, 24)
+    image[:, :, 3:9, 3:9] = 1
+    method = ExtremalPerturbation((0.1,), "fade", 20, preset="torchray", tolerance=0.5)
+    # After 20 steps the masks change slowly, but still cover most of the canvas.
+    assert method.masks(Bright(), image, 1).history.shape[-1] == 20
+
+
 def test_repeats_to_the_bit() -> None:
     model, images = make_model(), make_images()
     first, second = (quick().masks(model, images, 1) for _ in range(2))
@@ -394,7 +449,7 @@ def test_reward_of_ones_own(target: int | list[int]) -> None:
 
     model, images = make_model(), make_images(2)
     found = quick(reward_func=reward, batch_size=3).masks(model, images, target)
-    plain = quick(max_iter=1).masks(model, images, target)
+    plain = quick().masks(model, images, target)
     torch.testing.assert_close(found.history[:, :, 0, 0], 2 * plain.history[:, :, 0, 0])
     assert seen[0][0] == (3, CLASSES)
     if isinstance(target, int):
@@ -442,7 +497,7 @@ def test_call_of_torchrays_readme(capsys: pytest.CaptureFixture[str]) -> None:
         model, x, category_id, reward_func=contrastive_reward, debug=True, areas=[0.12]
     )
     assert masks.shape == (1, 1, 16, 20)
-    assert hist.shape == (1, 2, 50)
+    assert hist.shape == (1, 2, 25)
     printed = capsys.readouterr().out
     assert "reward_func='contrastive'" in printed
     assert "iteration 1, image 0, area 0.12: reward " in printed
@@ -502,6 +557,8 @@ def test_prints_every_so_often(capsys: pytest.CaptureFixture[str]) -> None:
         ({"step": 1.5}, "step"),
         ({"sigma": 0}, "sigma > 0"),
         ({"sigma": math.nan}, "sigma > 0"),
+        ({"tolerance": 0.0}, "tolerance > 0"),
+        ({"tolerance": math.nan}, "tolerance > 0"),
         ({"variant": "both"}, "variant to be one of 'preserve', 'delete', 'dual', got 'both'"),
         ({"perturbation": "noise"}, "perturbation to be one of 'blur', 'fade'"),
         ({"preset": "paper"}, "preset to be one of None, 'torchray'"),

@@ -17,16 +17,16 @@ def smooth_masks(dtype: torch.dtype = torch.float64) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("contrast", [1.0, 4.0])
+@pytest.mark.parametrize("contrast", [1.0, 4.0, 30.0])
 def test_equals_the_root_that_scipy_finds(contrast: float) -> None:
     came = exact_area(smooth_masks(), AREAS, contrast)
     for found, mask, area in zip(came[:2], smooth_masks(), AREAS.tolist(), strict=False):
 
         def at(level: float, mask: torch.Tensor = mask) -> torch.Tensor:
-            return (0.5 + contrast * (mask - level)).clamp(0, 1)
+            return torch.sigmoid(contrast * (mask - level))
 
-        level = brentq(lambda x, at=at, area=area: float(at(x).mean()) - area, -2, 3, xtol=1e-14)
-        torch.testing.assert_close(found, at(level), rtol=0, atol=1e-8)
+        level = brentq(lambda x, at=at, area=area: float(at(x).mean()) - area, -9, 9, xtol=1e-14)
+        torch.testing.assert_close(found, at(level), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -54,3 +54,34 @@ def test_order_of_the_pixels_is_kept() -> None:
     came = exact_area(mask, AREAS[:1])
     order = mask.flatten().argsort()
     assert (came.flatten()[order].diff() >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["any", "binary", "almost the same"])
+@pytest.mark.parametrize("contrast", [0.5, 4.0, 30.0, 200.0])
+def test_area_is_exact_for_masks_of_any_kind(kind: str, contrast: float) -> None:
+    mask = torch.rand(6, 40, 50, generator=torch.Generator().manual_seed(2))
+    if kind == "binary":
+        mask = (mask > 0.9).float()
+    if kind == "almost the same":
+        mask = 0.5 + 1e-3 * mask
+    area = torch.tensor([0.001, 0.05, 0.1, 0.5, 0.97, 1.0])
+    came = exact_area(mask, area, contrast)
+    torch.testing.assert_close(came.mean((1, 2)), area, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("contrast", [1.0, 8.0])
+def test_slope_is_the_derivative(contrast: float) -> None:
+    mask = smooth_masks()[:2, ::4, ::5].clone().requires_grad_()
+    area = torch.tensor([0.2, 0.6], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda m: exact_area(m, area, contrast), mask)
+
+
+def test_slope_moves_area_but_makes_none() -> None:
+    mask = smooth_masks()[:1].clone().requires_grad_()
+    gradient = torch.rand_like(mask, requires_grad=False)
+    (slope,) = torch.autograd.grad(exact_area(mask, AREAS[:1], 4.0), mask, gradient)
+    assert slope.abs().max() > 0.01
+    assert slope.sum().abs() < 1e-9
+    # An area of everything cannot change.
+    (still,) = torch.autograd.grad(exact_area(mask, AREAS[2:], 4.0), mask, gradient)
+    assert torch.isfinite(still).all()

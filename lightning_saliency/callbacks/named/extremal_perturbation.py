@@ -27,7 +27,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.
         perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean colour of normalised images).
-        max_iter: iterations; None for 50, or 800 with the preset.
+        max_iter: iterations; None for 25, or 800 with the preset.
         num_levels: degrees of perturbation, at least 2, between which masks interpolate.
         step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
             side of 224 pixels, in proportion (at least 1), or 7 with the preset.
@@ -46,6 +46,9 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
         autocast: run the model under autocast to bfloat16.
         seed: of the order in which the pictures are moved or mirrored, the only chance in it.
+        tolerance: end before ``max_iter`` when no mask has changed by more than this share of its
+            area within five iterations, and each area is right to this share; looked at in every
+            fifth iteration. None never ends early.
         resize: see :class:`~lightning_saliency.attribution.AttributionMethod`, as for
             ``resize_mode`` and ``smooth``.
         samples: see :class:`SaliencyCallback`, as for all that follow.
@@ -66,6 +69,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         batch_size: BatchSize = "auto",
         autocast: bool = False,
         seed: int = 0,
+        tolerance: float | None = None,
         resize: bool | tuple[int, int] = True,
         resize_mode: ResizeMode = "bilinear",
         smooth: float = 0.0,
@@ -103,6 +107,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             batch_size=batch_size,
             autocast=autocast,
             seed=seed,
+            tolerance=tolerance,
             resize=resize,
             resize_mode=resize_mode,
             smooth=smooth,
