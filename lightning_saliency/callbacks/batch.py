@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_saliency.callbacks.regions import OBJECT, region_masks
 from lightning_saliency.errors import InputError
 
-__all__ = ["Unpack", "class_indices", "unpack_batch"]
+__all__ = ["Unpack", "class_indices", "image_key", "unpack_batch"]
 
 Unpack: TypeAlias = Callable[
     [Any],
@@ -72,6 +72,21 @@ def unpack_batch(
     return images, labels if isinstance(labels, Tensor) else None, regions
 
 
+def image_key(batch: object, images: Tensor) -> str | None:
+    """Return the name under which images stand in a batch, None if it has no names.
+
+    Args:
+        batch: what the model's ``validation_step`` receives.
+        images: (N, C, H, W), found in it.
+    """
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    entries = first if isinstance(first, Mapping) else getattr(first, "data", None)
+    if not isinstance(entries, Mapping):
+        return None
+    names = [name for name, entry in entries.items() if entry is images and isinstance(name, str)]
+    return names[0] if names else None
+
+
 def _regions(given: object, images: Tensor) -> dict[str, Tensor]:
     named = given if isinstance(given, Mapping) else {OBJECT: given}
     size = images.shape[2], images.shape[3]
@@ -125,8 +140,10 @@ def _describe(found: object) -> str:
 def class_indices(labels: Tensor | None, source: str) -> Tensor:
     """Return ``labels`` as class indices, int64, shape (N,).
 
+    Understood are integers, the two classes 0 and 1 in whatever dtype, and one-hot labels.
+
     Args:
-        labels: what the batch holds as labels, (N,) or (N, 1), or None.
+        labels: what the batch holds as labels, (N,), (N, 1) or (N, classes), or None.
         source: where they come from, for the message.
 
     Raises:
@@ -140,11 +157,29 @@ def class_indices(labels: Tensor | None, source: str) -> Tensor:
         raise InputError(f"Expected labels in {source} for target='label', found none. {instead}")
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    are_binary = bool(((labels == 0) | (labels == 1)).all())
+    if labels.dim() == 2 and are_binary and bool((labels.sum(1) == 1).all()):
+        return labels.long().argmax(1)
     is_index = not labels.is_floating_point() and labels.dtype != torch.bool
-    if labels.dim() != 1 or not is_index or bool((labels < 0).any()):
-        low = ", some negative" if is_index and bool((labels < 0).any()) else ""
-        raise InputError(
-            f"Expected class indices as labels, integers >= 0 of shape (N,), got {labels.dtype} of "
-            f"shape {tuple(labels.shape)}{low} in {source}. {instead}"
+    if labels.dim() == 1 and (are_binary or (is_index and not bool((labels < 0).any()))):
+        return labels.long()
+    raise InputError(
+        f"Expected class indices as labels, integers >= 0 of shape (N,), got {labels.dtype} of "
+        f"shape {tuple(labels.shape)} in {source}{_guess(labels, is_index, are_binary)} {instead}"
+    )
+
+
+def _guess(labels: Tensor, is_index: bool, are_binary: bool) -> str:
+    """Say what labels that are no class indices look like, and what is usual then."""
+    if labels.dim() == 1:
+        if is_index:
+            return ", some negative."
+        return (
+            ". If these are the numbers of a regression by one unit, explain what raises it: "
+            "target=1 (or lowers it: target=0)."
         )
-    return labels.long()
+    if labels.dim() == 2 and are_binary:
+        return ", several classes for each image. Explain one of them: target=1 for class 1."
+    if labels.dim() > 2:
+        return ", a class for each pixel. Explain one: target=1 for the mean score of class 1."
+    return "."

@@ -6,11 +6,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.callbacks.averaging import stand_before_averaging
-from lightning_saliency.callbacks.forward import explained_model
+from lightning_saliency.callbacks.forward import explained_model, overrides
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.references import check_pinned, followed_checkpoint
 from lightning_saliency.errors import InputError, SaliencyWarning
@@ -20,7 +19,7 @@ from lightning_saliency.network.layers import find_layer
 if TYPE_CHECKING:
     from lightning_saliency.callbacks.saliency import SaliencyCallback
 
-__all__ = ["check_settings", "check_tags", "check_trainer"]
+__all__ = ["check_model", "check_settings", "check_tags", "check_trainer"]
 
 
 def check_settings(
@@ -110,14 +109,9 @@ def check_trainer(
             "yourself: samples=(images, labels)."
         )
     _check_reference(callback, trainer, stage)
-    model = explained_model(pl_module, callback.monitor.forward)
-    # Layers that configure_model makes are not there yet; they are checked on the first sample.
-    if not is_overridden("configure_model", pl_module):
-        for entry in callback.monitor.methods:
-            for setting in fields(entry.method):
-                layer = getattr(entry.method, setting.name)
-                if setting.name.endswith("_layer") and isinstance(layer, str) and layer:
-                    find_layer(model, layer)
+    # What these make is not there yet.
+    if not overrides(pl_module, "setup") and not overrides(pl_module, "configure_model"):
+        check_model(callback, pl_module)
     if stage == "predict" or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     if not any(takes_images(logger) for logger in trainer.loggers):
@@ -127,6 +121,25 @@ def check_trainer(
             "their numbers. Add lightning.pytorch.loggers.TensorBoardLogger to the Trainer.",
             category=SaliencyWarning,
         )
+
+
+def check_model(callback: SaliencyCallback, pl_module: pl.LightningModule) -> None:
+    """Check that the module has something to call, and the layers that the methods name.
+
+    Args:
+        callback: whose methods they are.
+        pl_module: with all its layers.
+
+    Raises:
+        InputError: there is nothing to call.
+        LayerError: a layer does not exist.
+    """
+    model = explained_model(pl_module, callback.monitor.forward)
+    for entry in callback.monitor.methods:
+        for setting in fields(entry.method):
+            layer = getattr(entry.method, setting.name)
+            if setting.name.endswith("_layer") and isinstance(layer, str) and layer:
+                find_layer(model, layer)
 
 
 def _check_reference(callback: SaliencyCallback, trainer: pl.Trainer, stage: str) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.undisturbed import preserved_random_streams
 
-__all__ = ["fetch_batch", "validation_loader"]
+__all__ = ["fetch_batch", "has_indices", "validation_loader"]
 
 
 def validation_loader(trainer: pl.Trainer, dataloader_idx: int) -> Any:
@@ -41,6 +41,16 @@ def validation_loader(trainer: pl.Trainer, dataloader_idx: int) -> Any:
     return loaders[dataloader_idx]
 
 
+def has_indices(loader: Any) -> bool:
+    """Return whether single items of a loader's dataset can be asked for.
+
+    Args:
+        loader: of whatever kind.
+    """
+    dataset = getattr(loader, "dataset", None)
+    return hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+
+
 def fetch_batch(
     trainer: pl.Trainer, pl_module: pl.LightningModule, dataloader_idx: int, indices: list[int]
 ) -> Any:
@@ -56,15 +66,21 @@ def fetch_batch(
         indices: into that dataset.
 
     Returns:
-        The batch, or None if there is no loader yet, or its dataset has no indices.
+        The batch, or None if there is no loader yet.
 
     Raises:
-        InputError: an index is out of range.
+        InputError: the dataset has no indices, or one is out of range.
     """
     loader = validation_loader(trainer, dataloader_idx)
-    dataset = getattr(loader, "dataset", None)
-    if dataset is None or isinstance(dataset, IterableDataset):
+    if loader is None:
         return None
+    dataset = getattr(loader, "dataset", loader)
+    if not has_indices(loader):
+        raise InputError(
+            f"Expected a validation dataset with indices, got {type(dataset).__name__}, which has "
+            f"no indices. Explain its first samples instead (samples={len(indices)}), or give "
+            "samples=(images, labels)."
+        )
     count = len(dataset)
     if max(indices) >= count:
         raise InputError(

@@ -13,13 +13,13 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.faults import Fault, describe
-from lightning_saliency.callbacks.fetch import fetch_batch
+from lightning_saliency.callbacks.fetch import fetch_batch, has_indices, validation_loader
 from lightning_saliency.callbacks.ranks import attempt, first_samples_of_all
 from lightning_saliency.callbacks.regions import warn_of_empty
 from lightning_saliency.callbacks.samples import Samples, SampleSet, SampleSpec
 from lightning_saliency.errors import InputError, SaliencyWarning
 
-__all__ = ["Gathering", "GatheringCallback", "SAMPLES"]
+__all__ = ["Gathering", "GatheringCallback", "SAMPLES", "fetch_probe"]
 
 SAMPLES = "samples"
 """What can fail before there is anything to explain."""
@@ -117,6 +117,26 @@ class Gathering:
         if failure is not None:
             raise failure
         return self._samples.gathered()
+
+
+def fetch_probe(
+    samples: Samples, trainer: pl.Trainer, pl_module: pl.LightningModule, dataloader_idx: int
+) -> SampleSet | None:
+    """Return validation samples to try the methods on, None if there is no way to get at them.
+
+    Args:
+        samples: that will be explained; those given by index are fetched, or else the first.
+        trainer: before its first training step.
+        pl_module: the module that validates.
+        dataloader_idx: the validation loader that the samples come from.
+
+    Raises:
+        InputError: an index is out of range, or a batch cannot be unpacked.
+    """
+    if samples.indices is None and not has_indices(validation_loader(trainer, dataloader_idx)):
+        return None
+    batch = fetch_batch(trainer, pl_module, dataloader_idx, samples.indices or [0])
+    return None if batch is None else samples.of(batch)
 
 
 class GatheringCallback(pl.Callback, ABC):

@@ -23,7 +23,7 @@ from lightning_saliency.callbacks.explain import (
 )
 from lightning_saliency.callbacks.explained import Explained
 from lightning_saliency.callbacks.faults import Fault
-from lightning_saliency.callbacks.forward import Forward, explained_model
+from lightning_saliency.callbacks.forward import Forward, explained_model, find_forward
 from lightning_saliency.callbacks.log_explanation import log_numbers, log_pictures
 from lightning_saliency.callbacks.measure import OneByOne, measure
 from lightning_saliency.callbacks.one_method import OneMethod
@@ -110,25 +110,25 @@ class Monitor:
         """Check on a sample that everything can be explained, and settle what is left open.
 
         Args:
-            probe: one sample is enough.
+            probe: some of the samples; the first one is tried, and the labels of all are checked.
             trainer: of the run.
             pl_module: the module that will be explained.
 
         Raises:
             SaliencyError: a method, a label or a setting does not fit the module or the data.
         """
-        model = explained_model(pl_module, self.forward)
         probe = as_the_model_takes_it(probe, trainer, pl_module)
+        image = probe.images[:1]
         self.pictures.show(probe.images)
         self.regions.check((probe.images.shape[2], probe.images.shape[3]))
         with trainer.precision_plugin.forward_context(), undisturbed(pl_module):
-            logits = predict(model, probe.images)
+            self.forward = self.forward or find_forward(pl_module, image, probe.key)
+            model = explained_model(pl_module, self.forward)
+            logits = predict(model, image)
             for choice in self.choices:
-                chosen_classes(probe, logits, choice)
-            self.methods = [
-                NamedMethod(entry.name, entry.method.prepare(model, probe.images))
-                for entry in self.methods
-            ]
+                chosen_classes(probe, logits.expand(len(probe), -1), choice)
+            ready = ((entry.name, entry.method.prepare(model, image)) for entry in self.methods)
+            self.methods = [NamedMethod(*entry) for entry in ready]
         self.is_prepared = True
 
     @property
@@ -249,7 +249,7 @@ class Monitor:
 
             def prepare() -> Begun:
                 if not self.is_prepared:
-                    self.prepare(samples[:1], trainer, pl_module)
+                    self.prepare(samples, trainer, pl_module)
                 model = explained_model(pl_module, self.forward)
                 mine = make_ready(stack, model, samples, trainer, pl_module)
                 return begin(model, [entry.method for entry, _ in wanted], mine, self.choices)

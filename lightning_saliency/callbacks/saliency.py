@@ -12,12 +12,16 @@ from typing_extensions import override
 from lightning_saliency.callbacks.allowance import report
 from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.budget import Budget
-from lightning_saliency.callbacks.checks import check_settings, check_tags, check_trainer
+from lightning_saliency.callbacks.checks import (
+    check_model,
+    check_settings,
+    check_tags,
+    check_trainer,
+)
 from lightning_saliency.callbacks.explain import ClassChoice, Method, choices_of, methods_of
 from lightning_saliency.callbacks.faults import Fault, Faults, OnError
-from lightning_saliency.callbacks.fetch import fetch_batch
 from lightning_saliency.callbacks.forward import Forward
-from lightning_saliency.callbacks.gather import SAMPLES, GatheringCallback
+from lightning_saliency.callbacks.gather import SAMPLES, GatheringCallback, fetch_probe
 from lightning_saliency.callbacks.keep_history import History
 from lightning_saliency.callbacks.made_for import MadeFor
 from lightning_saliency.callbacks.monitor import Monitor
@@ -30,6 +34,7 @@ from lightning_saliency.callbacks.safely import explain_if_due, explain_unvalida
 from lightning_saliency.callbacks.samples import SampleSet, SampleSpec
 from lightning_saliency.callbacks.save_maps import MapSaver
 from lightning_saliency.callbacks.trust import TrustRun
+from lightning_saliency.network.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
 
 __all__ = ["SaliencyCallback"]
@@ -196,7 +201,8 @@ class SaliencyCallback(GatheringCallback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of the budget, and find room for what is kept."""
+        """Check the layers that are there by now, start the clock, find room for what is kept."""
+        check_model(self, pl_module)
         self.budget.start()
         # Not in setup, where it is not known yet whether the run goes on from a checkpoint.
         self.history.begin(trainer)
@@ -211,12 +217,8 @@ class SaliencyCallback(GatheringCallback):
         """Try the methods on a sample, where there was no sanity check."""
         if self.monitor.is_prepared:
             return
-        probe = self.samples.known
-        if probe is None:
-            wanted = self.samples.indices or [0]
-            batch = fetch_batch(trainer, pl_module, self.dataloader_idx, wanted)
-            probe = None if batch is None else self.samples.of(batch)
-        self._prepare(probe, trainer, pl_module)
+        fetched = (self.samples, trainer, pl_module, self.dataloader_idx)
+        self._prepare(self.samples.known or fetch_probe(*fetched), trainer, pl_module)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -282,11 +284,10 @@ class SaliencyCallback(GatheringCallback):
     def _prepare(
         self, probe: SampleSet | None, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> None:
-        if probe is not None:
+        # Layers that wait for their first input must not get it from us.
+        if probe is not None and lazy_layer(pl_module) is None:
             with self.budget.spending():
-                ready = attempt(
-                    lambda: self.monitor.prepare(probe[:1], trainer, pl_module), trainer
-                )
+                ready = attempt(lambda: self.monitor.prepare(probe, trainer, pl_module), trainer)
                 if not isinstance(ready, Fault):
                     ready = attempt(lambda: self.trust.prepare(pl_module), trainer)
             if isinstance(ready, Fault):

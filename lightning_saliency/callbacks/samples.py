@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.batch import Unpack, unpack_batch
+from lightning_saliency.callbacks.batch import Unpack, image_key, unpack_batch
 from lightning_saliency.errors import InputError
 
 __all__ = ["SampleSet", "SampleSpec", "Samples", "joined"]
@@ -25,11 +25,13 @@ class SampleSet:
         images: (N, C, H, W), normalised as the model takes them.
         labels: as they come with the batch, first dimension N, or None.
         regions: by name, bool, (N, 1, H, W): what came with the batch to measure the maps on.
+        key: the name under which the images stood in their batch, if it had names.
     """
 
     images: Tensor
     labels: Tensor | None
     regions: Mapping[str, Tensor] = field(default_factory=dict)
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,6 +45,7 @@ class SampleSet:
             change(self.images),
             None if self.labels is None else change(self.labels),
             {name: change(region) for name, region in self.regions.items()},
+            self.key,
         )
 
     def to(self, device: torch.device | str) -> "SampleSet":
@@ -116,7 +119,8 @@ class Samples:
         images, labels, regions = unpack_batch(batch, self.unpack)
         # A clone made inside inference mode would be an inference tensor like the batch.
         with torch.inference_mode(False):
-            return SampleSet(images, labels, regions).each(lambda tensor: tensor.detach().clone())
+            found = SampleSet(images, labels, regions, image_key(batch, images))
+            return found.each(lambda tensor: tensor.detach().clone())
 
     def gathered(self) -> SampleSet | None:
         """Return what this run has given so far, None if nothing.
@@ -137,7 +141,12 @@ class Samples:
         if self.known is None:
             return {}
         known = self.known.to("cpu")
-        return {"images": known.images, "labels": known.labels, "regions": dict(known.regions)}
+        return {
+            "images": known.images,
+            "labels": known.labels,
+            "regions": dict(known.regions),
+            "key": known.key,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the samples of a checkpoint, unless tensors were given.
@@ -174,6 +183,7 @@ def joined(parts: Sequence[SampleSet]) -> SampleSet:
             for name in parts[0].regions
             if all(name in part.regions for part in parts)
         },
+        parts[0].key,
     )
 
 

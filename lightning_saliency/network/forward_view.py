@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["ForwardView"]
+__all__ = ["ForwardView", "name_of"]
 
 
 class ForwardView(nn.Module):
@@ -47,3 +47,13 @@ class ForwardView(nn.Module):
         """
         module, forward = self.__dict__["_viewed"]
         return forward(module, images)
+
+
+def name_of(model: nn.Module) -> str:
+    """Return the name of a model's class, for messages; of what a view looks at.
+
+    Args:
+        model: of whatever kind.
+    """
+    viewed = model.__dict__["_viewed"][0] if isinstance(model, ForwardView) else model
+    return type(viewed).__name__

@@ -95,7 +95,7 @@ def _checkpoints_explained() -> Iterator[None]:
         if "torch.utils.checkpoint" not in str(error):
             raise
         raise ModelError(
-            "Expected a model that keeps its activations, but it uses torch.utils.checkpoint, with "
-            "use_reentrant=True or under backward rules that the second run of a checkpointed part "
-            "does not know. Switch checkpointing off while the model is in eval mode, or take RISE."
+            "Expected a model that keeps its activations, but it uses torch.utils.checkpoint, and "
+            "the second run of a checkpointed part does not know the backward rules. Switch "
+            "checkpointing off while the model is in eval mode, or take RISE."
         ) from error

@@ -5,6 +5,7 @@ import difflib
 from torch import nn
 
 from lightning_saliency.errors import LayerError
+from lightning_saliency.network.forward_view import name_of
 
 __all__ = ["find_layer", "layer_names"]
 
@@ -51,5 +52,5 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
         top = [f"'{known}'" for known in layers if "." not in known]
         hint = f"Its outermost layers are {', '.join(top[:12])}." if top else "It has no layers."
     raise LayerError(
-        f"Expected the name of a layer of {type(model).__name__}, but it has no '{name}'. {hint}"
+        f"Expected the name of a layer of {name_of(model)}, but it has no '{name}'. {hint}"
     )

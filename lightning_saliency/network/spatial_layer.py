@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import LayerError, ModelError, NoGradientError
+from lightning_saliency.network.forward_view import name_of
 from lightning_saliency.network.grid import find_grid, fold
 from lightning_saliency.network.layers import layer_names
 from lightning_saliency.network.score import class_logits
@@ -57,14 +58,14 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     pictures, output = _watch(model, image)
     if not pictures:
         raise LayerError(
-            f"Expected a layer of {type(model).__name__} with an output of shape (N, K, h, w) for "
+            f"Expected a layer of {name_of(model)} with an output of shape (N, K, h, w) for "
             "Grad-CAM and linear approximation, but none of its layers has one (layers that are "
             "scripted or traced, or that run several times, do not count). Name a layer and its "
             "layout, or take a gradient method or RISE."
         )
     if not any(found.requires_grad for _, found in pictures):
         raise NoGradientError(
-            f"Expected the layers of {type(model).__name__} to be differentiable, but none of the "
+            f"Expected the layers of {name_of(model)} to be differentiable, but none of the "
             f"{len(pictures)} with a spatial output is. Look for detach() in the model's "
             "forward, or take RISE, which needs no gradient."
         )

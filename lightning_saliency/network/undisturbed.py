@@ -1,18 +1,19 @@
 """Run anything on a model that is in training, and leave no trace."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_saliency.errors import ModelError
 
-__all__ = ["preserved_random_streams", "undisturbed"]
+__all__ = ["lazy_layer", "preserved_random_streams", "undisturbed"]
 
 _HOOK_TABLES = (
     "_forward_hooks",
@@ -31,7 +32,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Inside, every module is in eval mode, every parameter is frozen and has no ``.grad``, gradients
     are recorded (also when the caller is in ``no_grad`` or ``inference_mode``), autocast and
-    anomaly detection are off, and compiled modules run eagerly.
+    anomaly detection are off, compiled modules run eagerly, and what is checkpointed with
+    ``use_reentrant=True`` keeps its activations.
 
     Afterwards, also after an exception, these are what they were, to the last bit: each module's
     own training flag and hooks; each parameter's ``requires_grad`` and ``.grad``; each buffer; the
@@ -64,6 +66,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 stack.enter_context(torch.autocast(device_type, enabled=False))
         # A hook that is added after the first compiled call is silently skipped by that code.
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_kept_activations())
         stack.enter_context(_preserved_hooks(modules))
         stack.enter_context(_explained_inference_error())
         stack.enter_context(_no_inference_tensors(modules))
@@ -98,15 +101,27 @@ def preserved_random_streams(devices: set[torch.device] | None = None) -> Iterat
             torch.mps.set_rng_state(mps_state)
 
 
-def _refuse_lazy_layers(model: nn.Module) -> None:
+def lazy_layer(model: nn.Module) -> str | None:
+    """Return the name of a layer whose weights wait for their first input, None if all have theirs.
+
+    Args:
+        model: of whatever layers.
+    """
     for name, module in model.named_modules():
         tensors = [*module._parameters.values(), *module._buffers.values()]
         if any(is_lazy(tensor) for tensor in tensors):
-            raise ModelError(
-                f"Expected a model whose layers all have their weights, but layer '{name}' "
-                f"({type(module).__name__}) waits for its first input. Send one batch through the "
-                "model before it is explained."
-            )
+            return str(name)
+    return None
+
+
+def _refuse_lazy_layers(model: nn.Module) -> None:
+    name = lazy_layer(model)
+    if name is not None:
+        raise ModelError(
+            f"Expected a model whose layers all have their weights, but layer '{name}' "
+            f"({type(model.get_submodule(name)).__name__}) waits for its first input. Send one "
+            "batch through the model before it is explained."
+        )
 
 
 def _devices(model: nn.Module) -> set[torch.device]:
@@ -176,6 +191,29 @@ def _no_inference_tensors(modules: list[nn.Module]) -> Iterator[None]:
 def _clone(tensor: Tensor) -> Tensor:
     clone = tensor.clone()
     return nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
+
+
+class _RunsOnce:
+    """Takes the place of the autograd function of reentrant checkpoints."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def _kept_activations() -> Iterator[None]:
+    """Let parts of the model that are checkpointed the reentrant way run as if they were not.
+
+    Such a checkpoint refuses gradients with respect to an image; of the few images that are
+    explained, the activations can be kept. Other checkpoints need no help.
+    """
+    original = torch.utils.checkpoint.CheckpointFunction
+    torch.utils.checkpoint.CheckpointFunction = _RunsOnce  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.CheckpointFunction = original  # type: ignore[misc]
 
 
 @contextmanager

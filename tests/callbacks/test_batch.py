@@ -78,7 +78,21 @@ def test_what_unpack_returns_is_checked(returned: object) -> None:
         unpack_batch((IMAGES, LABELS), lambda batch: returned)  # type: ignore[arg-type,return-value]
 
 
-@pytest.mark.parametrize("labels", [LABELS, LABELS.int(), LABELS[:, None], LABELS.to(torch.uint8)])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS,
+        LABELS.int(),
+        LABELS[:, None],
+        LABELS.to(torch.uint8),
+        # Two classes, as they are given to a loss for one unit.
+        LABELS.float(),
+        LABELS.bool()[:, None],
+        # One-hot.
+        torch.tensor([[0, 1, 0], [1, 0, 0]]),
+        torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+    ],
+)
 def test_class_indices_come_as_int64(labels: Tensor) -> None:
     indices = class_indices(labels, "the samples")
     assert indices.dtype == torch.int64
@@ -86,9 +100,19 @@ def test_class_indices_come_as_int64(labels: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels",
-    [None, torch.rand(2), torch.eye(2).long(), torch.tensor([0, -1]), torch.tensor([True, False])],
+    ("labels", "says"),
+    [
+        (None, "found none"),
+        (torch.tensor([0.5, 1.0]), "numbers of a regression by one unit.*target=1"),
+        (torch.tensor([0, -1]), "some negative"),
+        (torch.tensor([[1, 1, 0], [0, 1, 0]]), "several classes for each image.*target=1"),
+        (torch.tensor([[0.5, 0.5], [1.0, 0.0]]), r"float32 of shape \(2, 2\) in the samples\. "),
+        (torch.zeros(2, 4, 4).long(), "a class for each pixel.*target=1"),
+    ],
 )
-def test_labels_that_are_no_class_indices_name_the_ways_out(labels: Tensor | None) -> None:
-    with pytest.raises(InputError, match="target='predicted'"):
+def test_labels_that_are_no_class_indices_name_the_ways_out(
+    labels: Tensor | None, says: str
+) -> None:
+    with pytest.raises(InputError, match=says) as caught:
         class_indices(labels, "the samples")
+    assert "target='predicted'" in str(caught.value)

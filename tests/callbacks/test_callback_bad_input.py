@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from small_runs import QUIET, TinyModule, dataset, make_trainer, train_loader, val_loader
+from tiny_models import CLASSES
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -48,11 +49,12 @@ class NoForward(LooseModule):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = self.net
+        self.decoder = torch.nn.Linear(CLASSES, CLASSES)
         del self.net
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         self.steps += 1
-        return self.encoder(batch[0]).sum()
+        return self.decoder(self.encoder(batch[0])).sum()
 
 
 class NoValidation(TinyModule):

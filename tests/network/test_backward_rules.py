@@ -132,9 +132,15 @@ def test_checkpoints_are_an_error_for_excitation_backprop(method: AttributionMet
 
 
 @by_method
-def test_reentrant_checkpoints_are_an_error(method: AttributionMethod) -> None:
-    with pytest.raises(ModelError, match="use_reentrant=True"):
-        method(small_model(Checkpointed(use_reentrant=True)), torch.randn(2, 3, 9, 9), 1)
+def test_a_model_with_reentrant_checkpoints_is_explained_like_any(
+    method: AttributionMethod,
+) -> None:
+    middle = Checkpointed(use_reentrant=True)
+    model, image = small_model(middle), torch.randn(2, 3, 9, 9)
+    found = method(model, image, 1)
+    assert torch.utils.checkpoint.CheckpointFunction.__name__ == "CheckpointFunction"
+    middle.use_reentrant = None
+    assert torch.equal(found, method(model, image, 1))
 
 
 @by_method
