@@ -33,7 +33,7 @@ def _without_advice_for_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 
-NAMED = [name for name in callbacks.__all__ if name != "SaliencyCallback"]
+NAMED = [name for name in callbacks.__all__ if name.removesuffix("Callback") in METHODS]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # Each setting that all callbacks have, not at its default.
@@ -123,8 +123,8 @@ def settings_of(callback: SaliencyCallback) -> dict[str, Any]:
         "every_n_epochs": callback.every_n_epochs,
         "dataloader_idx": callback.dataloader_idx,
         "share": callback.budget.share,
-        "pictures": {key: vars(monitor._pictures)[key] for key in ("mean", "std", "class_names")},
-        "regions": repr(vars(monitor._regions)),
+        "pictures": {key: vars(monitor.pictures)[key] for key in ("mean", "std", "class_names")},
+        "regions": repr(vars(monitor.regions)),
     }
 
 
