@@ -236,7 +236,9 @@ def test_another_logger_gets_the_pictures_all_the_same(tmp_path: Path) -> None:
     ]
     with pytest.warns(SaliencyWarning) as said:
         train(tmp_path, SaliencyCallback([Gradient(), FailsIn()], samples=2), logger=loggers)
-    assert [text.count("nothing more is explained (pictures)") for text in ours(said)] == [0, 0, 1]
+    # The pinned pictures of the history are lost too, and counted for themselves.
+    lost = [text for text in ours(said) if "(pictures)" in text]
+    assert [text.count("nothing more is explained (pictures)") for text in lost] == [0, 0, 1]
     found = events(tmp_path)
     # Until the third failure in a row; the numbers go on.
     assert len(found.Images("saliency/compare/sample_1")) == 3
