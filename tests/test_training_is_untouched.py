@@ -144,7 +144,7 @@ def test_after_an_exception_inside_the_model(
 
 # --- the callbacks ----------------------------------------------------------------------------
 
-NAMED = [name for name in callbacks.__all__ if name != "SaliencyCallback"]
+NAMED = [name for name in callbacks.__all__ if name.removesuffix("Callback") in METHODS]
 
 
 def make_callback(name: str, **settings: Any) -> pl.Callback:
@@ -175,6 +175,12 @@ def test_named_callbacks_at_the_end_of_an_epoch_without_validation(
     assert first_difference(undisturbed_run(SELDOM), record) == ""
     # One explanation at the end of the first epoch, one after the validation run of the second.
     assert explanations(next(tmp_path.iterdir()), name) == 2
+
+
+def test_an_alarm_beside_a_callback(undisturbed_run: Plain, tmp_path: Path) -> None:
+    alarm = lightning_saliency.DriftAlarm(warmup=0, limit=1e-6)
+    record = train(tmp_path, HARDEST, [make_callback("GradientCallback"), alarm])
+    assert first_difference(undisturbed_run(HARDEST), record) == ""
 
 
 class Breaks(pl.Callback):

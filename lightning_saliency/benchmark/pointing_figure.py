@@ -26,7 +26,7 @@ def pointing_figure(report: PointingReport) -> Figure:
         A figure that needs no screen; ``figure.savefig(path)`` writes it.
     """
     rows = report.scores
-    figure = Figure(figsize=(7.5, 1.4 + 0.55 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.2 + 0.55 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for offset, colour, name in (
         (-_HEIGHT / 2, _ALL, "accuracy"),

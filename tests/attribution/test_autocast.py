@@ -26,7 +26,7 @@ def outputs_of(model: nn.Module) -> list[torch.dtype]:
     [
         (RISE, {"num_masks": 256}, 0.99),
         # A search goes another way after a few steps, whatever the rounding error.
-        (ExtremalPerturbation, {"max_iter": 5, "areas": (0.2, 0.5)}, 0.9),
+        (ExtremalPerturbation, {"max_iter": 5, "areas": (0.2, 0.5)}, 0.75),
     ],
 )
 def test_model_runs_in_bfloat16_and_maps_are_nearly_the_same(

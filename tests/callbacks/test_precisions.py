@@ -26,7 +26,7 @@ METHODS = ["Gradient", "GradCAM", "GuidedBackprop", "RISE", "ExtremalPerturbatio
 # mixed precision the weights are float32, and explanations are made without autocast.
 TOLERANCE = {"16-mixed": 0.0, "bf16-mixed": 0.0, "bf16-true": 0.1, "64-true": 1e-4}
 # A search of masks ends elsewhere when its steps are rounded differently.
-OF_SEARCH = {"64-true": 0.1}
+OF_SEARCH = {"bf16-true": 0.5, "64-true": 0.1}
 
 
 class Hear(pl.Callback):
