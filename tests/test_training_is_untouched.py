@@ -177,6 +177,7 @@ def test_named_callbacks_at_the_end_of_an_epoch_without_validation(
     assert explanations(next(tmp_path.iterdir()), name) == 2
 
 
+@pytest.mark.filterwarnings("ignore::lightning_saliency.errors.SaliencyWarning")
 def test_an_alarm_beside_a_callback(undisturbed_run: Plain, tmp_path: Path) -> None:
     alarm = lightning_saliency.DriftAlarm(warmup=0, limit=1e-6)
     record = train(tmp_path, HARDEST, [make_callback("GradientCallback"), alarm])
