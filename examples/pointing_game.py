@@ -1,7 +1,7 @@
 """Which method points at the object? The table of the pointing game, for every method.
 
 Without a download, on handwritten digits over clutter, of which none is in the centre of its
-picture; takes about three minutes on two cores::
+picture::
 
     python examples/pointing_game.py
 

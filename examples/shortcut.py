@@ -17,6 +17,7 @@ import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import lightning.pytorch as pl
 import torch
@@ -148,8 +149,8 @@ class Digits(pl.LightningDataModule):
         return [DataLoader(self.conflict, 350), DataLoader(self.clean, 350)]
 
 
-def draw(split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    digits = ClutteredDigits(split, count, size=SIZE, with_mask=False, seed=seed)  # type: ignore[arg-type]
+def draw(split: Literal["train", "val"], count: int, seed: int) -> tuple[Tensor, Tensor]:
+    digits = ClutteredDigits(split, count, size=SIZE, with_mask=False, seed=seed)
     pictures, labels = zip(*(digits[index] for index in range(len(digits))), strict=True)
     return torch.stack(pictures), torch.tensor(labels)
 

@@ -14,6 +14,7 @@ from lightning_saliency.attribution import DeconvNet, ExtremalPerturbation, Guid
 from lightning_saliency.callbacks.areas import area_names
 from lightning_saliency.callbacks.drift import SIMILARITIES, DriftTracker
 from lightning_saliency.callbacks.locate import location_names
+from lightning_saliency.callbacks.neighbours import callbacks_of
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.callbacks.value_tags import series_in, value_tag
 from lightning_saliency.errors import InputError, SaliencyWarning
@@ -86,7 +87,7 @@ class Names:
             if not (comes_later and _of_a_region(pattern)):
                 raise InputError(_no_such_tag(pattern, logged))
         mine = self._matching(logged)
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
+        for other in callbacks_of(trainer):
             names = getattr(other, "names", None)
             same = mine & names._matching(logged) if isinstance(names, Names) else set()
             if other is not alarm and same:
@@ -190,8 +191,7 @@ def series_of(tag: str, source: SaliencyCallback) -> str | None:
 
 
 def _sources(trainer: pl.Trainer) -> list[SaliencyCallback]:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, SaliencyCallback)]
+    return [one for one in callbacks_of(trainer) if isinstance(one, SaliencyCallback)]
 
 
 def _is_insensitive(tag: str, source: SaliencyCallback) -> bool:

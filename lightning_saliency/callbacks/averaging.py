@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from lightning_saliency.callbacks.neighbours import callbacks_of
+
 __all__ = ["averaged_weights", "stand_before_averaging"]
 
 
@@ -21,13 +23,13 @@ def stand_before_averaging(callback: pl.Callback, trainer: pl.Trainer) -> None:
         callback: explains at the end of a validation run.
         trainer: has it in its list.
     """
-    order = list(trainer.callbacks)  # type: ignore[attr-defined]
+    order = list(callbacks_of(trainer))
     first = next((place for place, other in enumerate(order) if _averages(other)), len(order))
     if callback in order and first < order.index(callback):
         order.remove(callback)
         order.insert(first, callback)
         # Another list, because the trainer is just going through this one.
-        trainer.callbacks = order  # type: ignore[attr-defined]
+        setattr(trainer, "callbacks", order)  # noqa: B010 (Lightning does not declare it)
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def averaged_weights(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iter
     """
     active: list[Any] = [
         other
-        for other in trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks_of(trainer)
         if _averages(other) and getattr(other, "_average_model", None) is not None
     ]
     for averaging in active:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_saliency.callbacks.averaging import stand_before_averaging
 from lightning_saliency.callbacks.forward import explained_model, overrides
 from lightning_saliency.callbacks.monitor import Monitor
+from lightning_saliency.callbacks.neighbours import callbacks_of, is_fast_dev_run
 from lightning_saliency.callbacks.references import check_pinned, followed_checkpoint
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.loggers import takes_images
@@ -75,10 +76,11 @@ def check_tags(callback: SaliencyCallback, trainer: pl.Trainer) -> None:
         InputError: another one does.
     """
     stand_before_averaging(callback, trainer)
-    for other in trainer.callbacks:  # type: ignore[attr-defined]
-        if other is callback or not isinstance(getattr(other, "monitor", None), Monitor):
+    for other in callbacks_of(trainer):
+        monitor = getattr(other, "monitor", None)
+        if other is callback or not isinstance(monitor, Monitor):
             continue
-        same = callback.monitor.tags & other.monitor.tags
+        same = callback.monitor.tags & monitor.tags
         if same:
             raise InputError(
                 f"Expected each saliency callback to write tags of its own, but two of them write "
@@ -112,7 +114,7 @@ def check_trainer(
     # What these make is not there yet.
     if not overrides(pl_module, "setup") and not overrides(pl_module, "configure_model"):
         check_model(callback, pl_module)
-    if stage == "predict" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if stage == "predict" or is_fast_dev_run(trainer):
         return
     if not any(takes_images(logger) for logger in trainer.loggers):
         have = ", ".join(type(logger).__name__ for logger in trainer.loggers) or "no logger"
@@ -143,7 +145,7 @@ def check_model(callback: SaliencyCallback, pl_module: pl.LightningModule) -> No
 
 
 def _check_reference(callback: SaliencyCallback, trainer: pl.Trainer, stage: str) -> None:
-    if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if stage != "fit" or is_fast_dev_run(trainer):
         return
     pinned, start = callback.pinned, callback.warmup_epochs
     if pinned == "best" and followed_checkpoint(trainer) is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 
 from lightning_saliency.callbacks.explain import Explanation
+from lightning_saliency.callbacks.neighbours import callbacks_of
 from lightning_saliency.callbacks.references import References
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def tell(
         source: the callback that explained it.
         explained: what it found.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         hear = getattr(callback, "on_explained", None)
         if hear is not None:
             hear(trainer, pl_module, source, explained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import torch
 
+from lightning_saliency.callbacks.neighbours import callbacks_of
 from lightning_saliency.metrics.drift import NO_DRIFT
 
 __all__ = ["stand_in"]
@@ -22,7 +23,7 @@ def stand_in(trainer: pl.Trainer, families: set[str]) -> None:
         families: the beginnings of the tags of which nothing was logged, each up to the sample or
             the measure.
     """
-    waiting = [*trainer.callbacks, *getattr(trainer, "lr_scheduler_configs", ())]  # type: ignore[attr-defined]
+    waiting = [*callbacks_of(trainer), *getattr(trainer, "lr_scheduler_configs", ())]
     for tag in [getattr(one, "monitor", None) for one in waiting]:
         if isinstance(tag, str) and any(_belongs(tag, family) for family in families):
             value = NO_DRIFT.get(tag.rpartition("/")[2], 0.0)

@@ -124,11 +124,11 @@ def attempt(
         What ``act`` returned, if it did so on all processes; otherwise the fault, in the words of
         the first process that failed.
     """
-    result: T | None = None
+    found: list[T] = []
     failure: Exception | None = None
     text = ""
     try:
-        result = act()
+        found.append(act())
     except Exception as error:
         failure, text = error, told(error)
     if trainer.world_size > 1:
@@ -138,7 +138,7 @@ def attempt(
             said: str = trainer.strategy.broadcast(text, src=failed[0])
             text = f"{said} (on process {', '.join(map(str, failed))})" if said else said
             failure = failure or RuntimeError(text)
-    return result if failure is None else Fault(text, failure)  # type: ignore[return-value]
+    return found[0] if failure is None else Fault(text, failure)
 
 
 def _replicas(trainer: pl.Trainer) -> tuple[int, int]:
