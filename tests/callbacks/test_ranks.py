@@ -131,7 +131,8 @@ class Jumpy:
 
 @pytest.mark.filterwarnings("ignore:Epoch 5")
 def test_an_alarm_stops_and_saves_on_all_processes_at_once(tmp_path: Path) -> None:
-    alarm = DriftAlarm(warmup=0, window=4, stop=True, save_checkpoint=True)
+    # The ranks of these maps hardly change: only one measure jumps.
+    alarm = DriftAlarm(warmup=0, window=4, agree=1, stop=True, save_checkpoint=True)
     run(tmp_path, 2, alarm, SaliencyCallback(Jumpy(), samples=3, on_error="raise"), max_epochs=9)
     found = events(tmp_path)
     scores = [event.value for event in found.Scalars("saliency_alarm/jumpy/previous/top10_iou")]
