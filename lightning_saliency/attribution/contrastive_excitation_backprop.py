@@ -88,7 +88,9 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
             ModelError: there is no layer with weights between the image and the score.
         """
         names = {self.saliency_layer, self.contrast_layer or "", self.classifier_layer or ""}
-        scores, layers = record_excitation(model, image, target, names, self.rules)
+        scores, layers = record_excitation(
+            model, image, target, names, self.saliency_layer, self.rules
+        )
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)

@@ -92,7 +92,9 @@ class ExcitationBackprop(ExcitationMethod):
         Raises:
             ModelError: there is no layer with weights between the image and the score.
         """
-        scores, layers = record_excitation(model, image, target, {self.saliency_layer}, self.rules)
+        scores, layers = record_excitation(
+            model, image, target, {self.saliency_layer}, self.saliency_layer, self.rules
+        )
         layer = layers[self.saliency_layer]
         is_all = passes_nothing_by(scores, layer)
         # A callable target starts signals of its own.

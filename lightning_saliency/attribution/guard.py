@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import InputError, ModelError, NoGradientError
+from lightning_saliency.network.layers import every_module
 from lightning_saliency.network.recorded import recorded
 from lightning_saliency.network.undisturbed import undisturbed
 
@@ -122,8 +123,11 @@ def check_model(model: object, image: Tensor) -> None:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"Expected the model as a torch.nn.Module, got {type(model).__name__}.")
+    # The first weight settles it for nearly every model.
+    if any(parameter.device == image.device for parameter in model.parameters()):
+        return
     devices = {parameter.device for parameter in model.parameters()}
-    if devices and image.device not in devices:
+    if devices:
         held = ", ".join(sorted(map(str, devices)))
         raise InputError(
             f"Expected the images on the model's device ({held}), got {image.device}. "
@@ -141,7 +145,8 @@ def require_python_model(model: nn.Module, method: str) -> None:
     Raises:
         ModelError: some part of the model is a ``torch.jit.ScriptModule``.
     """
-    for name, module in model.named_modules():
+    scripted = [m for m in every_module(model) if isinstance(m, torch.jit.ScriptModule)]
+    for name, module in model.named_modules() if scripted else ():
         if isinstance(module, torch.jit.ScriptModule):
             where = f"its layer '{name}'" if name else "it"
             raise ModelError(

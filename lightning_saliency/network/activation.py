@@ -20,6 +20,11 @@ class Capture:
         self._outputs: list[object] = []
 
     @property
+    def has_run(self) -> bool:
+        """Whether the layer has put out anything yet."""
+        return bool(self._outputs)
+
+    @property
     def activation(self) -> Tensor:
         """The layer's output, of whatever shape; it is part of the graph of the score.
 

@@ -48,11 +48,6 @@ class BackwardRules(TorchFunctionMode):
         method: what the rules make, for the messages.
         strict: False leaves the checks on leaving to the caller, see :attr:`problem`.
 
-    Attributes:
-        replaced: how often each function was given another derivative since the context was
-            entered, by plain name.
-        ordinary: how often each other function was called.
-
     Raises:
         NothingReplacedError: on leaving, if no function was replaced.
         ModelError: on leaving, if a refused function was called.
@@ -87,13 +82,13 @@ class BackwardRules(TorchFunctionMode):
         self._refused = frozenset(refused)
         self._method = method
         self._strict = strict
-        self._refusals: Counter[str] = Counter()
-        self.replaced: Counter[str] = Counter()
-        self.ordinary: Counter[str] = Counter()
+        # By function, because a look at each one's name would cost more than the call.
+        self._replaced: Counter[TorchFunction] = Counter()
+        self._ordinary: Counter[TorchFunction] = Counter()
 
     def __enter__(self) -> "BackwardRules":
-        for counter in (self.replaced, self.ordinary, self._refusals):
-            counter.clear()
+        self._replaced.clear()
+        self._ordinary.clear()
         enter: Callable[[], object] = super().__enter__
         enter()
         return self
@@ -107,16 +102,14 @@ class BackwardRules(TorchFunctionMode):
     ) -> Any:
         """Call the rule for ``func`` if there is one, else ``func``."""
         kwargs = kwargs or {}
-        key, name = function_key(func), function_name(func)
+        key = function_key(func)
         rule = self._rules.get(key)
         if rule is not None:
             result = rule(*args, **kwargs)
             if result is not NotImplemented:
-                self.replaced[name] += 1
+                self._replaced[key] += 1
                 return result
-        self.ordinary[name] += 1
-        if name in self._refused and (rule is not None or key not in self._rules):
-            self._refusals[name] += 1
+        self._ordinary[key] += 1
         return func(*args, **kwargs)
 
     def __exit__(
@@ -131,6 +124,16 @@ class BackwardRules(TorchFunctionMode):
             raise self.problem
 
     @property
+    def replaced(self) -> Counter[str]:
+        """How often each function was given another derivative, by plain name."""
+        return _by_name(self._replaced)
+
+    @property
+    def ordinary(self) -> Counter[str]:
+        """How often each other function was called, by plain name."""
+        return _by_name(self._ordinary)
+
+    @property
     def problem(self) -> SaliencyError | None:
         """Why the result would be something else than the method; None if all is well."""
         if not self.replaced:
@@ -140,14 +143,29 @@ class BackwardRules(TorchFunctionMode):
                 f"rule ({_some(self._rules)}), but it called none, so the result would be the "
                 f"plain gradient. {_activations(met)} Take another method, or give your own rules."
             )
-        if self._refusals:
+        refusals = self._refusals()
+        if refusals:
             return ModelError(
                 f"Expected a model whose activations {self._method} is defined for, but it calls "
-                f"{_calls(self._refusals)}, for which it says nothing; with their ordinary "
+                f"{_calls(refusals)}, for which it says nothing; with their ordinary "
                 "derivative the map would be something else. Take another method, or give your own "
                 "rules; a rule that is None keeps the ordinary derivative."
             )
         return None
+
+    def _refusals(self) -> Counter[str]:
+        # A rule that let the call be does not make it any better; None says that it is all right.
+        bad = {
+            f: n for f, n in self._ordinary.items() if self._rules.get(f) or f not in self._rules
+        }
+        return Counter({name: n for name, n in _by_name(bad).items() if name in self._refused})
+
+
+def _by_name(calls: Mapping[TorchFunction, int]) -> Counter[str]:
+    names: Counter[str] = Counter()
+    for function, count in calls.items():
+        names[function_name(function)] += count
+    return names
 
 
 def _some(functions: Iterable[TorchFunction]) -> str:

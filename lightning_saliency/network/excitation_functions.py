@@ -71,13 +71,18 @@ def _is_of_dual_units(signal: Tensor, x: Tensor) -> Tensor:
 
 def _quotient(part: Tensor, total: Tensor) -> Tensor:
     """Return part / total; 0 where there is nothing to divide by, as in the paper."""
+    divisor = _divisor(total)
+    if part.dtype == divisor.dtype and part.shape == divisor.shape:
+        return torch.div(part, divisor, out=divisor)
+    return (part / divisor).to(total.dtype)
+
+
+def _divisor(total: Tensor) -> Tensor:
+    """Return ``total`` with infinity for what is next to nothing; new memory."""
     least = torch.finfo(total.dtype).tiny ** 0.5
     # Division by infinity gives the zeros; to fill them in afterwards takes many times as long.
     # All in one piece of memory: new ones of the size of activations take longer than the sums.
-    size = F.threshold(total.abs(), least, float("inf"), inplace=True).copysign_(total)
-    if part.dtype == size.dtype and part.shape == size.shape:
-        return torch.div(part, size, out=size)
-    return (part / size).to(total.dtype)
+    return F.threshold(total.abs(), least, float("inf"), inplace=True).copysign_(total)
 
 
 class SplitSum(Function):
@@ -89,10 +94,12 @@ class SplitSum(Function):
     ) -> Tensor:
         """Return ``call(a, b)``, which is ``a`` if ``in_place``."""
         wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        weighted = b.to(wide) * max(factor, 0)
-        total = a.to(wide) + weighted
-        # The shares, not the summands: the model may write into those.
-        ctx.save_for_backward(_quotient(a, total), _quotient(weighted, total))
+        weighted = b if factor == 1 else b.to(wide) * max(factor, 0)
+        total = a.to(wide) + weighted.to(wide)
+        divisor = _divisor(total)
+        # The shares, not the summands: the model may write into those. Into memory that is there.
+        of_a = torch.div(a, divisor, out=total)
+        ctx.save_for_backward(of_a, torch.div(weighted, divisor, out=divisor))
         ctx.shapes = a.shape, b.shape
         output = call(a, b)
         if in_place:

@@ -47,6 +47,7 @@ def record_excitation(
     image: Tensor,
     target: Target,
     layers: Collection[str],
+    down_to: str = "",
     rules: Rules | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run the model under the rules of excitation backpropagation.
@@ -60,6 +61,8 @@ def record_excitation(
         image: (N, C, H, W); a copy that the model may write to.
         target: see :data:`~lightning_saliency.network.score.Target`.
         layers: names of layers; ``""`` stands for the image.
+        down_to: the one of them where the signal is looked at; what runs before that layer has
+            run hands nothing down.
         rules: rules of the user, which come before the built-in ones.
 
     Returns:
@@ -71,12 +74,13 @@ def record_excitation(
             logits for each image.
     """
     image = image.requires_grad_()
-    every_rule = {**excitation_rules(), **(rules or {})}
-    with (
-        ExitStack() as stack,
-        BackwardRules(every_rule, refused=REFUSED, method="excitation backprop"),
-    ):
+    with ExitStack() as stack:
         caught = {name: stack.enter_context(capture(model, name)) for name in layers if name}
+        has_run = (lambda: caught[down_to].has_run) if down_to else (lambda: True)
+        every_rule = {**excitation_rules(has_run), **(rules or {})}
+        stack.enter_context(
+            BackwardRules(every_rule, refused=REFUSED, method="excitation backprop")
+        )
         # A clone, because a model that writes into its input may not write into a leaf.
         output = model(image.clone())
     found = {name: capture.activation for name, capture in caught.items()}

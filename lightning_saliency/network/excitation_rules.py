@@ -34,9 +34,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.errors import ModelError
 from lightning_saliency.network.backward_rules import Rule, Rules
 from lightning_saliency.network.excitation_functions import PassOn, SplitSum, WeightedSum
+from lightning_saliency.network.positive_weights import PositiveWeights
 from lightning_saliency.network.relu_rules import active_rules, asks_in_place
 from lightning_saliency.network.torch_functions import (
     SIGNED_ACTIVATIONS,
@@ -50,61 +50,76 @@ REFUSED = SIGNED_ACTIVATIONS
 """Activations that break the rule's first assumption, that every activation is >= 0."""
 
 
-def excitation_rules() -> Rules:
-    """Return the rules of excitation backpropagation; see the table of this module.
+def excitation_rules(shares_wanted: Callable[[], bool] = lambda: True) -> Rules:
+    """Return the rules of excitation backpropagation for one pass; see the table of this module.
 
     The parameters must be frozen: what needs a gradient is taken to come from the image.
+
+    Args:
+        shares_wanted: asked at each addition; False if no signal will ever arrive there, so that
+            nobody needs to know the summands' shares.
     """
+    weights = PositiveWeights()
     rules: dict[TorchFunction, Rule] = {}
-    for names, make in _TABLE:
+    for names, product in _PRODUCTS:
+        for function in spellings(*names.split()):
+            rules[function] = product(function, weights)
+    for names, sign, in_place in _SUMS:
+        for function in spellings(*names.split()):
+            rules[function] = _sum(function, shares_wanted, sign, in_place)
+    for names, make in _OTHERS:
         for function in spellings(*names.split()):
             rules[function] = make(function)
     return {**rules, **active_rules()}
 
 
-def _layer(function: TorchFunction) -> Rule:
+def _layer(function: TorchFunction, weights: PositiveWeights) -> Rule:
     def rule(input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
         def layer(x: Tensor, weight: Tensor, bias: Any = None) -> Any:
             return function(x, weight, bias, *args, **kwargs)
 
-        return _product_of(input, weight, partial(layer, bias=bias), layer)
+        return _product_of(input, weight, weights, partial(layer, bias=bias), layer)
 
     return rule
 
 
-def _product(function: TorchFunction) -> Rule:
+def _product(function: TorchFunction, weights: PositiveWeights) -> Rule:
     def rule(input: Tensor, *others: Any, **kwargs: Any) -> Any:
         if len(others) != 1 or kwargs:
             return NotImplemented
-        return _product_of(input, others[0], function, function)
+        return _product_of(input, others[0], weights, function, function)
 
     return rule
 
 
-def _biased_product(function: TorchFunction) -> Rule:
+def _biased_product(function: TorchFunction, weights: PositiveWeights) -> Rule:
     def rule(input: Tensor, *factors: Any, **kwargs: Any) -> Any:
         # What comes from the image is no bias, and an addition in disguise has no rule.
         if len(factors) != 2 or _from_image(input):
             return NotImplemented
         call = partial(function, input, **kwargs)
-        return _product_of(factors[0], factors[1], call, torch.matmul)
+        return _product_of(factors[0], factors[1], weights, call, torch.matmul)
 
     return rule
 
 
-def _einsum(function: TorchFunction) -> Rule:
+def _einsum(function: TorchFunction, weights: PositiveWeights) -> Rule:
     def rule(equation: str, *operands: Any) -> Any:
         factors = operands[0] if isinstance(operands[0], (list, tuple)) else operands
         if len(factors) != 2:
             return NotImplemented
         multiply = partial(function, equation)
-        return _product_of(factors[0], factors[1], multiply, multiply)
+        return _product_of(factors[0], factors[1], weights, multiply, multiply)
 
     return rule
 
 
 def _product_of(
-    a: Tensor, b: Tensor, call: Callable[..., Any], multiply: Callable[..., Any]
+    a: Tensor,
+    b: Tensor,
+    weights: PositiveWeights,
+    call: Callable[..., Any],
+    multiply: Callable[..., Any],
 ) -> Any:
     """Hand the signal down to the factor that comes from the image; the other holds the weights.
 
@@ -114,23 +129,11 @@ def _product_of(
         return NotImplemented
     if _from_image(b):
         return WeightedSum.apply(
-            b, lambda x: call(a, x), lambda x, sign: multiply(_positive(a, sign, x), x), True
+            b, lambda x: call(a, x), lambda x, sign: multiply(weights.part(a, sign, x), x), True
         )
     return WeightedSum.apply(
-        a, lambda x: call(x, b), lambda x, sign: multiply(x, _positive(b, sign, x)), True
+        a, lambda x: call(x, b), lambda x, sign: multiply(x, weights.part(b, sign, x)), True
     )
-
-
-def _positive(weight: Tensor, sign: int, like: Tensor) -> Tensor:
-    # Reading them all the same would end the process.
-    if weight.untyped_storage().nbytes() == 0 < weight.numel():
-        raise ModelError(
-            "Expected weights that stay in memory, but a sharded model has given its gathered "
-            "weights back before excitation backprop was done with them. Explain a whole "
-            "copy of the model, or take another method."
-        )
-    part = weight.clamp(min=0) if sign > 0 else -weight.clamp(max=0)
-    return part.to(like.dtype)
 
 
 def _from_image(value: object) -> bool:
@@ -148,9 +151,11 @@ def _average(function: TorchFunction) -> Rule:
     return rule
 
 
-def _sum(function: TorchFunction, *, sign: int = 1, in_place: bool = False) -> Rule:
+def _sum(
+    function: TorchFunction, shares_wanted: Callable[[], bool], sign: int, in_place: bool
+) -> Rule:
     def rule(input: Any, other: Any, *, alpha: float = 1, **kwargs: Any) -> Any:
-        if not (_from_image(input) and _from_image(other)):
+        if not (_from_image(input) and _from_image(other) and shares_wanted()):
             return NotImplemented
         call = partial(function, alpha=alpha, **kwargs)
         return SplitSum.apply(input, other, call, sign * alpha, in_place)
@@ -184,20 +189,25 @@ def _unit(function: TorchFunction, *, in_place: bool = False) -> Rule:
     return rule
 
 
-_in_place_sum = partial(_sum, in_place=True)
-
-_TABLE: list[tuple[str, Callable[[TorchFunction], Rule]]] = [
+_PRODUCTS: list[tuple[str, Callable[[TorchFunction, PositiveWeights], Rule]]] = [
     ("linear conv1d conv2d conv3d convolution", _layer),
     ("conv_transpose1d conv_transpose2d conv_transpose3d", _layer),
     ("matmul mm bmm mv __matmul__ __rmatmul__", _product),
     ("addmm baddbmm", _biased_product),
     ("einsum", _einsum),
+]
+
+# Names, the sign of the second summand, whether they write into the first.
+_SUMS: list[tuple[str, int, bool]] = [
+    ("add __add__ __radd__", 1, False),
+    ("add_ __iadd__", 1, True),
+    ("sub subtract __sub__", -1, False),
+    ("sub_ subtract_ __isub__", -1, True),
+]
+
+_OTHERS: list[tuple[str, Callable[[TorchFunction], Rule]]] = [
     ("avg_pool1d avg_pool2d avg_pool3d mean sum interpolate", _average),
     ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _average),
-    ("add __add__ __radd__", _sum),
-    ("add_ __iadd__", _in_place_sum),
-    ("sub subtract __sub__", partial(_sum, sign=-1)),
-    ("sub_ subtract_ __isub__", partial(_sum, sign=-1, in_place=True)),
     ("mul multiply __mul__ __rmul__", _scaling),
     ("mul_ multiply_ __imul__", partial(_scaling, in_place=True, either=False)),
     ("div divide true_divide __truediv__", partial(_scaling, either=False)),

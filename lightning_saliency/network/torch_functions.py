@@ -1,6 +1,7 @@
 """Name torch functions, and find all the objects that one of them goes by."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -57,10 +58,15 @@ def spellings(*names: str) -> list[TorchFunction]:
     Args:
         names: as they are written, with the underscore of the in-place form (``"relu_"``).
     """
+    return list(dict.fromkeys(function for name in names for function in _spellings(name)))
+
+
+@cache
+def _spellings(name: str) -> tuple[TorchFunction, ...]:
     # Not all of torch.nn.functional's names are there in torch._C._nn, nor the other way round.
     owners = (torch, torch.Tensor, F, torch._C._nn, torch.ops.aten)
-    found = [getattr(owner, name, None) for name in names for owner in owners]
-    return list(dict.fromkeys(function for function in found if callable(function)))
+    found = (getattr(owner, name, None) for owner in owners)
+    return tuple(function for function in found if callable(function))
 
 
 def function_key(function: TorchFunction) -> TorchFunction:

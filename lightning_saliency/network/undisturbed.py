@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_saliency.errors import ModelError
+from lightning_saliency.network.layers import every_module
+from lightning_saliency.network.preserved_buffers import preserved_buffers, put_back
 
 __all__ = ["lazy_layer", "preserved_random_streams", "undisturbed"]
 
-_HOOK_TABLES = (
+_hook_tables = attrgetter(
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -54,14 +57,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         ModelError: the model has lazy layers that no input has shaped yet, or keeps tensors of an
             inference run where they are not found.
     """
-    modules = list(model.modules())
-    _refuse_lazy_layers(model)
+    modules = every_module(model)
+    tensors = _held_by(modules)
+    _refuse_lazy_layers(model, tensors)
+    devices = {tensor.device for tensor in tensors} - {torch.device("cpu")}
     with ExitStack() as stack:
-        stack.enter_context(preserved_random_streams(_devices(model)))
+        stack.enter_context(preserved_random_streams(devices))
         # This also records gradients, for callers in no_grad, too.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autograd.set_detect_anomaly(False))
-        for device_type in {"cpu", *(device.type for device in _devices(model))}:
+        for device_type in {"cpu", *(device.type for device in devices)}:
             if torch.amp.is_autocast_available(device_type):
                 stack.enter_context(torch.autocast(device_type, enabled=False))
         # A hook that is added after the first compiled call is silently skipped by that code.
@@ -70,7 +75,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(_preserved_hooks(modules))
         stack.enter_context(_explained_inference_error())
         stack.enter_context(_no_inference_tensors(modules))
-        stack.enter_context(_preserved_buffers(modules))
+        stack.enter_context(preserved_buffers(modules))
         stack.enter_context(_frozen_parameters(modules))
         stack.enter_context(_eval_mode(modules))
         yield
@@ -114,19 +119,26 @@ def lazy_layer(model: nn.Module) -> str | None:
     return None
 
 
-def _refuse_lazy_layers(model: nn.Module) -> None:
+def _refuse_lazy_layers(model: nn.Module, tensors: list[Tensor]) -> None:
+    if not any(is_lazy(tensor) for tensor in tensors):
+        return
     name = lazy_layer(model)
-    if name is not None:
-        raise ModelError(
-            f"Expected a model whose layers all have their weights, but layer '{name}' "
-            f"({type(model.get_submodule(name)).__name__}) waits for its first input. Send one "
-            "batch through the model before it is explained."
-        )
+    kind = type(model.get_submodule(name)).__name__ if name is not None else ""
+    raise ModelError(
+        f"Expected a model whose layers all have their weights, but layer '{name}' ({kind}) waits "
+        "for its first input. Send one batch through the model before it is explained."
+    )
 
 
-def _devices(model: nn.Module) -> set[torch.device]:
-    tensors = [*model.parameters(), *model.buffers()]
-    return {tensor.device for tensor in tensors} - {torch.device("cpu")}
+def _held_by(modules: list[nn.Module]) -> list[Tensor]:
+    """Return the modules' own parameters and buffers."""
+    return [
+        tensor
+        for module in modules
+        for table in (module._parameters, module._buffers)
+        for tensor in table.values()
+        if tensor is not None
+    ]
 
 
 @contextmanager
@@ -134,13 +146,16 @@ def _eval_mode(modules: list[nn.Module]) -> Iterator[None]:
     # The flag is set directly, module by module: users override train() and eval(), and a frozen
     # BatchNorm inside a training model must come back frozen.
     flags = [module.training for module in modules]
-    for module in modules:
-        module.training = False
+    for module, flag in zip(modules, flags, strict=True):
+        if flag:
+            module.training = False
     try:
         yield
     finally:
         for module, flag in zip(modules, flags, strict=True):
-            module.training = flag
+            # To set an attribute of a module takes many times as long as to read it.
+            if module.training != flag:
+                module.training = flag
 
 
 @contextmanager
@@ -174,18 +189,27 @@ def _no_inference_tensors(modules: list[nn.Module]) -> Iterator[None]:
     clones: dict[Tensor, Tensor] = {}
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
-        for module in modules:
-            tables: list[dict[str, Any]] = [module._parameters, module._buffers, vars(module)]
-            for table in tables:
-                for name, tensor in list(table.items()):
-                    if isinstance(tensor, Tensor) and tensor.is_inference():
-                        clone = clones.setdefault(tensor, _clone(tensor))
-                        replaced.append((table, name, tensor))
-                        table[name] = clone
+        for table in _tables_of_tensors(modules):
+            for name, tensor in list(table.items()):
+                if isinstance(tensor, Tensor) and tensor.is_inference():
+                    clone = clones.setdefault(tensor, _clone(tensor))
+                    replaced.append((table, name, tensor))
+                    table[name] = clone
         yield
     finally:
         for table, name, original in replaced:
             table[name] = original
+
+
+def _tables_of_tensors(modules: list[nn.Module]) -> Iterator[dict[str, Any]]:
+    kinds: set[type] = set()
+    for module in modules:
+        yield module._parameters
+        yield module._buffers
+        kinds.update(map(type, vars(module).values()))
+    # Modules have dozens of attributes each; in most models none of them is a tensor.
+    if any(issubclass(kind, Tensor) for kind in kinds):
+        yield from map(vars, modules)
 
 
 def _clone(tensor: Tensor) -> Tensor:
@@ -231,48 +255,18 @@ def _explained_inference_error() -> Iterator[None]:
 
 
 @contextmanager
-def _preserved_buffers(modules: list[nn.Module]) -> Iterator[None]:
-    tables = [(module._buffers, dict(module._buffers.items())) for module in modules]
-    buffers = {buffer for _, entries in tables for buffer in entries.values() if buffer is not None}
-    values = {buffer: buffer.detach().clone() for buffer in buffers}
-    # The same memory, but other objects: a model that writes what it computes from the image into
-    # a buffer would make the buffer a part of the graph for good.
-    stand_ins: dict[Tensor | None, Tensor] = {buffer: buffer.detach() for buffer in buffers}
-    try:
-        for table, entries in tables:
-            _put_back(table, {name: stand_ins.get(entries[name]) for name in entries})
-        yield
-    finally:
-        for table, entries in tables:
-            _put_back(table, entries)
-        with torch.no_grad():
-            for buffer, value in values.items():
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-@contextmanager
 def _preserved_hooks(modules: list[nn.Module]) -> Iterator[None]:
-    tables = [getattr(module, name) for module in modules for name in _HOOK_TABLES]
-    before = [dict(table) for table in tables]
+    tables = [table for module in modules for table in _hook_tables(module)]
+    # Nearly all of them are empty.
+    before = {index: dict(table) for index, table in enumerate(tables) if table}
     # Modules refuse to mix the two kinds of backward hook and note here which they have.
     kinds = [module._is_full_backward_hook for module in modules]
     try:
         yield
     finally:
-        for table, entries in zip(tables, before, strict=True):
-            _put_back(table, entries)
+        for index, table in enumerate(tables):
+            if table or index in before:
+                put_back(table, before.get(index, {}))
         for module, kind in zip(modules, kinds, strict=True):
-            module._is_full_backward_hook = kind
-
-
-def _put_back(table: Any, entries: dict[Any, Any]) -> None:
-    """Give a table of a module these entries, in their order."""
-    # A scripted module has a table of another kind, which cannot lose or gain entries.
-    if isinstance(table, dict) and _identities(table) != _identities(entries):
-        table.clear()
-        table.update(entries)
-
-
-def _identities(table: dict[Any, Any]) -> list[tuple[Any, int]]:
-    return [(key, id(value)) for key, value in table.items()]
+            if module._is_full_backward_hook is not kind:
+                module._is_full_backward_hook = kind

@@ -26,6 +26,7 @@ from lightning_saliency.errors import (
     NoGradientError,
     SaliencyWarning,
 )
+from lightning_saliency.network.excitation_functions import SplitSum
 
 TARGETS = [3, 5]
 # A layer in the middle, and one near the end that is not followed by an in-place operation, which
@@ -428,6 +429,63 @@ def test_a_branch_has_its_share_and_no_warning() -> None:
     branch = ExcitationBackprop("branch", resize=False)(model, make_images(), 1)
     other = ExcitationBackprop("features", resize=False)(model, make_images(), 1)
     assert (branch.sum((1, 2, 3)) + other.sum((1, 2, 3))).tolist() == pytest.approx([1, 1])
+
+
+class TwoAdditions(nn.Module):
+    """Two residual blocks; the second one has a branch around the layer that is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(3, 6)
+
+    def first(self, x: Tensor) -> Tensor:
+        return (self.one(x) + x).relu()
+
+    def rest(self, x: Tensor) -> Tensor:
+        y = self.three(self.two(x).relu())
+        y += x
+        return self.head(y.relu().mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.first(x))
+
+
+def test_only_the_additions_that_a_signal_passes_compute_shares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Rest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model.rest(x)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TwoAdditions().eval().requires_grad_(False)
+    # So that something excites every unit.
+    for weight in model.parameters():
+        weight.abs_()
+    inner = model.first(make_images()).detach()
+    wanted = excitation_backprop(Rest(), inner, 2, saliency_layer="model.two")
+    shared: list[int] = []
+    plain = SplitSum.forward
+
+    def counted(ctx: Any, *args: Any) -> Tensor:
+        shared.append(1)
+        return plain(ctx, *args)
+
+    monkeypatch.setattr(SplitSum, "forward", staticmethod(counted))
+    found = excitation_backprop(model, make_images(), 2, saliency_layer="two")
+    # The branch around the layer has its share, although the first addition comes before it.
+    assert len(shared) == 1
+    torch.testing.assert_close(found, wanted)
+    assert float(found.sum((1, 2, 3)).max()) < 0.99
+    shared.clear()
+    excitation_backprop(model, make_images(), 2)
+    assert len(shared) == 2
 
 
 @pytest.mark.parametrize(

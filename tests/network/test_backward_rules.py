@@ -56,6 +56,20 @@ def test_refused_functions_are_named() -> None:
         nn.functional.silu(torch.relu(torch.ones(1)))
 
 
+def test_a_rule_that_lets_a_call_be_does_not_make_it_allowed() -> None:
+    def lets_be(*_args: object, **_kwargs: object) -> object:
+        return NotImplemented
+
+    with (
+        pytest.raises(ModelError, match=r"silu \(called once\)"),
+        BackwardRules({**guided_rules(), nn.functional.silu: lets_be}, refused=["silu"]),
+    ):
+        nn.functional.silu(torch.relu(torch.ones(1)))
+    with BackwardRules({**guided_rules(), nn.functional.silu: None}, refused=["silu"]) as rules:
+        nn.functional.silu(torch.relu(torch.ones(1)))
+    assert rules.ordinary["silu"] == 1
+
+
 def test_an_error_inside_is_not_covered_and_leaves_no_mode_behind() -> None:
     before = depth()
     with pytest.raises(ZeroDivisionError), BackwardRules(guided_rules()):

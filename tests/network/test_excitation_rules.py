@@ -14,6 +14,7 @@ from lightning_saliency.errors import ModelError
 from lightning_saliency.network.backward_rules import BackwardRules
 from lightning_saliency.network.excitation_functions import WeightedSum
 from lightning_saliency.network.excitation_rules import excitation_rules
+from lightning_saliency.network.positive_weights import PositiveWeights
 
 Map = Callable[[Tensor], Tensor]
 
@@ -346,3 +347,30 @@ def test_weights_that_are_gone_are_no_crash() -> None:
     weight.untyped_storage().resize_(0)
     with pytest.raises(ModelError, match="weights that stay in memory"):
         torch.autograd.grad(y.sum(), x)
+
+
+# --- positive weights -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("like", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_positive_part(sign: int, like: torch.dtype, layout: torch.memory_format) -> None:
+    weight = random(4, 3, 2, 2, dtype=torch.float32).to(memory_format=layout)
+    before = weight.clone()
+    part = PositiveWeights().part(weight, sign, torch.ones((), dtype=like))
+    assert part.dtype == like
+    assert torch.equal(part, (sign * before).clamp(min=0).to(like))
+    assert torch.equal(weight, before)
+
+
+def test_the_next_layer_takes_the_same_memory() -> None:
+    weights, like = PositiveWeights(), torch.ones(())
+    large = weights.part(random(4, 5, dtype=torch.float32), 1, like)
+    assert weights.part(UNITS, 1, like).data_ptr() == large.data_ptr()
+    # Two layers one after the other, in one backward pass, and each with its own weights.
+    x = torch.tensor([[1.0, 1.0]])
+    first, second = torch.tensor([[1.0, -1.0], [1.0, 1.0]]), torch.tensor([[1.0, 3.0]])
+    found = signal_at_input(lambda x: F.linear(F.linear(x, first).relu(), second), x)
+    # All of the signal goes to the second unit, whose sum comes from both in equal parts.
+    assert found.tolist() == [[0.5, 0.5]]

@@ -4,7 +4,15 @@ from tiny_models import VGGLike, make_model
 from torch import nn
 
 from lightning_saliency.errors import LayerError
-from lightning_saliency.network.layers import find_layer, layer_names
+from lightning_saliency.network.layers import every_module, find_layer, layer_names
+
+
+def test_every_module_once() -> None:
+    model = make_model()
+    model.backbone, model.missing = model.features, None
+    found = every_module(model)
+    assert len(found) == len(set(found))
+    assert set(found) == set(model.modules())
 
 
 def test_names_are_those_of_named_modules() -> None:

@@ -174,6 +174,8 @@ ACTS: dict[str, Callable[[Buffers], object]] = {
     "writes": lambda model: model.some.mul_(2),
     "writes through a view": lambda model: model.view.mul_(2),
     "writes not a number": lambda model: model.some.fill_(torch.nan),
+    "writes the other zero": lambda model: model.some[0].neg_(),
+    "writes into memory unseen": lambda model: model.some.data.mul_(2),
     "writes a number": lambda model: model.nan.fill_(1),
     "resizes": lambda model: model.empty.resize_(3).fill_(1),
     "assigns": _assign,
@@ -189,6 +191,39 @@ def test_buffers(act: str) -> None:
     explain(model)
     # They still share their memory.
     assert model.view.data_ptr() == model.some.data_ptr() + model.some.element_size()
+
+
+def test_only_buffers_that_were_written_to_are_written_to_again() -> None:
+    model = Buffers(ACTS["writes a number"])
+    versions = {name: buffer._version for name, buffer in model.named_buffers()}
+    Gradient()(model, IMAGES, 1)
+    changed = {name for name, buffer in model.named_buffers() if buffer._version != versions[name]}
+    # A graph that waits for its backward pass holds on to the others as they are.
+    assert changed == {"nan"}
+
+
+def test_buffers_of_many_kinds() -> None:
+    class Writes(Wrapped):
+        def __init__(self) -> None:
+            super().__init__()
+            for number, kind in enumerate(
+                (torch.bool, torch.uint8, torch.bfloat16, torch.float64, torch.complex128)
+            ):
+                self.register_buffer(f"kind {number}", torch.ones(2, 3).to(kind).t())
+            self.register_buffer("sparse", torch.eye(2).to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            for buffer in self.buffers():
+                buffer.zero_()
+            return self.inner(x)
+
+    model = Writes()
+    before = [buffer.to_dense().clone() for buffer in model.buffers()]
+    with undisturbed(model):
+        model(IMAGES)
+        assert not model._buffers["kind 0"].any()
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        assert torch.equal(buffer.to_dense(), value)
 
 
 def test_buffer_that_takes_in_the_image_is_not_part_of_the_graph() -> None:
