@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_saliency.callbacks.ranks import numbers_of_this_rank
 from lightning_saliency.errors import SaliencyWarning
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def is_allowed(
         return True
     _finish_queued_work(trainer)
     if budget.needs_estimate:
-        shares = math.ceil(len(samples) / trainer.world_size)
+        shares = len(numbers_of_this_rank(len(samples), trainer))
         # What goes wrong here goes wrong in the explanation, too, and is reported there.
         with suppress(Exception), budget.estimating(shares):
             monitor.rehearse(samples[:1], trainer, pl_module)

@@ -22,6 +22,7 @@ from lightning_saliency.callbacks.explain import ClassChoice, Method, choices_of
 from lightning_saliency.callbacks.faults import Fault, Faults, OnError
 from lightning_saliency.callbacks.forward import Forward
 from lightning_saliency.callbacks.gather import SAMPLES, GatheringCallback, fetch_probe
+from lightning_saliency.callbacks.hand_back import make_handing_back_short
 from lightning_saliency.callbacks.keep_history import History
 from lightning_saliency.callbacks.made_for import MadeFor
 from lightning_saliency.callbacks.monitor import Monitor
@@ -196,8 +197,9 @@ class SaliencyCallback(GatheringCallback):
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Be ready for another trainer."""
+        """Be ready for another trainer; let a process that was spawned hand its numbers back."""
         self._is_set_up = False
+        make_handing_back_short(trainer)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,6 +1,7 @@
 import contextlib
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.callbacks import budget as module
-from lightning_saliency.callbacks.allowance import progress_of
+from lightning_saliency.callbacks.allowance import is_allowed, progress_of
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.errors import InputError
 
@@ -206,6 +207,33 @@ def test_the_shares_of_several_callbacks_add_up(tmp_path: Path, clock: Clock) ->
     (both,), (own,) = found.Scalars("saliency_overhead"), found.Scalars("third/saliency_overhead")
     assert both.value == pytest.approx(2 / 12 + 4 / 16)
     assert own.value == pytest.approx(2 / 18)
+
+
+def test_processes_that_hold_one_model_together_explain_the_same_samples(clock: Clock) -> None:
+    class Rehearsed:
+        def rehearse(self, samples: list[int], trainer: object, pl_module: object) -> None:
+            clock.now += 2 * len(samples)
+
+    # Two copies of the model, each spread over two of the four processes.
+    strategy = SimpleNamespace(
+        root_device=torch.device("cpu"),
+        distributed_sampler_kwargs={"num_replicas": 2, "rank": 1},
+        broadcast=lambda decision: decision,
+    )
+    trainer: Any = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"),
+        strategy=strategy,
+        world_size=4,
+        global_rank=3,
+        max_steps=-1,
+        max_epochs=-1,
+        num_training_batches=1,
+    )
+    budget, samples, monitor = Budget(0.1), list(range(8)), Rehearsed()
+    budget.start()
+    is_allowed(budget, monitor, samples, trainer, None)  # type: ignore[arg-type]
+    # Four of the eight samples on each process.
+    assert budget.cost == 8
 
 
 @pytest.mark.parametrize(
