@@ -55,8 +55,7 @@ class SaliencyCallback(GatheringCallback):
     - ``saliency/compare/sample_<i>``: all methods side by side, if there are several;
     - ``saliency_filmstrip/<method>``: samples down, explained epochs across, the whole history in
       one image;
-    - ``saliency_pinned/<method>``: the pinned maps; ``saliency_timelapse/<method>``: a film, at the
-      end;
+    - ``saliency_pinned/<method>``: the pinned maps; ``saliency_timelapse/<method>``: a final film;
     - ``saliency_drift/<method>/<reference>/<measure>``: similarity to the ``previous`` and to the
       ``pinned`` explanation, means over the samples: ``top10_iou``, ``spearman`` and ``ssim`` (1 =
       has not moved), ``center_shift`` (0 to 1, in image diagonals), ``log2_norm_ratio`` (0 = as
@@ -141,8 +140,7 @@ class SaliencyCallback(GatheringCallback):
         super().__init__(samples, unpack, dataloader_idx)
         check_settings(dataloader_idx, every_n_epochs, name, noise_every, pinned, warmup_epochs)
         self.pinned, self.warmup_epochs = pinned, warmup_epochs
-        self.noise_every = noise_every
-        self.every_n_epochs = every_n_epochs
+        self.noise_every, self.every_n_epochs = noise_every, every_n_epochs
         self.faults = Faults(on_error)
         self.budget = Budget(max_overhead)
         self.trust = TrustRun(trust)

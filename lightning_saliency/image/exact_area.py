@@ -25,6 +25,9 @@ _SATURATED = 20.0
 _HALVINGS = 6
 _STEPS = 6
 
+# A CPU takes at most so many numbers at once.
+_LANES = 64
+
 
 def exact_area(mask: Tensor, area: Tensor, contrast: float = 30.0) -> Tensor:
     """Raise the contrast around the level at which each mask has its area.
@@ -48,45 +51,64 @@ def exact_area(mask: Tensor, area: Tensor, contrast: float = 30.0) -> Tensor:
 class _ExactArea(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mask: Tensor, area: Tensor, contrast: float) -> Tensor:
-        exact = _contrasted(mask, _level(mask, area, contrast), contrast)
+        # A sigmoid of this is 0.
+        pixels = _rows(mask, -torch.inf)
+        exact = _contrasted(pixels, _level(pixels, area, contrast, mask[0].numel()), contrast)
         ctx.save_for_backward(exact)
         ctx.contrast = contrast
-        return exact
+        return _pictures(exact, mask)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (exact,) = ctx.saved_tensors
         edges = exact * (1 - exact)
-        slope = edges * gradients[0]
+        slope = edges * _rows(gradients[0], 0.0)
         # A mask without edges, such as one of the area 1, has no slope either.
-        total = edges.sum((1, 2), keepdim=True).clamp_(min=torch.finfo(edges.dtype).tiny)
-        slope -= edges.mul_(slope.sum((1, 2), keepdim=True) / total)
-        return slope.mul_(ctx.contrast), None, None
+        total = edges.sum(1, keepdim=True).clamp_(min=torch.finfo(edges.dtype).tiny)
+        slope -= edges.mul_(slope.sum(1, keepdim=True) / total)
+        return _pictures(slope.mul_(ctx.contrast), gradients[0]), None, None
 
 
-def _contrasted(mask: Tensor, level: Tensor, contrast: float) -> Tensor:
-    return (mask - level[:, None, None]).mul_(contrast).sigmoid_()
+def _rows(pictures: Tensor, behind: float) -> Tensor:
+    """Return the pixels of (B, H, W) in rows (B, P), in one piece; ``behind`` is what fills them.
+
+    A CPU takes several numbers at once, and those that are left over in another way, which rounds
+    differently; sums also depend on how the memory lies. With rows like these a mask is the same
+    to the last bit, whatever others are made beside it, and so is a search with its many steps.
+    """
+    rows = pictures.flatten(1).contiguous()
+    filling = -rows.shape[1] % _LANES
+    return torch.nn.functional.pad(rows, (0, filling), value=behind) if filling else rows
 
 
-def _level(mask: Tensor, area: Tensor, contrast: float) -> Tensor:
+def _pictures(rows: Tensor, like: Tensor) -> Tensor:
+    """Return the pixels of rows as pictures again."""
+    return rows[:, : like[0].numel()].reshape(like.shape)
+
+
+def _contrasted(pixels: Tensor, level: Tensor, contrast: float) -> Tensor:
+    return (pixels - level[:, None]).mul_(contrast).sigmoid_()
+
+
+def _level(pixels: Tensor, area: Tensor, contrast: float, count: int) -> Tensor:
     """Find the levels: halve what is known to hold them, then Newton's method.
 
     Newton works on the log odds of the area, which are almost linear near the level; where a step
     leaves what is known to hold it, halve that instead. The number of steps is fixed, so that the
     host need not wait for the device.
     """
-    low = mask.amin((1, 2)) - _SATURATED / contrast
-    high = mask.amax((1, 2)) + _SATURATED / contrast
+    low = pixels[:, :count].amin(1) - _SATURATED / contrast
+    high = pixels.amax(1) + _SATURATED / contrast
     level = (low + high) / 2
     for step in range(_HALVINGS + _STEPS):
-        current = _contrasted(mask, level, contrast)
-        mean = current.mean((1, 2))
+        current = _contrasted(pixels, level, contrast)
+        mean = current.sum(1) / count
         low, high = torch.where(mean > area, level, low), torch.where(mean > area, high, level)
         middle = (low + high) / 2
         if step < _HALVINGS:
             level = middle
             continue
-        edges = mean - current.square_().mean((1, 2))
+        edges = mean - current.square_().sum(1) / count
         odds = torch.logit(mean) - torch.logit(area)
         level = level + odds * mean * (1 - mean) / (contrast * edges)
         level = torch.where((low <= level) & (level <= high), level, middle)

@@ -6,9 +6,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from contract import METHODS, make_method
 from PIL import Image
 from small_runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
 from torch import Tensor, nn
@@ -78,6 +80,37 @@ def test_two_processes_log_what_one_logs(tmp_path: Path, samples: Any) -> None:
     assert alone.keys() == shared.keys()
     for tag, values in alone.items():
         assert shared[tag] == pytest.approx(values, abs=1e-5), tag
+
+
+class KeptMaps(pl.Callback):
+    """Writes the maps as they are, before anything is drawn or measured."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_explained(self, trainer: Any, pl_module: Any, source: Any, explained: Any) -> None:
+        if trainer.is_global_zero:
+            maps = {name: found.saliency for name, found in explained.explanations.items()}
+            torch.save(maps, self.path)
+
+
+def test_two_processes_make_the_maps_that_one_makes(tmp_path: Path) -> None:
+    # One more than comes out even.
+    samples = [4, 1, 9, 7, 2]
+    kept = []
+    for processes in (1, 2):
+        callback = SaliencyCallback(
+            [make_method(name) for name in METHODS], samples=samples, on_error="raise"
+        )
+        kept.append(tmp_path / f"{processes}.pt")
+        run(tmp_path / str(processes), processes, callback, KeptMaps(kept[-1]), max_epochs=1)
+    one, two = map(torch.load, kept)
+    assert one.keys() == two.keys() == {method.name for method in METHODS.values()}
+    for name, maps in one.items():
+        assert maps.shape == (5, 1, 16, 16)
+        assert maps.std() > 0
+        difference = (two[name] - maps).abs().max() / maps.abs().max()
+        assert difference <= 1e-5, name
 
 
 def with_objects(batch: Any) -> Any:

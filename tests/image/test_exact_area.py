@@ -3,8 +3,10 @@
 import pytest
 import torch
 from scipy.optimize import brentq
+from torch import Tensor
 
 from lightning_saliency.image.exact_area import exact_area
+from lightning_saliency.image.smooth_mask import SmoothMask
 
 AREAS = torch.tensor([0.03, 0.4, 1.0], dtype=torch.float64)
 
@@ -85,3 +87,26 @@ def test_slope_moves_area_but_makes_none() -> None:
     # An area of everything cannot change.
     (still,) = torch.autograd.grad(exact_area(mask, AREAS[2:], 4.0), mask, gradient)
     assert torch.isfinite(still).all()
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+@pytest.mark.parametrize("size", [(16, 16), (15, 19), (30, 30)])
+def test_a_mask_is_the_same_to_the_last_bit_whatever_is_beside_it(
+    size: tuple[int, int], step: int
+) -> None:
+    smooth = SmoothMask(size, step, 3.0 * step)
+    grid = torch.rand(32, *smooth.grid_size, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(32, *size, generator=torch.Generator().manual_seed(1))
+    areas = torch.linspace(0.05, 0.3, 32)
+
+    def mask_and_slope(count: int) -> tuple[Tensor, Tensor]:
+        some = grid[:count].clone().requires_grad_()
+        mask = exact_area(smooth(some), areas[:count], 12.0)
+        (slope,) = torch.autograd.grad(mask, some, weights[:count])
+        return mask.detach(), slope
+
+    all_masks, all_slopes = mask_and_slope(32)
+    for count in (2, 3, 16):
+        masks, slopes = mask_and_slope(count)
+        assert torch.equal(masks, all_masks[:count])
+        assert torch.equal(slopes, all_slopes[:count])
