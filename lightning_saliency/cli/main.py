@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from lightning_saliency.cli.benchmark import add_benchmark, run_benchmark
 from lightning_saliency.errors import SaliencyError
 
@@ -37,8 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lightning-saliency: {error}", file=sys.stderr)
         return _WRONG_USE
     except KeyboardInterrupt:
-        print(
-            "\nStopped. What was finished is kept; the same command goes on from there.",
-            file=sys.stderr,
-        )
+        _say_stopped()
         return _INTERRUPTED
+
+
+# The signal reaches all processes of the command.
+@rank_zero_only
+def _say_stopped() -> None:
+    print(
+        "\nStopped. What was finished is kept; the same command goes on from there.",
+        file=sys.stderr,
+    )
