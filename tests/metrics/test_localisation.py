@@ -76,10 +76,17 @@ NAIVE = {
 }
 
 
+@pytest.mark.parametrize("measure", [energy_inside, region_mass])
+def test_sums_that_float32_cannot_hold(measure: Measure) -> None:
+    maps, regions = data("uniform", size=40)
+    torch.testing.assert_close(measure(3e38 * maps, regions), measure(maps, regions))
+
+
 @every_measure
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_to_the_definition(measure: Measure, kind: str) -> None:
-    maps, regions = data(kind)
+@pytest.mark.parametrize("size", [12, 30])
+def test_equal_to_the_definition(measure: Measure, kind: str, size: int) -> None:
+    maps, regions = data(kind, size=size)
     values = measure(maps, regions)
     assert values.shape == (4,)
     assert values.dtype == torch.float32
