@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_saliency.callbacks.wrapped import ThroughWrapper, sharding_wrapper
 from lightning_saliency.errors import InputError, ModelError, SaliencyError
 from lightning_saliency.network.forward_view import ForwardView
 from lightning_saliency.network.undisturbed import undisturbed
@@ -29,7 +30,8 @@ def explained_model(pl_module: pl.LightningModule, forward: Forward | None) -> n
     Its layers have the names that they have in ``pl_module``. Without ``forward``, the module is
     called itself; one that has no ``forward`` of its own is taken to keep its network as
     ``self.model``, ``self.net``, ``self.network``, ``self.classifier``, ``self.backbone`` or
-    ``self.module``, or as its only part with weights.
+    ``self.module``, or as its only part with weights. Under ``FSDPStrategy`` it is called through
+    the strategy's wrapper, by all processes.
 
     Args:
         pl_module: the user's module.
@@ -38,14 +40,19 @@ def explained_model(pl_module: pl.LightningModule, forward: Forward | None) -> n
     Raises:
         InputError: it is not clear what to call.
     """
-    if forward is not None:
-        return ForwardView(pl_module, forward)
-    if overrides(pl_module, "forward"):
-        return pl_module
+    wrapper = sharding_wrapper(pl_module)
+    if forward is None and not overrides(pl_module, "forward"):
+        forward = _CallAttribute(_network_of(pl_module))
+    if wrapper is not None:
+        return ForwardView(pl_module, ThroughWrapper(wrapper, forward))
+    return pl_module if forward is None else ForwardView(pl_module, forward)
+
+
+def _network_of(pl_module: pl.LightningModule) -> str:
     parts = [name for name, part in pl_module.named_children() if _is_network(part)]
     usual = [name for name in _USUAL_NAMES if isinstance(getattr(pl_module, name, None), nn.Module)]
     if usual or len(parts) == 1:
-        return ForwardView(pl_module, _CallAttribute((usual or parts)[0]))
+        return (usual or parts)[0]
     example = f"module.{parts[0]}(images)" if parts else "module.encoder(images)"
     raise InputError(
         f"Expected {type(pl_module).__name__} to have a forward that maps images to class scores, "

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_saliency.callbacks.explain import Begun, Explanation, NamedMethod, explain
 from lightning_saliency.callbacks.faults import AbandonedError, describe, is_out_of_memory
+from lightning_saliency.network.sharded import is_sharded
 
 __all__ = ["OneMethod", "abandoned_at_the_end"]
 
@@ -57,7 +58,9 @@ class OneMethod:
 
         def words(error: Exception) -> str:
             said = describe(error)
-            return said and f"{said} ({_culprit(error, numbers, again)})"
+            # Where the weights are spread over the processes, one alone makes no pass.
+            alone = None if is_sharded(self.begun.model) else again
+            return said and f"{said} ({_culprit(error, numbers, alone)})"
 
         return words
 
@@ -82,13 +85,15 @@ def abandoned_at_the_end(model: nn.Module, trainer: pl.Trainer) -> Iterator[None
         handle.remove()
 
 
-def _culprit(error: Exception, numbers: Sequence[int], again: Callable[[int], object]) -> str:
+def _culprit(
+    error: Exception, numbers: Sequence[int], again: Callable[[int], object] | None
+) -> str:
     """Return the sample that an exception comes from, for instance ``"sample 3"``.
 
-    The samples are tried one by one until one fails again. Not after too little memory, of which
-    one sample alone would take less.
+    The samples are tried one by one until one fails again, if they can be. Not after too little
+    memory, of which one sample alone would take less.
     """
-    if len(numbers) > 1 and not is_out_of_memory(error):
+    if again is not None and len(numbers) > 1 and not is_out_of_memory(error):
         for place, number in enumerate(numbers):
             try:
                 again(place)

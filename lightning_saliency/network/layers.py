@@ -9,6 +9,9 @@ from lightning_saliency.network.forward_view import name_of
 
 __all__ = ["every_module", "find_layer", "layer_names"]
 
+# What a compiled module, FSDP and activation checkpointing call the module inside them.
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
 
 def every_module(model: nn.Module) -> list[nn.Module]:
     """Return the model and all modules inside it, each once, in no particular order.
@@ -29,7 +32,7 @@ def every_module(model: nn.Module) -> list[nn.Module]:
 
 
 def layer_names(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the model's layers by name, without the ``_orig_mod.`` that compiling puts in.
+    """Return the model's layers by name, without the names that wrappers put in.
 
     A layer that the model holds under several names is there under each of them.
 
@@ -45,16 +48,16 @@ def layer_names(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _plain(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+    return ".".join(part for part in name.split(".") if part not in _WRAPPED)
 
 
 def _by_path(model: nn.Module, path: str) -> nn.Module | None:
     """Return what :func:`layer_names` has under this name, without a list of all of them."""
     module: nn.Module | None = model
     for part in path.split("."):
-        # A compiled module has the module inside it, and that has the layers.
+        # A wrapper has the module inside it, and that has the layers.
         while module is not None and part not in module._modules:
-            module = getattr(module, "_orig_mod", None)
+            module = next(filter(None, map(module._modules.get, _WRAPPED)), None)
         module = None if module is None else module._modules[part]
     return module
 
