@@ -131,7 +131,9 @@ def found(world: int) -> dict[str, Any]:
         results["alone"] = run(world, Recorded, 0.05)
         results["with"] = run(world, Recorded, 0.05, explained(method=everything))
         try:
-            run(world, Recorded, 0.05, explained(method=layer, trust=TrustChecks(sanity_check=True)))
+            run(
+                world, Recorded, 0.05, explained(method=layer, trust=TrustChecks(sanity_check=True))
+            )
         except ModelError as error:
             results["said"] = str(error)
     return results

@@ -31,6 +31,7 @@ MEASUREMENTS = {
     "callback_cost": "callback_cost",
     "drift_cost": "drift_cost",
     "pointing_cost": "pointing_cost",
+    "two_processes": "two_processes",
 }
 
 
