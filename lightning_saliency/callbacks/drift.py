@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,10 @@ from torch import Tensor
 
 from lightning_saliency.callbacks.explain import Explanation
 from lightning_saliency.callbacks.references import Reference, References
-from lightning_saliency.metrics.comparable import degenerate
-from lightning_saliency.metrics.drift import (
-    MEASURES,
-    calibrated_drift,
-    chance_drift,
-    mean_drift,
-    sample_drift,
-)
+from lightning_saliency.metrics.comparable import comparable
+from lightning_saliency.metrics.described import Described
+from lightning_saliency.metrics.drift import MEASURES, calibrated_drift, chance_of, mean_drift
+from lightning_saliency.metrics.map_similarity import similarity
 
 __all__ = ["DriftTracker", "Moved", "SIMILARITIES", "STABLE"]
 
@@ -85,24 +81,26 @@ class DriftTracker:
         """
         current = Reference.of(explanation, epoch)
         self.references.advance(current, best)
-        chance = mean_drift(chance_drift(current.maps))
+        chance = mean_drift(chance_of(current.described))
         numbers: dict[str, float] = {}
         samples: dict[str, Tensor] = {}
         flipped: dict[str, Tensor] = {}
         for name in ("previous", "pinned"):
             reference: Reference = getattr(self.references, name)
-            values = sample_drift(current.maps, reference.maps)
+            values = similarity(current.described, reference.described)
+            means = mean_drift(values)
+            numbers |= _named(f"drift/{name}", means, MEASURES)
             flipped[name] = current.predicted != reference.predicted
-            numbers |= _summary(name, values, current, reference)
-            relative = calibrated_drift(mean_drift(values), chance, self._noise())
-            numbers |= {f"drift_relative/{name}/{m}": float(relative[m]) for m in SIMILARITIES}
+            numbers |= _of_some(name, values, current, reference)
+            relative = calibrated_drift(means, chance, self._noise())
+            numbers |= _named(f"drift_relative/{name}", relative)
             samples |= {f"{name}/{measure}": value for measure, value in values.items()}
         numbers["drift/pinned/epoch"] = float(getattr(self.references.pinned, "epoch", epoch))
-        numbers |= {f"drift_level/chance/{m}": float(chance[m]) for m in SIMILARITIES}
+        numbers |= _named("drift_level/chance", chance)
         numbers["target/probability"] = float(explanation.probability.mean())
         numbers["target/log_probability"] = float(explanation.log_probability.mean())
         numbers["target/flips"] = float(flipped["previous"].float().mean())
-        numbers["target/degenerate_frac"] = float(degenerate(current.maps).float().mean())
+        numbers["target/degenerate_frac"] = float(current.described.is_degenerate.float().mean())
         return Moved(numbers, samples, flipped)
 
     def measure_noise(self, again: Explanation) -> dict[str, float]:
@@ -117,7 +115,8 @@ class DriftTracker:
         """
         if self.references.last is None:
             return {}
-        means = mean_drift(sample_drift(again.saliency, self.references.last.maps))
+        maps = Described(comparable(again.saliency))
+        means = mean_drift(similarity(maps, self.references.last.described))
         self.noise = {measure: float(means[measure]) for measure in MEASURES}
         return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}
 
@@ -149,17 +148,17 @@ class DriftTracker:
         return {name: torch.tensor(value) for name, value in self.noise.items()}
 
 
-def _summary(
+def _of_some(
     name: str, values: Mapping[str, Tensor], current: Reference, reference: Reference
 ) -> dict[str, float]:
-    """Return the means over all samples and over some of them, and the worst."""
+    """Return the means over the stable and over the flipped samples, and the worst sample."""
     flipped = current.predicted != reference.predicted
     shift = (current.probability - reference.probability).abs()
     stable = ~flipped & (current.target == reference.target) & (shift < STABLE)
-    found = _means(f"drift/{name}", values, tuple(MEASURES))
-    found |= _means(f"drift_stable/{name}", {m: v[stable] for m, v in values.items()})
+    similarities = {measure: values[measure] for measure in SIMILARITIES}
+    found = _named(f"drift_stable/{name}", _mean_over(similarities, stable))
     if bool(flipped.any()):
-        found |= _means(f"drift_flipped/{name}", {m: v[flipped] for m, v in values.items()})
+        found |= _named(f"drift_flipped/{name}", _mean_over(similarities, flipped))
     overlap = values["top10_iou"].nan_to_num(torch.inf)
     worst = int(overlap.argmin())
     has_moved = float(overlap[worst]) < 1
@@ -168,8 +167,11 @@ def _summary(
     return found
 
 
-def _means(
-    name: str, values: Mapping[str, Tensor], measures: tuple[str, ...] = SIMILARITIES
+def _mean_over(values: Mapping[str, Tensor], some: Tensor) -> dict[str, Tensor]:
+    return mean_drift({measure: value[some] for measure, value in values.items()})
+
+
+def _named(
+    name: str, means: Mapping[str, Tensor], measures: Iterable[str] = SIMILARITIES
 ) -> dict[str, float]:
-    means = mean_drift(values)
     return {f"{name}/{measure}": float(means[measure]) for measure in measures}

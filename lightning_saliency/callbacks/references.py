@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ from torch import Tensor
 from lightning_saliency.callbacks.explain import Explanation
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.comparable import comparable
+from lightning_saliency.metrics.described import Described
 
 __all__ = ["Pinned", "Reference", "References", "best_score", "check_pinned", "followed_checkpoint"]
 
@@ -48,6 +50,11 @@ class Reference:
             explanation.probability,
             epoch,
         )
+
+    @cached_property
+    def described(self) -> Described:
+        """The maps with what the measures need of each: it is compared with more than once."""
+        return Described(self.maps)
 
 
 class References:

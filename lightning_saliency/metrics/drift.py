@@ -14,10 +14,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lightning_saliency.metrics.comparable import comparable, degenerate, widen
+from lightning_saliency.metrics.comparable import comparable, widen
+from lightning_saliency.metrics.described import Described
 from lightning_saliency.metrics.map_similarity import (
+    NO_DRIFT,
     center_shift,
     log2_norm_ratio,
+    similarity,
     spearman,
     ssim,
     top10_iou,
@@ -29,6 +32,7 @@ __all__ = [
     "SaliencyDrift",
     "calibrated_drift",
     "chance_drift",
+    "chance_of",
     "drift_amount",
     "mean_drift",
     "sample_drift",
@@ -47,11 +51,6 @@ MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
 )
 """The measures by the names under which they are logged."""
 
-NO_DRIFT: Mapping[str, float] = MappingProxyType(
-    {"top10_iou": 1.0, "spearman": 1.0, "ssim": 1.0, "center_shift": 0.0, "log2_norm_ratio": 0.0}
-)
-"""What each measure gives for equal maps, exactly."""
-
 
 def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str, Tensor]:
     """Compare each map with the reference of the same image, by all measures.
@@ -68,8 +67,7 @@ def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str
     Raises:
         InputError: these are no maps, or they differ in number, aspect ratio or device.
     """
-    current, reference = comparable(current, size), comparable(reference, size)
-    return {name: measure(current, reference) for name, measure in MEASURES.items()}
+    return similarity(Described(comparable(current, size)), Described(comparable(reference, size)))
 
 
 def mean_drift(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,11 +80,11 @@ def mean_drift(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         For each measure its mean over the samples without NaN, and ``degenerate_frac``, the
         fraction of samples with NaN; float32, no dimensions. A mean over no sample is NaN.
     """
-    means = {
-        name: widen(value).nanmean().float().to(value.device) for name, value in values.items()
-    }
-    missing = torch.stack([value.isnan() for value in values.values()]).any(0)
-    return {**means, "degenerate_frac": missing.float().mean()}
+    every = torch.stack(tuple(values.values()))
+    means = widen(every).nanmean(1).float().to(every.device)
+    missing = every.isnan().any(0)
+    named = dict(zip(values, means.unbind(), strict=True))
+    return {**named, "degenerate_frac": missing.float().mean()}
 
 
 def chance_drift(maps: Tensor, size: int = 64) -> dict[str, Tensor]:
@@ -103,11 +101,19 @@ def chance_drift(maps: Tensor, size: int = 64) -> dict[str, Tensor]:
     Raises:
         InputError: these are no maps.
     """
-    maps = comparable(maps, size)
-    maps = maps[~degenerate(maps)]
-    if len(maps) == 1:
-        maps = maps[:0]
-    return sample_drift(maps, maps.roll(1, 0), size)
+    return chance_of(Described(comparable(maps, size)))
+
+
+def chance_of(maps: Described) -> dict[str, Tensor]:
+    """Return :func:`chance_drift` of maps that are described already.
+
+    Args:
+        maps: comparable.
+    """
+    shown = (~maps.is_degenerate).nonzero()[:, 0]
+    if len(shown) == 1:
+        shown = shown[:0]
+    return similarity(maps.of(shown), maps.of(shown.roll(1)))
 
 
 def drift_amount(measure: str, value: _Number) -> _Number:

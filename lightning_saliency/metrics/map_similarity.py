@@ -31,17 +31,35 @@ which also has the shift of the centre.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.regression import pearson_corrcoef
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.comparable import check_maps, degenerate, widen
+from lightning_saliency.metrics.comparable import degenerate, widen
+from lightning_saliency.metrics.described import Described, top_tenth
 from lightning_saliency.metrics.structural_similarity import structural_similarity
 
-__all__ = ["center_shift", "log2_norm_ratio", "spearman", "ssim", "top10", "top10_iou"]
+__all__ = [
+    "NO_DRIFT",
+    "center_shift",
+    "log2_norm_ratio",
+    "similarity",
+    "spearman",
+    "ssim",
+    "top10",
+    "top10_iou",
+]
+
+_Formula: TypeAlias = Callable[[Described, Described], Tensor]
+
+NO_DRIFT: Mapping[str, float] = MappingProxyType(
+    {"top10_iou": 1.0, "spearman": 1.0, "ssim": 1.0, "center_shift": 0.0, "log2_norm_ratio": 0.0}
+)
+"""What each measure gives for equal maps, exactly."""
 
 
 def top10(maps: Tensor) -> Tensor:
@@ -64,7 +82,7 @@ def top10(maps: Tensor) -> Tensor:
         InputError: ``maps`` are no maps.
     """
     shown = ~degenerate(maps)
-    return _top10(widen(maps)).to(maps.device) & shown[:, None, None, None]
+    return top_tenth(widen(maps)).to(maps.device) & shown[:, None, None, None]
 
 
 def top10_iou(current: Tensor, reference: Tensor) -> Tensor:
@@ -82,7 +100,7 @@ def top10_iou(current: Tensor, reference: Tensor) -> Tensor:
     Raises:
         InputError: these are no maps, or they differ in shape or device.
     """
-    return _of_pairs(_top10_iou, current, reference, equal=1.0)
+    return _one("top10_iou", current, reference)
 
 
 def spearman(current: Tensor, reference: Tensor) -> Tensor:
@@ -100,7 +118,7 @@ def spearman(current: Tensor, reference: Tensor) -> Tensor:
     Raises:
         InputError: these are no maps, or they differ in shape or device.
     """
-    return _of_pairs(_spearman, current, reference, equal=1.0)
+    return _one("spearman", current, reference)
 
 
 def ssim(current: Tensor, reference: Tensor) -> Tensor:
@@ -119,7 +137,7 @@ def ssim(current: Tensor, reference: Tensor) -> Tensor:
     Raises:
         InputError: these are no maps, or they differ in shape or device.
     """
-    return _of_pairs(_ssim, current, reference, equal=1.0)
+    return _one("ssim", current, reference)
 
 
 def center_shift(current: Tensor, reference: Tensor) -> Tensor:
@@ -138,7 +156,7 @@ def center_shift(current: Tensor, reference: Tensor) -> Tensor:
     Raises:
         InputError: these are no maps, or they differ in shape or device.
     """
-    return _of_pairs(_center_shift, current, reference, equal=0.0)
+    return _one("center_shift", current, reference)
 
 
 def log2_norm_ratio(current: Tensor, reference: Tensor) -> Tensor:
@@ -157,98 +175,80 @@ def log2_norm_ratio(current: Tensor, reference: Tensor) -> Tensor:
     Raises:
         InputError: these are no maps, or they differ in shape or device.
     """
-    return _of_pairs(_log2_norm_ratio, current, reference, equal=0.0)
+    return _one("log2_norm_ratio", current, reference)
 
 
-def _of_pairs(
-    formula: Callable[[Tensor, Tensor], Tensor],
-    current: Tensor,
-    reference: Tensor,
-    equal: float,
-) -> Tensor:
-    """Apply ``formula`` to the pairs that are neither equal nor degenerate."""
-    check_maps(current)
-    check_maps(reference)
-    if current.shape != reference.shape or current.device != reference.device:
+def similarity(
+    current: Described, reference: Described, measures: Iterable[str] = tuple(NO_DRIFT)
+) -> dict[str, Tensor]:
+    """Return what the measures give for each pair.
+
+    Args:
+        current: N maps.
+        reference: maps of the same images, of the same shape.
+        measures: names of :data:`NO_DRIFT`.
+
+    Returns:
+        For each measure (N,), on the maps' device; NaN where a map is degenerate.
+
+    Raises:
+        InputError: the maps differ in shape or device.
+    """
+    first, second = current.maps, reference.maps
+    if first.shape != second.shape or first.device != second.device:
         raise InputError(
             "Expected both maps of a pair in one shape and on one device, got "
-            f"{tuple(current.shape)} on {current.device} and {tuple(reference.shape)} on "
-            f"{reference.device}."
+            f"{tuple(first.shape)} on {first.device} and {tuple(second.shape)} on "
+            f"{second.device}."
         )
-    first, second = widen(current), widen(reference)
-    same = (first == second).flatten(1).all(1)
-    missing = degenerate(first) | degenerate(second)
-    values = torch.full(same.shape, torch.nan, dtype=torch.float64, device=first.device)
-    values[same & ~missing] = equal
-    rest = ~(same | missing)
-    if bool(rest.any()):
-        values[rest] = formula(first[rest], second[rest])
-    dtype = torch.promote_types(current.dtype, reference.dtype)
-    return values.to(torch.promote_types(dtype, torch.float32)).to(current.device)
+    same = (current.wide == reference.wide).flatten(1).all(1)
+    missing = current.is_degenerate | reference.is_degenerate
+    all_equal = bool((same | missing).all())
+    dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+    found = {}
+    for name in measures:
+        equal = torch.full(same.shape, NO_DRIFT[name], dtype=torch.float64, device=same.device)
+        values = equal if all_equal else equal.where(same, _FORMULAS[name](current, reference))
+        found[name] = values.where(~missing, torch.nan).to(dtype).to(first.device)
+    return found
 
 
-def _top10(maps: Tensor) -> Tensor:
-    flat = maps.flatten(1)
-    count = max(1, round(0.1 * flat.shape[1]))
-    # A map of one pixel has no second value; it is degenerate, and what it gives is not used.
-    largest = flat.topk(min(count + 1, flat.shape[1]), dim=1).values
-    marked = flat > largest[:, -1:]
-    saturated = largest[:, :1] == largest[:, -1:]
-    return torch.where(saturated, flat == largest[:, :1], marked).view_as(maps)
+def _one(name: str, current: Tensor, reference: Tensor) -> Tensor:
+    return similarity(Described(current), Described(reference), [name])[name]
 
 
-def _top10_iou(first: Tensor, second: Tensor) -> Tensor:
-    a, b = _top10(first).flatten(1), _top10(second).flatten(1)
+def _top10_iou(first: Described, second: Described) -> Tensor:
+    a, b = first.largest_tenth, second.largest_tenth
     return (a & b).sum(1).double() / (a | b).sum(1)
 
 
-def _spearman(first: Tensor, second: Tensor) -> Tensor:
+def _spearman(first: Described, second: Described) -> Tensor:
     # torchmetrics' spearman_corrcoef is not used: it adds up the ranks of ties in int32, which
-    # overflows from 65,536 pixels on, correlates in float32, and ranks map by map.
-    correlation = pearson_corrcoef(_ranks(first).T, _ranks(second).T)
-    # One pair comes back without a dimension.
-    return correlation.reshape(-1)
+    # overflows from 65,536 pixels on, correlates in float32, and ranks map by map and pair by pair.
+    a, b = first.ranks, second.ranks
+    size = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return ((a * b).sum(1) / size).clamp(-1, 1)
 
 
-def _ranks(maps: Tensor) -> Tensor:
-    """Return the ranks of the pixels (N, H * W), from 0; equal values get their mean rank."""
-    ordered, place = maps.flatten(1).sort(1)
-    index = torch.arange(ordered.shape[1], device=maps.device)
-    rises = ordered[:, 1:] > ordered[:, :-1]
-    edge = torch.ones_like(rises[:, :1])
-    # Of each run of equal values the first and the last place.
-    first = torch.where(torch.cat([edge, rises], 1), index, 0).cummax(1).values
-    last = torch.where(torch.cat([rises, edge], 1), index, len(index)).flip(1).cummin(1).values
-    mean = (first + last.flip(1)).double() / 2
-    return torch.zeros_like(ordered).scatter_(1, place, mean)
+def _ssim(first: Described, second: Described) -> Tensor:
+    return structural_similarity(first.local, second.local)
 
 
-def _ssim(first: Tensor, second: Tensor) -> Tensor:
-    return structural_similarity(_unit_range(first), _unit_range(second))
+def _center_shift(first: Described, second: Described) -> Tensor:
+    distance: Tensor = torch.linalg.vector_norm(first.center - second.center, dim=1)
+    return distance / math.hypot(*first.maps.shape[2:])
 
 
-def _unit_range(maps: Tensor) -> Tensor:
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low)
+def _log2_norm_ratio(first: Described, second: Described) -> Tensor:
+    return first.log2_norm - second.log2_norm
 
 
-def _center_shift(first: Tensor, second: Tensor) -> Tensor:
-    distance: Tensor = torch.linalg.vector_norm(_center(first) - _center(second), dim=1)
-    return distance / math.hypot(*first.shape[2:])
-
-
-def _center(maps: Tensor) -> Tensor:
-    """Return the centre of mass (N, 2) in pixels, (row, column)."""
-    mass = _unit_range(maps)[:, 0]
-    rows = torch.arange(mass.shape[1], device=mass.device, dtype=mass.dtype)
-    columns = torch.arange(mass.shape[2], device=mass.device, dtype=mass.dtype)
-    center = torch.stack((mass.sum(2) @ rows, mass.sum(1) @ columns), dim=1)
-    return center / mass.sum((1, 2))[:, None]
-
-
-def _log2_norm_ratio(first: Tensor, second: Tensor) -> Tensor:
-    return _log2_norm(first) - _log2_norm(second)
-
-
-def _log2_norm(maps: Tensor) -> Tensor:
-    return maps.flatten(1).abs().sum(1).log2()
+_FORMULAS: Mapping[str, _Formula] = MappingProxyType(
+    {
+        "top10_iou": _top10_iou,
+        "spearman": _spearman,
+        "ssim": _ssim,
+        "center_shift": _center_shift,
+        "log2_norm_ratio": _log2_norm_ratio,
+    }
+)

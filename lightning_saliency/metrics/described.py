@@ -1,0 +1,134 @@
+"""Saliency maps together with what the measures need of each, computed once.
+
+A map is compared more than once: with the previous map of its image, with the pinned one, with
+another image's, and in its turn by the next. Most of the work, such as ranking its pixels, depends
+on one map alone.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.metrics.comparable import check_maps, degenerate, widen
+from lightning_saliency.metrics.structural_similarity import LocalStatistics, local_statistics
+
+__all__ = ["Described", "top_tenth"]
+
+
+class Described:
+    """A batch of maps; what the measures need of each is computed when it is first asked for.
+
+    All is on the device on which the measures compute (see
+    :func:`~lightning_saliency.metrics.comparable.widen`), in float64, and takes eight times the
+    memory of float32 maps once it has been asked for. In a degenerate map it means nothing.
+
+    Args:
+        maps: (N, 1, H, W), floating point. They are not copied, and must not be changed.
+
+    Attributes:
+        maps: as given, detached.
+
+    Raises:
+        InputError: ``maps`` are no maps.
+    """
+
+    def __init__(self, maps: Tensor) -> None:
+        check_maps(maps)
+        self.maps = maps.detach()
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def of(self, index: Tensor) -> Described:
+        """Return some of the maps, described; nothing is computed anew for them.
+
+        Args:
+            index: which, int64, (M,).
+        """
+        chosen = Described(self.maps[index.to(self.maps.device)])
+        index = index.to(self.is_degenerate.device)
+        chosen.is_degenerate = self.is_degenerate[index]
+        chosen.largest_tenth = self.largest_tenth[index]
+        chosen.ranks = self.ranks[index]
+        chosen.local = self.local.of(index)
+        chosen.center = self.center[index]
+        chosen.log2_norm = self.log2_norm[index]
+        return chosen
+
+    @property
+    def wide(self) -> Tensor:
+        """The maps in float64."""
+        return widen(self.maps)
+
+    @cached_property
+    def is_degenerate(self) -> Tensor:
+        """Which maps show nothing, bool (N,)."""
+        return degenerate(self.wide)
+
+    @cached_property
+    def largest_tenth(self) -> Tensor:
+        """Which pixels have the largest values, bool (N, H * W); see :func:`top_tenth`."""
+        return top_tenth(self.wide).flatten(1)
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """The ranks of the pixels (N, H * W), less their mean; equal values get their mean rank.
+
+        They are multiples of 1/2, and so are their sums exact.
+        """
+        ordered, place = self.wide.flatten(1).sort(1)
+        index = torch.arange(ordered.shape[1], device=ordered.device)
+        rises = ordered[:, 1:] > ordered[:, :-1]
+        edge = torch.ones_like(rises[:, :1])
+        # Of each run of equal values the first and the last place.
+        first = torch.where(torch.cat([edge, rises], 1), index, 0).cummax(1).values
+        last = torch.where(torch.cat([rises, edge], 1), index, len(index)).flip(1).cummin(1).values
+        mean = (first + last.flip(1)).double() / 2 - (len(index) - 1) / 2
+        return torch.zeros_like(ordered).scatter_(1, place, mean)
+
+    @cached_property
+    def local(self) -> LocalStatistics:
+        """Means and variances around each pixel, of the maps scaled to [0, 1] by their ranges."""
+        return local_statistics(_unit_range(self.wide))
+
+    @cached_property
+    def center(self) -> Tensor:
+        """The centre of mass (N, 2) in pixels, (row, column), after subtracting the minimum."""
+        mass = self.local.maps[:, 0]
+        rows = torch.arange(mass.shape[1], device=mass.device, dtype=mass.dtype)
+        columns = torch.arange(mass.shape[2], device=mass.device, dtype=mass.dtype)
+        center = torch.stack((mass.sum(2) @ rows, mass.sum(1) @ columns), dim=1)
+        return center / mass.sum((1, 2))[:, None]
+
+    @cached_property
+    def log2_norm(self) -> Tensor:
+        """The logarithm of the sum of the magnitudes, (N,)."""
+        return self.wide.flatten(1).abs().sum(1).log2()
+
+
+def top_tenth(maps: Tensor) -> Tensor:
+    """Mark the tenth of the pixels that have the largest values, degenerate or not.
+
+    See :func:`~lightning_saliency.metrics.map_similarity.top10`.
+
+    Args:
+        maps: (N, 1, H, W).
+
+    Returns:
+        (N, 1, H, W), bool.
+    """
+    flat = maps.flatten(1)
+    count = max(1, round(0.1 * flat.shape[1]))
+    # A map of one pixel has no second value; it is degenerate, and what it gives is not used.
+    largest = flat.topk(min(count + 1, flat.shape[1]), dim=1).values
+    marked = flat > largest[:, -1:]
+    saturated = largest[:, :1] == largest[:, -1:]
+    return torch.where(saturated, flat == largest[:, :1], marked).view_as(maps)
+
+
+def _unit_range(maps: Tensor) -> Tensor:
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return (maps - low) / (high - low)
