@@ -11,22 +11,20 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.loggers.defined import has_attribute, has_method
+from lightning_saliency.loggers.png_file import Pixels, png_file
 
 __all__ = ["add_image_file", "log_image", "takes_images"]
 
-_Pixels: TypeAlias = npt.NDArray[np.uint8]
-_Write: TypeAlias = Callable[[str, _Pixels, int], object]
+_Write: TypeAlias = Callable[[str, Pixels, int], object]
 
 
 def takes_images(logger: object) -> bool:
@@ -94,7 +92,7 @@ def add_image_file(writer: object, tag: str, file: bytes, size: tuple[int, int],
     return True
 
 
-def _to_pixels(image: Tensor) -> _Pixels:
+def _to_pixels(image: Tensor) -> Pixels:
     """Return the image as bytes, (H, W, 3)."""
     pixels = image.detach().cpu()
     if pixels.dtype != torch.uint8:
@@ -121,24 +119,14 @@ def _writer(logger: object, palette: bool = False) -> _Write | None:
 def _tensorboard(writer: Any, palette: bool) -> _Write:
     from torch.utils.tensorboard import SummaryWriter
 
-    def write(tag: str, pixels: _Pixels, step: int) -> None:
+    def write(tag: str, pixels: Pixels, step: int) -> None:
         if getattr(type(writer), "add_image", None) is SummaryWriter.add_image:
-            _add_file(writer, tag, _png_file(pixels, palette), pixels.shape, step)
+            _add_file(writer, tag, png_file(pixels, palette), pixels.shape, step)
         else:
             # Another writer that looks the same, such as that of tensorboardX.
             writer.add_image(tag, pixels, step, dataformats="HWC")
 
     return write
-
-
-def _png_file(pixels: _Pixels, palette: bool) -> bytes:
-    image = Image.fromarray(pixels)
-    if palette:
-        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    file = BytesIO()
-    # The usual compression takes twice the time for files a few percent smaller.
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def _add_file(writer: Any, tag: str, file: bytes, shape: Sequence[int], step: int) -> None:
@@ -160,7 +148,7 @@ def _mlflow(logger: Any, client: Any) -> _Write:
     # Images with a step came with MLflow 2.13; before, an image was a file.
     stepped = "key" in inspect.signature(client.log_image).parameters
 
-    def write(tag: str, pixels: _Pixels, step: int) -> None:
+    def write(tag: str, pixels: Pixels, step: int) -> None:
         image = Image.fromarray(pixels)
         name = re.sub(r"[^\w\-./ ]", "_", tag, flags=re.ASCII)
         if stepped:
