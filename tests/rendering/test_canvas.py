@@ -62,14 +62,17 @@ def test_text_stays_in_its_box() -> None:
 
 
 @pytest.mark.parametrize("line", ["epoch 12: Å (0.93)", "≤ -10x", "j", "\u200b", "W" * 40])
-def test_text_is_what_pillow_draws_also_the_second_time(line: str) -> None:
+def test_text_is_what_pillow_draws_but_for_its_shades_also_the_second_time(line: str) -> None:
     for ink in (INK, PALE_INK, INK):
         sheet = Canvas(40, 700)
         sheet.bar(0, 30, 40, 20, (200, 100, 0))
         direct = to_pillow(sheet.picture())
         sheet.text(line, 9, 20, width=650, size=14, ink=ink)
         ImageDraw.Draw(direct).text((20, 9), line, fill=ink, font=font(14))
-        assert torch.equal(sheet.picture(), from_pillow(direct))
+        assert int((sheet.picture().int() - from_pillow(direct).int()).abs().max()) <= 8
+    black = Canvas(40, 700)
+    black.text(line, 9, 20, width=650, size=14)
+    assert len(black.picture().unique()) <= 16
 
 
 def test_text_is_aligned() -> None:
