@@ -46,7 +46,7 @@ def timelapse(frames: Sequence[Frame], labels: Sequence[str], title: str = "") -
         for frame, label in zip(frames, labels, strict=True)
     ]
     # One palette for all frames, so that a colour means the same in each.
-    palette = _side_by_side(pictures).quantize(256, Image.Quantize.FASTOCTREE)
+    palette = _sampled(pictures).quantize(256, Image.Quantize.FASTOCTREE)
     coded = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     file = BytesIO()
     coded[0].save(
@@ -77,8 +77,11 @@ def _draw(frame: Frame, title: str) -> Image.Image:
     return to_pillow(sheet.picture())
 
 
-def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (pictures[0].width, pictures[0].height * len(pictures)))
+def _sampled(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return the pictures in one, every second pixel of each: small ones are enlarged anyway."""
+    width, height = (math.ceil(side / 2) for side in pictures[0].size)
+    sheet = Image.new("RGB", (width, height * len(pictures)))
     for index, picture in enumerate(pictures):
-        sheet.paste(picture, (0, index * picture.height))
+        small = picture.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(small, (0, index * height))
     return sheet
