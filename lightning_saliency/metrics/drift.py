@@ -108,7 +108,10 @@ def chance_of(maps: Described) -> dict[str, Tensor]:
     """Return :func:`chance_drift` of maps that are described already.
 
     Args:
-        maps: comparable.
+        maps: N maps of different images, comparable.
+
+    Returns:
+        For each name of :data:`MEASURES` (M,), as :func:`chance_drift`.
     """
     shown = (~maps.is_degenerate).nonzero()[:, 0]
     if len(shown) == 1:
