@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,9 @@ class DriftAlarm(pl.Callback):
     - drift from the ``pinned`` explanation: did it rise above its trend? See
       :func:`~lightning_saliency.metrics.alarm.creep_score`.
 
-    A drift sounds when its measures agree. Similarities, and what lies on an object, count as
-    1 - value, so that more is always worse.
+    A drift sounds when two of its measures agree; as many drifts are watched, each must then be out
+    of the usual by twice that. Similarities, and what lies on an object, count as 1 - value, so
+    that more is always worse.
 
     An alarm is a warning, a line in the log, and for TensorBoard a text and a picture that shows
     before and after of the samples that moved most. It sounds once when a number leaves the usual,
@@ -70,7 +72,8 @@ class DriftAlarm(pl.Callback):
         limit: sound also if a number is above this (a similarity below 1 - this), from the first
             explanation on; for instance for the share of the map in a region.
         agree: how many of the watched measures of one drift must be out of the usual together, or
-            all of them if there are fewer: one by itself is, once in a few runs, by chance.
+            all of them if there are fewer: one by itself is, once in a few runs, by chance. If it
+            is 1, or a single measure is watched, that one need not be twice as far out.
         stop: let the Trainer end the run at an alarm.
         save_checkpoint: save one at an alarm, beside the run's other checkpoints; or the folder.
 
@@ -86,7 +89,7 @@ class DriftAlarm(pl.Callback):
         window: int = 8,
         factor: float = 4.0,
         limit: float | None = None,
-        agree: int = 3,
+        agree: int = 2,
         stop: bool = False,
         save_checkpoint: bool | str = False,
     ) -> None:
@@ -141,9 +144,13 @@ class DriftAlarm(pl.Callback):
         if trainer.state.fn != "fit":
             return
         self.names.check_again(trainer, list(explained.values))
+        tags = self.names.watched(source, explained.values)
+        for tag in tags:
+            self._watched.setdefault(tag, Watched(tag))
+        members = Counter(self._watched[tag].group for tag in tags)
         findings = {
-            tag: self._judge(tag, explained.values[tag], source, explained)
-            for tag in self.names.watched(source, explained.values)
+            tag: self._judge(tag, explained, source, members[self._watched[tag].group])
+            for tag in tags
         }
         scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
         log_numbers(pl_module, scores, len(explained.samples))
@@ -170,11 +177,12 @@ class DriftAlarm(pl.Callback):
         self._watched = {tag: Watched(**entry) for tag, entry in state_dict.items()}
 
     def _judge(
-        self, tag: str, value: float, source: SaliencyCallback, explained: Explained
+        self, tag: str, explained: Explained, source: SaliencyCallback, members: int
     ) -> Finding:
-        watched = self._watched.setdefault(tag, Watched(tag))
+        watched, value = self._watched[tag], explained.values[tag]
         pinned = explained.references[str(series_of(tag, source))].pinned
-        score = watched.judge(value, self.rules, pinned.epoch if pinned else None)
+        alone = min(self.rules.agree, members) == 1
+        score = watched.judge(value, self.rules, pinned.epoch if pinned else None, alone)
         usual = watched.usual(self.rules)
         if usual is not None and alarm_amount(tag, 0.0) == 1.0:
             usual = 1 - usual[1], 1 - usual[0]

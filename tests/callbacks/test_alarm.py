@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import DeconvNet, GradCAM, Gradient, GuidedBackprop
+from lightning_saliency.callbacks.alarm_rules import Rules, Watched
 from lightning_saliency.errors import InputError, SaliencyWarning
 
 pytestmark = [
@@ -172,6 +173,20 @@ def test_one_measure_alone_makes_no_alarm_unless_it_may(
     assert alarm.sounding == ([PREVIOUS] if sounds else [])
     assert scores(tmp_path)[23] > 1
     assert scores(tmp_path, "saliency_alarm/jumpy/previous/spearman")[23] < 1
+
+
+@pytest.mark.parametrize("reference", ["previous", "pinned"])
+def test_a_number_that_needs_others_scores_half_of_one_that_is_alone(reference: str) -> None:
+    tag, rules = f"saliency_drift/jumpy/{reference}/top10_iou", Rules(warmup=0, limit=0.8)
+    alone, together = Watched(tag), Watched(tag)
+    for value in (1.0, 0.9, 0.95, 0.9, 0.9, 0.9):
+        alone.judge(value, rules)
+        together.judge(value, rules, alone=False)
+    score = alone.judge(0.3, rules)
+    assert score > 1
+    assert together.judge(0.3, rules, alone=False) == pytest.approx(max(score / 2, 0.7 / 0.8))
+    # A limit is one for each.
+    assert together.judge(0.1, rules, alone=False) >= 0.9 / 0.8
 
 
 def test_a_slow_rise_above_the_trend_is_heard_on_the_pinned_series(tmp_path: Path) -> None:
