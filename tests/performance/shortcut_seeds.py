@@ -1,17 +1,17 @@
 """Whether the alarm of examples/shortcut.py is in time, and silent without a mark, for some seeds.
 
-python tests/performance/shortcut_seeds.py --seeds 0 1 2 3 4
+python tests/performance/bench.py shortcut_seeds
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
 import os
 import runpy
 import sys
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,13 +24,13 @@ JOINS = 8
 FALL = 0.05
 
 
-def run(seed: int, mark: bool, more: list[str]) -> dict[str, dict[int, float]]:
+def run(seed: int, mark: bool) -> dict[str, dict[int, float]]:
     """Run the example and return its scalars by tag and epoch."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with TemporaryDirectory() as folder:
         arguments = ["--seed", str(seed), "--folder", f"{folder}/shortcut", "--device", "cpu"]
-        sys.argv = [str(EXAMPLE), *arguments, *([] if mark else ["--no-mark"]), *more]
+        sys.argv = [str(EXAMPLE), *arguments, *([] if mark else ["--no-mark"])]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             runpy.run_path(str(EXAMPLE), run_name="__main__")
         (version,) = Path(folder, "shortcut").glob("version_*")
@@ -66,26 +66,19 @@ def judge(scalars: dict[str, dict[int, float]]) -> dict[str, Any]:
     }
 
 
-def main() -> dict[str, Any]:
+def main(seeds: Sequence[int] = range(5)) -> dict[str, Any]:
     """Print a line for each run and return what they are made of."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--output", type=Path, default=Path("build/shortcut_seeds.json"))
-    options, more = parser.parse_known_args()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
-    for seed in options.seeds:
-        for mark in (True, False):
-            result = judge(run(seed, mark, more))
-            results[f"{seed} {'mark' if mark else 'no mark'}"] = result
-            shares = " ".join(f"{share:.2f}" for share in result["shares"].values())
-            print(
-                f"seed {seed}, {'   mark' if mark else 'no mark'}: "
-                f"alarm in epochs {result['sounded']}, "
-                f"accuracy down by 5 points in {result['fell']}, shares on the mark {shares}",
-                flush=True,
-            )
-            options.output.write_text(json.dumps(results, indent=2))
+    for seed, mark in product(seeds, (True, False)):
+        result = judge(run(seed, mark))
+        results[f"{seed} {'mark' if mark else 'no mark'}"] = result
+        shares = " ".join(f"{share:.2f}" for share in result["shares"].values())
+        print(
+            f"seed {seed}, {'   mark' if mark else 'no mark'}: "
+            f"alarm in epochs {result['sounded']}, "
+            f"accuracy down by 5 points in {result['fell']}, shares on the mark {shares}",
+            flush=True,
+        )
     return results
 
 
