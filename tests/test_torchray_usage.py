@@ -141,11 +141,6 @@ def test_rise(example: Example, tmp_path: Path) -> None:
     check_maps(example, explain, "RISE", tmp_path, (128, 128), 0.9)
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    reason="the second mask keeps its class, but a part of it lies on the other digit: the area is "
-    "four times that of a digit, and the search ends in a local optimum"
-)
 def test_extremal_perturbation(example: Example, tmp_path: Path) -> None:
     model, x, *_ = example
 

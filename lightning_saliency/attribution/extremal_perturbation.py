@@ -6,7 +6,7 @@ ICCV 2019, arXiv:1910.08485.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, get_args
 
 from torch import Tensor, nn
 
@@ -16,9 +16,11 @@ from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.mask_recipe import RECIPES, MaskRecipe, SearchPreset
 from lightning_saliency.attribution.mask_search import MaskSearch, Progress
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.attribution.picture_rewards import PictureRewards
+from lightning_saliency.attribution.picture_rewards import PictureRewards, picture_batches
 from lightning_saliency.attribution.reward import (
+    REWARDS,
     Reward,
+    RewardName,
     Variant,
     contrastive_reward,
     simple_reward,
@@ -33,7 +35,7 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.image.smooth_mask import SmoothMask
-from lightning_saliency.network.batching import Batches, BatchSize, check_batch_size
+from lightning_saliency.network.batching import BatchSize, check_batch_size
 from lightning_saliency.network.score import Target
 
 __all__ = [
@@ -43,11 +45,6 @@ __all__ = [
     "extremal_perturbation",
     "simple_reward",
 ]
-
-RewardName: TypeAlias = Literal["simple", "contrastive"]
-"""A reward of the paper's authors."""
-
-_REWARDS: dict[RewardName, Reward] = {"simple": simple_reward, "contrastive": contrastive_reward}
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,12 @@ class ExtremalPerturbation(AttributionMethod):
     as large as possible. Maps are in [0, 1]: the share of the areas whose mask holds the pixel.
     The masks themselves, and how well they do, come from :meth:`masks`.
 
-    By default the search is for the paper's masks, but another one: they have exactly their areas
-    at all times, which shrink from most of the image
+    By default the search is for the paper's masks, but another one. It begins with a look at 16
+    coarse masks, forward only, and leans towards what they reward
+    (:mod:`~lightning_saliency.attribution.first_look`). Masks have exactly their areas at all
+    times, which shrink from 0.4 of the image
     (:class:`~lightning_saliency.attribution.mask_area.ShrinkingArea`), instead of being pressed
-    towards them by a penalty; so 25 iterations of Adam find more than the authors' 800 of gradient
+    towards them by a penalty. So 16 iterations of Adam find more than the authors' 800 of gradient
     descent. The lengths of masks and blur are those of the authors' code at 224 pixels, and shrink
     with the image; the area is that on the image. A larger area never does worse than the mask of
     the next smaller one, grown. Each search starts afresh, so that maps of one image at different
@@ -71,7 +70,7 @@ class ExtremalPerturbation(AttributionMethod):
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.
         perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean colour of normalised images).
-        max_iter: iterations; None for 25, or 800 with the preset.
+        max_iter: iterations; None for 16, or 800 with the preset.
         num_levels: degrees of perturbation, at least 2, between which masks interpolate.
         step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
             side of 224 pixels, in proportion (at least 1), or 7 with the preset.
@@ -87,7 +86,8 @@ class ExtremalPerturbation(AttributionMethod):
             gradient descent, lengths that do not depend on the image, a blur that darkens the
             edges, an area that is measured on a canvas larger than the image.
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
-            memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
+            memory. ``"auto"``: twice as many as there are images, so that it takes no more memory
+            than a training step with them; from 8 to 32 on a CPU, to 128 elsewhere.
         autocast: run the model under autocast to bfloat16.
         seed: of the order in which the pictures are moved or mirrored, the only chance in it.
         tolerance: end before ``max_iter`` when no mask has changed by more than this share of its
@@ -120,11 +120,11 @@ class ExtremalPerturbation(AttributionMethod):
         """
         super().__post_init__()
         object.__setattr__(self, "areas", checked_areas(self.areas))
-        for name, reward in _REWARDS.items():
+        for name, reward in REWARDS.items():
             # By name, so that the settings can be written down.
             if self.reward_func is reward:
                 object.__setattr__(self, "reward_func", name)
-        if not callable(self.reward_func) and self.reward_func not in _REWARDS:
+        if not callable(self.reward_func) and self.reward_func not in REWARDS:
             raise InputError(
                 "Expected reward_func to be 'simple', 'contrastive' or a function, got "
                 f"{self.reward_func!r}."
@@ -203,11 +203,8 @@ class ExtremalPerturbation(AttributionMethod):
         )
 
     def _rewards(self, model: nn.Module, image: Tensor, target: Target) -> PictureRewards:
-        reward = self.reward_func if callable(self.reward_func) else _REWARDS[self.reward_func]
-        batches = Batches(self.batch_size, image.device)
-        if self.variant == "dual":
-            # Each mask makes two pictures.
-            batches.size = max(1, batches.size // 2)
+        reward = self.reward_func if callable(self.reward_func) else REWARDS[self.reward_func]
+        batches = picture_batches(self.batch_size, image, self.variant)
         return PictureRewards(model, image, target, reward, self.variant, batches, self.autocast)
 
 
@@ -242,7 +239,7 @@ def extremal_perturbation(
         target: class index, one for each image, ``"predicted"``, or a callable.
         areas: one or more fractions of the image.
         perturbation: ``"blur"`` or ``"fade"``.
-        max_iter: iterations; None for 25, or 800 with the preset.
+        max_iter: iterations; None for 16, or 800 with the preset.
         num_levels: degrees of perturbation.
         step: distance of the points of a mask, in pixels; None for one that suits the image.
         sigma: radius of a point's kernel, in pixels; None for three steps.

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import ExponentialLR
 
 from lightning_saliency.attribution.mask_area import AreaRule, AreaTerm, ShrinkingArea
 
@@ -40,6 +42,8 @@ class MaskRecipe:
     Attributes:
         max_iter: how many iterations.
         optimizer: makes the optimiser for the grids.
+        last_rate: the share of the optimiser's rate that is left in the last iteration; it falls
+            by the same factor in each.
         area_rule: holds the masks to their areas.
         scaled: whether lengths shrink with the image.
         slope_at_one: see :func:`~lightning_saliency.image.perturbation.blend`.
@@ -47,19 +51,22 @@ class MaskRecipe:
         blur_truncate: where the blur's kernel ends, in sigmas.
         jitter: moves or mirrors pictures, given the iteration's number, so that masks do not cling
             to single pixels.
-        finished: whether the masks are those after the last step, and larger ones are also tried
-            as smaller ones that were grown; else they are those that the last step was computed
-            from.
+        first_look: whether the search begins with what the rewards of coarse masks say.
+        finished: whether the masks are the best of those after the last steps, and larger ones are
+            also tried as smaller ones that were grown; else they are those that the last step
+            was computed from.
     """
 
     max_iter: int
     optimizer: Callable[[list[Tensor]], Optimizer]
+    last_rate: float
     area_rule: type[AreaRule]
     scaled: bool
     slope_at_one: bool
     blur_padding: str
     blur_truncate: float
     jitter: Callable[[int, Tensor], Tensor]
+    first_look: bool
     finished: bool
 
     def scale(self, size: tuple[int, int]) -> MaskScale:
@@ -67,6 +74,26 @@ class MaskRecipe:
         share = min(size) / _PAPER_SIDE if self.scaled else 1.0
         step = max(1, round(7 * share))
         return MaskScale(step, 3.0 * step, 20 * share)
+
+    def mover(self, grid: Tensor, iterations: int) -> Callable[[Tensor], None]:
+        """Return what moves a grid, in place, given the energy's slope at it.
+
+        Args:
+            grid: (B, rows, columns), a leaf that needs a gradient; it stays in [0, 1].
+            iterations: how often it will be moved.
+        """
+        optimizer = self.optimizer([grid])
+        rate = ExponentialLR(optimizer, self.last_rate ** (1 / max(1, iterations - 1)))
+
+        def move(slope: Tensor) -> None:
+            # The optimiser makes the negative of the energy small.
+            grid.grad = -slope
+            optimizer.step()
+            rate.step()
+            with torch.no_grad():
+                grid.clamp_(0, 1)
+
+        return move
 
 
 def _shifted(iteration: int, pictures: Tensor) -> Tensor:
@@ -88,26 +115,31 @@ def _mirrored(iteration: int, pictures: Tensor) -> Tensor:
 
 RECIPES: dict[SearchPreset | None, MaskRecipe] = {
     None: MaskRecipe(
-        max_iter=25,
+        max_iter=16,
         # The smallest derivatives count, too, whatever the scale of the logits.
         optimizer=lambda grids: Adam(grids, lr=0.1, betas=(0.8, 0.9), eps=1e-16),
+        # As the contrast rises, a step of the same length moves more of a mask.
+        last_rate=0.25,
         area_rule=ShrinkingArea,
         scaled=True,
         slope_at_one=True,
         blur_padding="replicate",
         blur_truncate=3.0,
         jitter=_shifted,
+        first_look=True,
         finished=True,
     ),
     "torchray": MaskRecipe(
         max_iter=800,
         optimizer=lambda grids: SGD(grids, lr=0.01, momentum=0.9, dampening=0.9),
+        last_rate=1.0,
         area_rule=AreaTerm,
         scaled=False,
         slope_at_one=False,
         blur_padding="constant",
         blur_truncate=4.0,
         jitter=_mirrored,
+        first_look=False,
         finished=False,
     ),
 }

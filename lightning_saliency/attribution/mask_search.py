@@ -11,12 +11,13 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from lightning_saliency.attribution.first_look import coarse_masks, first_grids
 from lightning_saliency.attribution.mask_area import AreaRule, HeldMasks
+from lightning_saliency.attribution.mask_growth import BestGrids, last_masks
 from lightning_saliency.attribution.mask_recipe import MaskRecipe
 from lightning_saliency.attribution.picture_rewards import PictureRewards
 from lightning_saliency.attribution.progress import report
 from lightning_saliency.attribution.reward import Variant
-from lightning_saliency.image.exact_area import exact_area
 from lightning_saliency.image.perturbation import blend
 from lightning_saliency.image.smooth_mask import SmoothMask
 
@@ -31,12 +32,8 @@ and minus their weighted area terms, on the images' device."""
 # host wait for the device.
 _LOOK = 5
 
-# For how many iterations a mask of one area is grown to the next, and how its contrast rises.
-_GROWTH = 8
-_GROWTH_CONTRASTS = (8.0, 60.0)
-
-# Of the masks that are returned: few pixels of them are grey.
-_LAST_CONTRAST = 250.0
+# At least so many pictures of the first look are made at once, for the model's sake.
+_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -69,11 +66,12 @@ class MaskSearch:
     def run(
         self, rewards: PictureRewards, progress: Progress | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Search, from masks that are the same everywhere.
+        """Search, from what a first look at coarse masks says, or from masks that are even.
 
         One forward and one backward pass of the model for each mask and iteration (two for the
-        dual game), and eight more for each mask but those of the smallest area. Without
-        ``tolerance``, the host does not wait for the device before the end.
+        dual game), and eight more for each mask but those of the smallest area; and forward passes
+        alone, 16 for each image, and two or three for each mask. Without ``tolerance``, the host
+        does not wait for the device before the end.
 
         Args:
             rewards: of the pictures.
@@ -84,8 +82,9 @@ class MaskSearch:
             rewards, and minus the weighted area terms.
         """
         shape = (len(self.levels), len(self.areas))
-        grid = self._first_grid().requires_grad_()
-        optimizer = self.recipe.optimizer([grid])
+        grid = self._first_grid(rewards).requires_grad_()
+        best = BestGrids(grid)
+        move = self.recipe.mover(grid, self.max_iter)
         history = grid.new_zeros(len(grid), 2, self.max_iter)
         masks = seen = grid.detach()
         for iteration in range(self.max_iter):
@@ -93,13 +92,11 @@ class MaskSearch:
             place = iteration + 997 * self.seed
             jitter = partial(self.recipe.jitter, place) if self.jitter else None
             (masks, area_term, error), reward, slope = self.slope(grid, iteration, rewards, jitter)
-            # The optimiser makes the negative of the energy small.
-            grid.grad = slope.neg_()
+            if self.area_rule.settled(iteration):
+                best.see(grid, reward)
             history[:, 0, iteration] = reward
             history[:, 1, iteration] = -area_term
-            optimizer.step()
-            with torch.no_grad():
-                grid.clamp_(0, 1)
+            move(slope)
             report(iteration + 1, self.max_iter)
             if progress is not None:
                 progress(iteration, self.area_rule.pressure(iteration), history[:, :, iteration])
@@ -110,7 +107,7 @@ class MaskSearch:
                     break
                 seen = masks
         if self.recipe.finished:
-            masks = self._finished(grid.detach(), rewards)
+            masks = last_masks(self, [grid.detach(), best.grid], rewards)
         return masks.reshape(*shape, *masks.shape[-2:]), history.reshape(*shape, 2, -1)
 
     def slope(
@@ -163,61 +160,22 @@ class MaskSearch:
             self.levels.new_empty(0, dtype=torch.promote_types(self.levels.dtype, torch.float32)),
         )
 
-    def _first_grid(self) -> Tensor:
+    def _first_grid(self, rewards: PictureRewards) -> Tensor:
         """Return the grids that a search begins with, (N * A, rows, columns)."""
-        return self.area_rule.like.new_full(
-            (len(self.levels) * len(self.areas), *self.smooth_mask.grid_size), self.area_rule.first
-        )
-
-    def _finished(self, grid: Tensor, rewards: PictureRewards) -> Tensor:
-        """Return the masks (N, A, H, W) at the end of a search, or smaller ones of them, grown.
-
-        The search for a large mask may miss what the one for a smaller mask found. So each mask is
-        compared with the smaller one of the same image, grown to its area, and the better one kept.
-
-        Args:
-            grid: (N * A, rows, columns), after the last step.
-            rewards: of the pictures.
-        """
-        shape = (len(self.levels), len(self.areas))
-        areas = grid.new_tensor(self.areas * shape[0])
-        masks = exact_area(self.smooth_mask(grid), areas, _LAST_CONTRAST)
-        masks = masks.reshape(*shape, *self.smooth_mask.size)
-        reward = rewards.judge(self.pictures(masks))[0].reshape(shape)
-        grids = grid.reshape(*shape, *grid.shape[1:])
-        for larger in range(1, shape[1]):
-            grown = self._grown(masks[:, larger - 1], grids[:, larger], larger, rewards)
-            better = rewards.judge(self.pictures(grown[:, None]))[0] > reward[:, larger]
-            masks[:, larger] = torch.where(better[:, None, None], grown, masks[:, larger])
-        return masks
-
-    def _grown(self, masks: Tensor, grid: Tensor, larger: int, rewards: PictureRewards) -> Tensor:
-        """Search for what to add to masks, so that they have a larger area.
-
-        Args:
-            masks: (N, H, W), of the next smaller area.
-            grid: (N, rows, columns), at the end of the larger area's own search: the first guess.
-            larger: the index of the area.
-            rewards: of the pictures.
-
-        Returns:
-            (N, H, W), of that area; almost all of ``masks`` is in them.
-        """
-        area = masks.new_full((len(masks),), self.areas[larger])
-        grid = grid.clone().requires_grad_()
-        optimizer = self.recipe.optimizer([grid])
-        for share in torch.linspace(0, 1, _GROWTH).tolist():
-            contrast = _GROWTH_CONTRASTS[0] ** (1 - share) * _GROWTH_CONTRASTS[1] ** share
-            # What is in the old masks lies above all that is not.
-            grown = exact_area(masks + self.smooth_mask(grid), area, contrast)
-            games = self.pictures(grown[:, None])
-            _, slopes = rewards.with_slopes([game.detach() for game in games])
-            (slope,) = torch.autograd.grad(games, grid, slopes)
-            grid.grad = slope.neg_()
-            optimizer.step()
-            with torch.no_grad():
-                grid.clamp_(0, 1)
-        return exact_area(masks + self.smooth_mask(grid.detach()), area, _LAST_CONTRAST)
+        images, areas = len(self.levels), len(self.areas)
+        like = self.area_rule.like
+        if not self.recipe.first_look:
+            return like.new_full(
+                (images * areas, *self.smooth_mask.grid_size), self.area_rule.first
+            )
+        masks = coarse_masks(self.smooth_mask.size, like)
+        # No more pictures at a time than the search has anyhow, unless these are few.
+        found = [
+            rewards.judge(self.pictures(some.expand(images, -1, -1, -1)))[0].reshape(images, -1)
+            for some in torch.split(masks, max(areas, _TOGETHER // images, 1))
+        ]
+        grids = first_grids(torch.cat(found, 1), masks, self.smooth_mask.step)
+        return grids.repeat_interleave(areas, 0)
 
 
 def _largest_miss(masks: Tensor, before: Tensor, error: Tensor) -> float:

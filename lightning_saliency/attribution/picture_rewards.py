@@ -7,11 +7,30 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.reward import Reward, Variant, contrastive_reward
 from lightning_saliency.errors import InputError
-from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.batching import Batches, BatchSize
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target, class_logits, class_scores, target_classes
 
-__all__ = ["PictureRewards"]
+__all__ = ["PictureRewards", "picture_batches"]
+
+# In a batch, unless the user says otherwise.
+_FEWEST_PICTURES = 8
+
+
+def picture_batches(size: BatchSize, image: Tensor, variant: Variant) -> Batches:
+    """Return how many masks' pictures go through the model at once.
+
+    Args:
+        size: how many pictures; ``"auto"`` for what a training step with the images has room for.
+        image: (N, C, H, W).
+        variant: the game; for ``"dual"`` each mask makes two pictures.
+    """
+    batches = Batches(size, image.device)
+    if size == "auto":
+        batches.size = min(batches.size, max(_FEWEST_PICTURES, 2 * len(image)))
+    if variant == "dual":
+        batches.size = max(1, batches.size // 2)
+    return batches
 
 
 class PictureRewards:

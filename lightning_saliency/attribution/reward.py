@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["Reward", "Variant", "contrastive_reward", "simple_reward"]
+__all__ = ["REWARDS", "Reward", "RewardName", "Variant", "contrastive_reward", "simple_reward"]
 
 Variant: TypeAlias = Literal["preserve", "delete", "dual"]
 """The game: keep the score with only the masked area, lose it without that area, or both."""
@@ -26,6 +26,9 @@ by keyword. For ``"preserve"`` and ``"delete"`` the logits are those of the pict
 masked area was kept or removed. For ``"dual"`` there are 2 K of them (and ``target`` still has K
 entries): first those with the area kept, then those with the area removed. It returns (K,), or
 (K, ...), which is averaged; larger is better, and a gradient is taken through it."""
+
+RewardName: TypeAlias = Literal["simple", "contrastive"]
+"""A reward of the paper's authors."""
 
 
 def simple_reward(activation: Tensor, target: int | Tensor, variant: Variant) -> Tensor:
@@ -88,3 +91,6 @@ def _play(
     if variant == "dual":
         return scores[:count] - scores[count:]
     return -scores if variant == "delete" else scores
+
+
+REWARDS: dict[RewardName, Reward] = {"simple": simple_reward, "contrastive": contrastive_reward}

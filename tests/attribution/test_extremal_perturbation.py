@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def test_preset_equals_torchray_in_each_iteration(
     # So both begin here with the same grid, in which no two points are equal.
     start = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(4))
     monkeypatch.setattr(torchray, "torch", _Ones(start))
-    monkeypatch.setattr(MaskSearch, "_first_grid", lambda search: start[:, 0].clone())
+    monkeypatch.setattr(MaskSearch, "_first_grid", lambda *_: start[:, 0].clone())
     model, image = make_model(), make_images(1, (24, 30))
     settings: dict[str, Any] = {
         "areas": [0.1, 0.3],
@@ -162,33 +163,54 @@ def naive_mask(smooth: Tensor, area: float, contrast: float) -> Tensor:
     return torch.sigmoid(contrast * (smooth - low - (soft.mean() - area) / steepness))
 
 
+def naive_first_grid(score: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Tensor:
+    """Return where a search begins: a sum of sixteen discs, each by its reward."""
+    height, width = size
+    discs, found = [], []
+    for middle_y in (0.125, 0.375, 0.625, 0.875):
+        for middle_x in (0.125, 0.375, 0.625, 0.875):
+            distance = torch.zeros(1, height, width, dtype=float64)
+            for y in range(height):
+                for x in range(width):
+                    down, across = (y + 0.5) / height - middle_y, (x + 0.5) / width - middle_x
+                    distance[0, y, x] = down**2 + across**2
+            discs.append(naive_mask(-distance, 0.2, 60))
+            found.append(score(discs[-1]))
+    mean = sum(found) / 16
+    total = sum((reward - mean) * disc for reward, disc in zip(found, discs, strict=True))
+    assert isinstance(total, Tensor)
+    return 0.2 + 0.6 * (total - total.min()) / (total.max() - total.min())
+
+
 def naive_search(
     model: nn.Module, image: Tensor, target: int, area: float, updates: int, variant: Variant
 ) -> Tensor:
     """Return the mask of one image after some of six updates, without batches."""
     smooth = SmoothMask((image.shape[2], image.shape[3]), 1, 3.0)
     levels = perturbation_levels(image, "blur", 8, 20 * 16 / 224)
-    grid = torch.full((1, *smooth.grid_size), 0.5, dtype=image.dtype)
+
+    def reward_of(mask: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
+        def score(kept: Tensor) -> Tensor:
+            picture = blend(levels, kept[:, None])[:, 0]
+            return model(picture.roll(shift, (2, 3)))[0, target]
+
+        kept, lost = score(mask), score(1 - mask)
+        return {"preserve": kept, "delete": -lost, "dual": kept - lost}[variant]
+
+    grid = naive_first_grid(reward_of, (16, 20)).detach()
     first, second = torch.zeros_like(grid), torch.zeros_like(grid)
     for t in range(updates + 1):
         leaf = grid.clone().requires_grad_()
-        # Most of the image at first; the area after three fifths of the five intervals.
-        now = area * (0.8 / area) ** max(0, 1 - t / 3)
+        # 0.4 of the image at first; the area after half of the five intervals.
+        now = area * (0.4 / area) ** max(0, 1 - t / 2.5)
         mask = naive_mask(smooth(leaf), now, 4 * 15 ** (t / 5))
         if t == updates:
             return mask.detach()
-
-        def score(kept: Tensor, t: int = t) -> Tensor:
-            picture = blend(levels, kept[:, None])[:, 0]
-            return model(picture.roll(SHIFTS[t], (2, 3)))[0, target]
-
-        kept, lost = score(mask), score(1 - mask)
-        reward = {"preserve": kept, "delete": -lost, "dual": kept - lost}[variant]
-        (slope,) = torch.autograd.grad(reward, leaf)
+        (slope,) = torch.autograd.grad(reward_of(mask, SHIFTS[t]), leaf)
         first = 0.8 * first + 0.2 * slope
         second = 0.9 * second + 0.1 * slope.square()
         move = first / (1 - 0.8 ** (t + 1)) / ((second / (1 - 0.9 ** (t + 1))).sqrt() + 1e-16)
-        grid = (grid + 0.1 * move).clamp(0, 1)
+        grid = (grid + 0.1 * 0.25 ** (t / 5) * move).clamp(0, 1)
     raise AssertionError
 
 
@@ -303,6 +325,29 @@ def test_finds_the_part_that_matters(variant: Variant, perturbation: Perturbatio
     torch.testing.assert_close(saliency, found.masks.mean(1, keepdim=True))
 
 
+class Exclusive(nn.Module):
+    """Class 1 needs more than half of one square in sight, and less than half of the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x[:, 0, 4:16, 4:16].mean((1, 2)), x[:, 0, 32:44, 32:44].mean((1, 2))
+        score = (one - 0.5).relu() * (0.5 - other).relu()
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+@pytest.mark.parametrize("first_look", [True, False])
+def test_finds_what_shows_in_no_derivative_at_first(first_look: bool) -> None:
+    image, model = torch.ones(1, 1, 48, 48), Exclusive()
+    search = ExtremalPerturbation((0.1,), "fade")._search(image)
+    recipe = dataclasses.replace(search.recipe, first_look=first_look)
+    search = dataclasses.replace(search, recipe=recipe)
+    rewards = rewards_of(model, image, 1)
+    masks, history = search.run(rewards)
+    found = float(rewards.judge(search.pictures(masks))[0])
+    # A grey mask of the whole image has a flat score.
+    assert bool(history[0, 0, 0, 0] > 0) == first_look
+    assert found == pytest.approx(0.25 if first_look else 0.0, abs=0.01)
+
+
 def test_masks_of_the_example_lie_on_their_digits_and_keep_them() -> None:
     model, image, *categories = get_example_data()
     areas = (0.02, 0.03, 0.06)
@@ -352,6 +397,18 @@ def test_no_more_pictures_than_the_batch_size(variant: Variant) -> None:
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     quick(variant=variant, batch_size=4)(model, make_images(5), 1)
     assert max(sizes) == 4
+
+
+@pytest.mark.parametrize(
+    ("count", "variant", "most"), [(1, "preserve", 8), (6, "preserve", 12), (6, "dual", 12)]
+)
+def test_no_more_pictures_than_a_training_step_has_room_for(
+    count: int, variant: Variant, most: int
+) -> None:
+    model, sizes = make_model(), []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    quick(areas=(0.1, 0.2, 0.3, 0.4), variant=variant)(model, make_images(count), 1)
+    assert max(sizes) == most
 
 
 def test_areas_of_a_list_are_those_found_alone_or_better() -> None:
@@ -413,7 +470,7 @@ def test_ends_early_when_nothing_changes() -> None:
     found = method.masks(Bright(), image, 1)
     iterations = found.history.shape[-1]
     assert iterations % 5 == 0
-    assert 0.6 * 199 < iterations < 200  # not before the area is reached
+    assert 0.5 * 199 < iterations < 200  # not before the area is reached
     assert found.area_error.abs().max() < 1e-5
     every = dataclasses.replace(method, tolerance=None).masks(Bright(), image, 1)
     assert every.history.shape[-1] == 200
@@ -451,17 +508,19 @@ def test_reward_of_ones_own(target: int | list[int]) -> None:
     found = quick(reward_func=reward, batch_size=3).masks(model, images, target)
     plain = quick().masks(model, images, target)
     torch.testing.assert_close(found.history[:, :, 0, 0], 2 * plain.history[:, :, 0, 0])
-    assert seen[0][0] == (3, CLASSES)
+    # 16 coarse masks for each image, then two masks for each.
+    assert [shape for shape, _ in seen[:3]] == [(32, CLASSES), (3, CLASSES), (1, CLASSES)]
     if isinstance(target, int):
         assert {chosen for _, chosen in seen} == {2}
     else:
-        assert [chosen.tolist() for _, chosen in seen[:2]] == [[2, 2, 0], [0]]
+        chosen = [classes.tolist() for _, classes in seen[:3]]
+        assert chosen == [[2] * 16 + [0] * 16, [2, 2, 0], [0]]
 
 
 @pytest.mark.parametrize(
     ("reward", "words"),
     [
-        (lambda y, target, variant: y[:, 0].sum(), r"shape \(2,\), but it returned \(\)"),
+        (lambda y, target, variant: y[:, 0].sum(), r"shape \(16,\), but it returned \(\)"),
         (lambda y, target, variant: y[:1, 0], r"returned \(1,\)"),
         (lambda y, target, variant: 3.0, "returned float"),
         (lambda y, target, variant: y[:, 0].detach(), "no gradient passes it"),
@@ -497,7 +556,7 @@ def test_call_of_torchrays_readme(capsys: pytest.CaptureFixture[str]) -> None:
         model, x, category_id, reward_func=contrastive_reward, debug=True, areas=[0.12]
     )
     assert masks.shape == (1, 1, 16, 20)
-    assert hist.shape == (1, 2, 25)
+    assert hist.shape == (1, 2, 16)
     printed = capsys.readouterr().out
     assert "reward_func='contrastive'" in printed
     assert "iteration 1, image 0, area 0.12: reward " in printed

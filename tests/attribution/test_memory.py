@@ -18,6 +18,7 @@ from lightning_saliency.attribution import (
     AttributionMethod,
     DeconvNet,
     ExcitationBackprop,
+    ExtremalPerturbation,
     GradCAM,
     Gradient,
     GuidedBackprop,
@@ -87,6 +88,15 @@ def test_explanation_takes_less_than_a_training_step(
 ) -> None:
     images, labels = images_and_labels()
     assert peak(lambda: method(model, images, labels)) < 0.8 * training_step
+
+
+@pytest.mark.slow
+def test_extremal_perturbation_takes_less_than_a_training_step(
+    model: nn.Module, training_step: float
+) -> None:
+    images, labels = images_and_labels()
+    method = ExtremalPerturbation((0.05, 0.1, 0.2, 0.3), max_iter=1)
+    assert peak(lambda: method(model, images, labels)) < training_step
 
 
 def test_five_methods_at_once_take_less_than_a_training_step(

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturbation, RewardName
+from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturbation
 from lightning_saliency.attribution.mask_recipe import SearchPreset
-from lightning_saliency.attribution.reward import Reward, Variant
+from lightning_saliency.attribution.reward import Reward, RewardName, Variant
 from lightning_saliency.callbacks.batch import Unpack
 from lightning_saliency.callbacks.explain import ClassChoice
 from lightning_saliency.callbacks.faults import OnError
@@ -27,7 +27,7 @@ class ExtremalPerturbationCallback(SaliencyCallback):
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.
         perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean colour of normalised images).
-        max_iter: iterations; None for 25, or 800 with the preset.
+        max_iter: iterations; None for 16, or 800 with the preset.
         num_levels: degrees of perturbation, at least 2, between which masks interpolate.
         step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
             side of 224 pixels, in proportion (at least 1), or 7 with the preset.
@@ -43,7 +43,8 @@ class ExtremalPerturbationCallback(SaliencyCallback):
             gradient descent, lengths that do not depend on the image, a blur that darkens the
             edges, an area that is measured on a canvas larger than the image.
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
-            memory. ``"auto"``: 32 on a CPU, 128 elsewhere.
+            memory. ``"auto"``: twice as many as there are images, so that it takes no more memory
+            than a training step with them; from 8 to 32 on a CPU, to 128 elsewhere.
         autocast: run the model under autocast to bfloat16.
         seed: of the order in which the pictures are moved or mirrored, the only chance in it.
         tolerance: end before ``max_iter`` when no mask has changed by more than this share of its

@@ -1,0 +1,134 @@
+"""The end of a search for masks: the best that was seen of each, and larger ones from smaller ones.
+
+Two things are better known at the end than while a search goes on: that an earlier mask was better
+than the last one, and that the mask of a smaller area did better than that of a larger one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution.picture_rewards import PictureRewards
+from lightning_saliency.image.exact_area import exact_area
+
+if TYPE_CHECKING:
+    from lightning_saliency.attribution.mask_search import MaskSearch
+
+__all__ = ["BestGrids", "last_masks"]
+
+# For how many iterations a mask of one area is grown to the next, and how its contrast rises.
+_GROWTH = 8
+_GROWTH_CONTRASTS = (8.0, 60.0)
+
+# Of the masks that are returned: few pixels of them are grey.
+_LAST_CONTRAST = 250.0
+
+
+class BestGrids:
+    """The grids of the best masks so far; the host does not wait for the device.
+
+    Args:
+        grid: (B, rows, columns), what is kept until :meth:`see` was called.
+    """
+
+    def __init__(self, grid: Tensor) -> None:
+        self.grid = grid.detach().clone()
+        self._reward = self.grid.new_full((len(grid),), -math.inf)
+
+    def see(self, grid: Tensor, reward: Tensor) -> None:
+        """Keep the grids that are better than all before.
+
+        Args:
+            grid: like that of the beginning.
+            reward: (B,), of their masks.
+        """
+        better = reward > self._reward
+        self._reward = torch.where(better, reward, self._reward)
+        self.grid = torch.where(better[:, None, None], grid.detach(), self.grid)
+
+
+class _Found(NamedTuple):
+    """Masks (N, A, H, W), the grids (N, A, rows, columns) they are made of, rewards (N, A)."""
+
+    masks: Tensor
+    grids: Tensor
+    rewards: Tensor
+
+    def or_better(self, other: _Found) -> _Found:
+        """Return the better one of each pair; of two that are equal, this one."""
+        better = other.rewards > self.rewards
+        pairs = zip(other, self, strict=True)
+        return _Found(*(torch.where(_like(better, its), its, mine) for its, mine in pairs))
+
+
+def last_masks(search: MaskSearch, grids: Sequence[Tensor], rewards: PictureRewards) -> Tensor:
+    """Return the best masks of each area, almost without grey.
+
+    The search for a large mask may miss what the one for a smaller mask found. So each mask is
+    compared with the smaller one of the same image, grown to its area, and the better one kept.
+
+    Args:
+        search: that made the grids.
+        grids: one or more (N * A, rows, columns); each mask is made of the best of them.
+        rewards: of the pictures.
+
+    Returns:
+        (N, A, H, W)
+    """
+    found = reduce(_Found.or_better, [_found(search, grid, rewards) for grid in grids])
+    masks, best = found.masks.clone(), found.rewards.clone()
+    for larger in range(1, len(search.areas)):
+        grown = _grown(search, masks[:, larger - 1], found.grids[:, larger], larger, rewards)
+        reward = rewards.judge(search.pictures(grown[:, None]))[0]
+        better = reward > best[:, larger]
+        masks[:, larger] = torch.where(_like(better, grown), grown, masks[:, larger])
+    return masks
+
+
+def _found(search: MaskSearch, grid: Tensor, rewards: PictureRewards) -> _Found:
+    shape = (len(search.levels), len(search.areas))
+    areas = grid.new_tensor(search.areas * shape[0])
+    masks = exact_area(search.smooth_mask(grid), areas, _LAST_CONTRAST)
+    masks = masks.reshape(*shape, *search.smooth_mask.size)
+    reward = rewards.judge(search.pictures(masks))[0].reshape(shape)
+    return _Found(masks, grid.reshape(*shape, *grid.shape[1:]), reward)
+
+
+def _grown(
+    search: MaskSearch, masks: Tensor, grid: Tensor, larger: int, rewards: PictureRewards
+) -> Tensor:
+    """Search for what to add to masks, so that they have a larger area.
+
+    Args:
+        search: that found the masks.
+        masks: (N, H, W), of the next smaller area.
+        grid: (N, rows, columns), of the larger area's own masks: the first guess.
+        larger: the index of the area.
+        rewards: of the pictures.
+
+    Returns:
+        (N, H, W), of that area; almost all of ``masks`` is in them.
+    """
+    area = masks.new_full((len(masks),), search.areas[larger])
+    grid = grid.clone().requires_grad_()
+    move = search.recipe.mover(grid, _GROWTH)
+    for share in torch.linspace(0, 1, _GROWTH).tolist():
+        contrast = _GROWTH_CONTRASTS[0] ** (1 - share) * _GROWTH_CONTRASTS[1] ** share
+        # What is in the old masks lies above all that is not.
+        grown = exact_area(masks + search.smooth_mask(grid), area, contrast)
+        games = search.pictures(grown[:, None])
+        _, slopes = rewards.with_slopes([game.detach() for game in games])
+        (slope,) = torch.autograd.grad(games, grid, slopes)
+        move(slope)
+    return exact_area(masks + search.smooth_mask(grid.detach()), area, _LAST_CONTRAST)
+
+
+def _like(which: Tensor, values: Tensor) -> Tensor:
+    """Return a choice with as many dimensions as what is chosen from."""
+    return which.reshape(*which.shape, *[1] * (values.dim() - which.dim()))

@@ -1,0 +1,87 @@
+"""The end of a search for masks: what is kept, and what is grown."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import make_images, make_model
+from torch import Tensor
+from torch.optim import Adam
+
+from lightning_saliency.attribution import mask_search
+from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturbation
+from lightning_saliency.attribution.mask_growth import BestGrids, last_masks
+from lightning_saliency.attribution.mask_search import MaskSearch
+from lightning_saliency.attribution.picture_rewards import PictureRewards
+from lightning_saliency.image.exact_area import exact_area
+
+AREAS = (0.1, 0.3)
+
+
+def test_the_best_of_each_mask_is_kept() -> None:
+    grids = [torch.full((3, 2, 2), float(i)) for i in range(4)]
+    best = BestGrids(grids[0])
+    assert torch.equal(best.grid, grids[0])
+    for grid, rewards in zip(grids[1:], ([5.0, 1, 2], [4.0, 3, 2], [4.5, 2, 7]), strict=True):
+        best.see(grid, torch.tensor(rewards))
+    assert best.grid[:, 0, 0].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_kept_grids_do_not_move_with_the_search() -> None:
+    grid = torch.zeros(1, 2, 2, requires_grad=True)
+    best = BestGrids(grid)
+    best.see(grid, torch.ones(1))
+    with torch.no_grad():
+        grid.fill_(9)
+    assert not best.grid.any()
+    assert not best.grid.requires_grad
+
+
+def test_a_search_keeps_the_best_of_its_last_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = make_model(dtype=torch.float64).eval(), make_images(3, dtype=torch.float64)
+    method = ExtremalPerturbation((0.1,), max_iter=11, jitter=False)
+    search, rewards = method._search(images), method._rewards(model, images, 1)
+    # So large a step that the last one is not the best for all images.
+    recipe = replace(search.recipe, optimizer=lambda grids: Adam(grids, lr=0.8), last_rate=1.0)
+    search = replace(search, recipe=recipe)
+    given: list[Tensor] = []
+
+    def keep(search: MaskSearch, grids: list[Tensor], rewards: PictureRewards) -> Tensor:
+        given.extend(grids)
+        return last_masks(search, grids, rewards)
+
+    monkeypatch.setattr(mask_search, "last_masks", keep)
+    _, history = search.run(rewards)
+    last = history[:, 0, 0, 8:]
+    assert (last.argmax(1) < 2).any()
+    for n, (at, reward) in enumerate(zip(last.argmax(1).tolist(), last.amax(1), strict=True)):
+        masks, *_ = search.area_rule.masks(given[1], 8 + at)
+        its = rewards.judge(search.pictures(masks[:, None]))[0][n]
+        torch.testing.assert_close(its, reward)
+
+
+def judge_all(grids: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the rewards (2, 2) of the masks made of each of some grids, and of the last masks."""
+    model, images = make_model(dtype=torch.float64).eval(), make_images(2, dtype=torch.float64)
+    method = ExtremalPerturbation(AREAS)
+    search, rewards = method._search(images), method._rewards(model, images, 1)
+    areas = torch.tensor(AREAS * 2, dtype=torch.float64)
+
+    def judge(masks: Tensor) -> Tensor:
+        return rewards.judge(search.pictures(masks))[0].reshape(2, 2)
+
+    alone = [exact_area(search.smooth_mask(g), areas, 250).unflatten(0, (2, 2)) for g in grids]
+    return torch.stack([judge(m) for m in alone]), judge(last_masks(search, grids, rewards))
+
+
+def test_last_masks_are_the_best_of_all_that_are_given() -> None:
+    generator = torch.Generator().manual_seed(2)
+    grids = [
+        torch.rand(4, 16, 20, generator=generator, dtype=torch.float64).requires_grad_(False)
+        for _ in range(4)
+    ]
+    alone, last = judge_all(grids)
+    # The smaller area is not grown; the larger one may be.
+    torch.testing.assert_close(last[:, 0], alone[..., 0].amax(0))
+    assert len(set(alone[..., 0].argmax(0).tolist())) > 1
+    assert (last[:, 1] >= alone[..., 1].amax(0) - 1e-9).all()
