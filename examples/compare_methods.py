@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 
 from lightning_saliency.attribution import (
     RISE,
@@ -73,7 +73,7 @@ def main() -> None:
             print(f"category {category}: {method.name}")
             maps[method.name] = method(model, image, category)
         rows += draw_rows(displayable(image), f"digit {category}", maps)
-    write_png(grid(rows), str(options.output))
+    to_pil_image(grid(rows)).save(options.output)
     print(f"Written to {options.output}.")
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
@@ -116,7 +116,7 @@ def main() -> None:
     )
 
     picture = options.folder / "filmstrip.png"
-    write_png(saliency.filmstrip("grad_cam"), str(picture))
+    to_pil_image(saliency.filmstrip("grad_cam")).save(picture)
     accuracy = float(trainer.callback_metrics["val_acc"])
     print(f"\nValidation accuracy: {accuracy:.1%}. Grad-CAM of all epochs: {picture}")
     print("To watch the maps change, open the Images tab of\n")

@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 
 from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import (
@@ -227,7 +227,7 @@ def main() -> None:
         )
     picture = options.folder / "filmstrip.png"
     strip = saliency.filmstrip("contrastive_excitation_backprop/predicted")
-    write_png(strip, str(picture))
+    to_pil_image(strip).save(picture)
     print(f"\nThe maps of all epochs: {picture}. Alarms and more:\n")
     print(f"    tensorboard --logdir {options.folder} --samples_per_plugin images=1000\n")
 

@@ -177,7 +177,7 @@ class SaliencyCallback(GatheringCallback):
             method: the ``<method>`` of the tags, for instance ``"grad_cam"``; None for the first.
 
         Returns:
-            (3, H, W), RGB, uint8, as ``torchvision.io.write_png`` takes it.
+            (3, H, W), RGB, uint8, as torchvision's ``to_pil_image`` takes it.
 
         Raises:
             InputError: nothing was explained under that name.
