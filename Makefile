@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COMPAT := .venv-compat
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-compat lint bench soak clean
 
 demo: $(INSTALLED)  ## train on handwritten digits and log the maps
 	$(BIN)/python examples/first_run.py
@@ -15,6 +16,9 @@ test: $(INSTALLED) lint  ## linters, types, and every test but the slow ones
 test-slow: $(INSTALLED)  ## the slow tests: large networks, several processes
 	$(BIN)/python -m pytest -m slow
 
+test-compat: $(COMPAT)/.installed  ## modules of other packages, which are large
+	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_packages.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,6 +27,9 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)  ## measure what the callback and the methods cost
 	$(BIN)/python tests/performance/bench.py
 
+soak: $(INSTALLED)  ## train for 500 epochs with all callbacks, and look for what grows
+	$(BIN)/python tests/performance/soak.py
+
 # Made again only when the dependencies change.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,5 +37,11 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+$(COMPAT)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --upgrade pip
+	$(COMPAT)/bin/python -m pip install --quiet --editable ".[compat]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(COMPAT) runs

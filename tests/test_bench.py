@@ -59,3 +59,30 @@ def test_tables(load: object) -> None:
     assert missed.endswith("missed")
     assert ">= 3.50" in met
     assert "10.00 %" in share
+
+
+def rows_of_a_soak(**growth: float) -> list[dict[str, int]]:
+    noise = torch.randn(101, generator=torch.Generator().manual_seed(0))
+    start = {"memory": 9e8, "hooks": 0, "files": 6, "threads": 4, "tensors": 4000, "events": 100}
+    rows = []
+    for number, shake in enumerate(noise.tolist()):
+        row = {name: value + growth.get(name, 0) * number for name, value in start.items()}
+        # Events grow in any case, and memory goes up and down.
+        row["events"] += 1000 * number
+        row["memory"] += 1e6 * shake
+        rows.append({"epoch": 5 * number, **{name: int(value) for name, value in row.items()}})
+    return rows
+
+
+def test_a_soak_sees_what_grows(load: object, capsys: pytest.CaptureFixture[str]) -> None:
+    grew: ModuleType = load("soak")  # type: ignore[operator]
+    assert grew.nothing_grew(rows_of_a_soak())
+    assert "grows" not in capsys.readouterr().out
+    for name, pace in (("memory", 5e4), ("hooks", 1), ("files", 0.2), ("tensors", 3)):
+        assert not grew.nothing_grew(rows_of_a_soak(**{name: pace}))
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "grows" in line]
+        assert line.startswith(name)
+    uneven = rows_of_a_soak()
+    for row in uneven[60:]:
+        row["events"] *= 2
+    assert not grew.nothing_grew(uneven)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import lightning_saliency
-from lightning_saliency import SaliencyCallback, callbacks
+from lightning_saliency import DriftAlarm, SaliencyCallback, callbacks
 from lightning_saliency.attribution import GradCAM, Gradient
 
 pytestmark = [
@@ -26,11 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended"),
     pytest.mark.filterwarnings("ignore:The `srun` command is available"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _without_advice_for_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 
 NAMED = [name for name in callbacks.__all__ if name.removesuffix("Callback") in METHODS]
@@ -183,6 +178,34 @@ def test_the_settings_of_nested_methods_arrive(tmp_path: Path) -> None:
             assert getattr(entry.method, setting) == (
                 tuple(value) if isinstance(value, list) else value
             )
+
+
+def alarm_settings(cli: LightningCLI) -> list[Any]:
+    (alarm,) = [c for c in cli.trainer.callbacks if isinstance(c, DriftAlarm)]
+    return [alarm.names.patterns, vars(alarm.rules), alarm.stop, alarm.save_checkpoint]
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    ["saliency_drift/gradient/previous/ssim", ["saliency_region/gradient/border", "mine/a"], None],
+    ids=["one", "two", "all"],
+)
+def test_an_alarm_comes_from_a_file_and_goes_back_into_one(
+    monitor: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = {"monitor": monitor, "warmup": 2, "window": 6, "factor": 3.5, "agree": 1, "stop": True}
+    if monitor is not None and not isinstance(monitor, str):
+        init |= {"limit": 0.4, "save_checkpoint": "kept"}
+    watched = {"class_path": "lightning_saliency.GradientCallback"}
+    path = write(
+        tmp_path, {"class_path": "lightning_saliency.DriftAlarm", "init_args": init}, watched
+    )
+    found = alarm_settings(read(path))
+    direct = DriftAlarm(**init)
+    assert found == [direct.names.patterns, vars(direct.rules), direct.stop, direct.save_checkpoint]
+    again = tmp_path / "again.yaml"
+    again.write_text(printed(path, capsys))
+    assert alarm_settings(read(again)) == found
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You passed .Trainer.*precision='16-mixed'"),
 ]
 
-METHODS = ["Gradient", "GradCAM", "GuidedBackprop", "RISE", "ExtremalPerturbation"]
+METHODS = [
+    *("Gradient", "GradCAM", "GuidedBackprop"),
+    *("ExcitationBackprop", "RISE", "ExtremalPerturbation"),
+]
 
 # The largest norm of the difference from the maps of "32-true", as a share of their norm. With
 # mixed precision the weights are float32, and explanations are made without autocast.
@@ -40,7 +43,9 @@ class Hear(pl.Callback):
 
 @lru_cache
 def maps(precision: str, folder: Path) -> dict[str, Tensor]:
-    methods = [make_method(name) for name in METHODS]
+    # At the image, which has negative numbers here, excitations are divided by sums of any sign.
+    inside = {"ExcitationBackprop": {"saliency_layer": "net.features.2"}}
+    methods = [make_method(name, **inside.get(name, {})) for name in METHODS]
     callback, hear = SaliencyCallback(methods, samples=4, on_error="raise"), Hear()
     torch.manual_seed(0)
     trainer = make_trainer(folder, callback, hear, precision=precision, logger=False)

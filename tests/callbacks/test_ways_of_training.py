@@ -249,3 +249,29 @@ def test_the_trainer_of_the_other_package(tmp_path: Path) -> None:
     assert torch.equal(spy.images[-1], IMAGES[:3])
     assert steps(tmp_path) == [3, 7]
     assert len(list((tmp_path / "saved").iterdir())) == 1
+
+
+class CompilesItself(TinyModule):
+    """Notes its losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+def test_a_module_that_is_compiled_in_place(tmp_path: Path) -> None:
+    losses = []
+    for name, callbacks in (("without", []), ("with", [watching(Spy())])):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        module = CompilesItself()
+        module.compile(backend="eager")
+        trainer = make_trainer(tmp_path / name, *callbacks)
+        trainer.fit(module, train_loader(), val_loader())
+        losses.append(module.losses)
+    assert len(losses[0]) == 8
+    assert losses[0] == losses[1]
+    assert steps(tmp_path / "with") == [3, 7]
