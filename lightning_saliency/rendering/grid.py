@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from torch import Tensor
 
@@ -17,10 +17,35 @@ __all__ = ["Cell", "grid"]
 
 _LEAST, _MOST = 128, 256
 _GAP, _MARGIN = 6, 10
-_FONT, _LINE = 14, 20
-_SMALL_FONT, _SMALLEST_FONT = 12, 11
 _MOST_LINES = 2
-_LEGEND = 56
+
+
+@dataclass(frozen=True)
+class _Type:
+    """The sizes of what is written, in pixels; these are for places of 128 pixels.
+
+    Attributes:
+        font: of captions, and of titles if they fit.
+        line: from one line to the next.
+        small: font of the last line.
+        smallest: font of long titles.
+        legend: width of a colour bar.
+    """
+
+    font: int = 14
+    line: int = 20
+    small: int = 12
+    smallest: int = 11
+    legend: int = 56
+
+    @classmethod
+    def beside(cls, slot: int) -> _Type:
+        """Return sizes in proportion to the pictures: TensorBoard shows every panel in one width.
+
+        Args:
+            slot: width of the place of a picture.
+        """
+        return cls(*(round(size * max(1.0, slot / _LEAST)) for size in astuple(cls())))
 
 
 @dataclass(frozen=True)
@@ -47,7 +72,7 @@ def grid(
     """Draw rows of pictures.
 
     All are shown in the size that the first one gets: enlarged by a whole factor until its longer
-    side is at least 128 pixels, or reduced to 256.
+    side is at least 128 pixels, or reduced to 256. What is written grows with the pictures.
 
     Args:
         rows: the cells, top to bottom and left to right; rows may be of unequal length. A row in
@@ -70,45 +95,55 @@ def grid(
             raise InputError(f"Expected a picture of shape (3, H, W), got {tuple(picture.shape)}.")
     size = fit_cell((pictures[0].shape[1], pictures[0].shape[2]), _LEAST, _MOST)
     slot = max(size[1], _LEAST)
-    heads = [_LINE * max(len(_title(cell, slot)[0]) for cell in row) for row in rows]
+    written = _Type.beside(slot)
+    heads = [written.line * max(len(_title(c, slot, written)[0]) for c in row) for row in rows]
     foot = _MARGIN + sum(heads) + len(rows) * (size[0] + _GAP)
     last = bool(legends or remark)
     width = 2 * _MARGIN + max(map(len, rows)) * (slot + _GAP) - _GAP
-    sheet = Canvas(foot + (len(caption) + last) * _LINE + _MARGIN, width)
+    sheet = Canvas(foot + (len(caption) + last) * written.line + _MARGIN, width)
     top = _MARGIN
     for row, head in zip(rows, heads, strict=True):
         for place, cell in enumerate(row):
-            _draw_cell(sheet, cell, top, head, _MARGIN + place * (slot + _GAP), slot, size)
+            left = _MARGIN + place * (slot + _GAP)
+            _draw_cell(sheet, cell, top, head, left, slot, size, written)
         top += head + size[0] + _GAP
     for line in caption:
-        sheet.text(line, top, _MARGIN, width=width - 2 * _MARGIN, size=_FONT)
-        top += _LINE
+        sheet.text(line, top, _MARGIN, width=width - 2 * _MARGIN, size=written.font)
+        top += written.line
     left = _MARGIN
     for scale, signed in legends:
-        left += sheet.legend(scale, signed, top, left, _SMALL_FONT, _LEGEND) + 2 * _SMALL_FONT
-    left -= _SMALL_FONT if legends else 0
+        used = sheet.legend(scale, signed, top, left, written.small, written.legend)
+        left += used + 2 * written.small
+    left -= written.small if legends else 0
     free = max(0, width - _MARGIN - left)
-    sheet.text(remark, top, left, width=free, size=_SMALL_FONT, align="right")
+    sheet.text(remark, top, left, width=free, size=written.small, align="right")
     return sheet.picture()
 
 
-def _title(cell: Cell, width: int) -> tuple[list[str], int]:
+def _title(cell: Cell, width: int, written: _Type) -> tuple[list[str], int]:
     """Return the lines of a title, one or two, and the largest font in which they fit."""
-    for size in range(_FONT, _SMALLEST_FONT, -1):
+    for size in range(written.font, written.smallest, -1):
         lines = wrap(cell.title, width, size)
         if len(lines) <= _MOST_LINES:
             return lines, size
-    lines = wrap(cell.title, width, _SMALLEST_FONT)
-    return [*lines[: _MOST_LINES - 1], "".join(lines[_MOST_LINES - 1 :])], _SMALLEST_FONT
+    lines = wrap(cell.title, width, written.smallest)
+    return [*lines[: _MOST_LINES - 1], "".join(lines[_MOST_LINES - 1 :])], written.smallest
 
 
 def _draw_cell(
-    sheet: Canvas, cell: Cell, top: int, head: int, left: int, slot: int, size: tuple[int, int]
+    sheet: Canvas,
+    cell: Cell,
+    top: int,
+    head: int,
+    left: int,
+    slot: int,
+    size: tuple[int, int],
+    written: _Type,
 ) -> None:
-    lines, font = _title(cell, slot)
+    lines, font = _title(cell, slot, written)
     for number, line in enumerate(lines):
         # The last line stands right above the picture.
-        place = top + head - (len(lines) - number) * _LINE
+        place = top + head - (len(lines) - number) * written.line
         sheet.text(line, place, left, width=slot, size=font, align="centre", ink=PALE_INK)
     if cell.picture is not None:
         corner = top + head, left + (slot - size[1]) // 2

@@ -85,7 +85,16 @@ def test_a_panel_is_made_of_bytes() -> None:
 def test_any_size_of_image(size: int) -> None:
     picture = panel(*sample(size), ["epoch 3"])
     assert 416 <= picture.shape[2] <= 820
-    assert picture.shape[1] <= 346
+    assert picture.shape[1] <= 406
+
+
+def test_letters_grow_with_the_pictures_since_tensorboard_shows_all_panels_in_one_width() -> None:
+    parts = []
+    for size in (128, 256):
+        picture = panel(*sample(size), ["epoch 3"])
+        inked = (picture.amax(0) < 128)[-120 * size // 256 :, : size // 2].nonzero()
+        parts.append(int(inked[:, 1].max()) / picture.shape[2])
+    assert parts[1] == pytest.approx(parts[0], rel=0.1)
 
 
 def test_images_that_are_not_square_keep_their_shape() -> None:
