@@ -125,7 +125,9 @@ class _ByWeight(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         scaled, total, mask = ctx.saved_tensors
         parts = ctx.window.parts(scaled, 0)
-        slope, start = _line(gradients[0].permute(0, 2, 3, 1), total, mask)
+        # In one piece, or each of the many sums below would run over short rows.
+        gradient = gradients[0].permute(0, 2, 3, 1).contiguous()
+        slope, start = _line(gradient, total, mask)
         slopes, starts = slope.unbind(), start.unbind()
         result, exponent, power, seen_slope, seen_start = (
             torch.empty_like(scaled) for _ in "12345"
