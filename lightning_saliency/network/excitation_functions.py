@@ -43,20 +43,26 @@ class WeightedSum(Function):
         (x,) = ctx.saved_tensors
         # In half precision the quotients would over- or underflow.
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
-        result = _handed_down(signal, x, ctx.excite, 1)
+        # Sums over positive weights; on an accelerator, a look at the values would wait for it.
+        is_positive = ctx.has_weights and x.is_cpu and bool(x.detach().amin() >= 0)
+        result = _handed_down(signal, x, ctx.excite, 1, is_positive)
         if ctx.role == "contrast":
-            result = result - _handed_down(signal, x, ctx.excite, -1)
+            result = result - _handed_down(signal, x, ctx.excite, -1, is_positive)
         elif ctx.role == "classifier":
             is_dual = _is_of_dual_units(signal, x)
             if bool(is_dual.any()):
-                result = torch.where(is_dual, -_handed_down(signal, x, ctx.excite, -1), result)
+                dual = _handed_down(signal, x, ctx.excite, -1, is_positive)
+                result = torch.where(is_dual, -dual, result)
         return result, None, None, None
 
 
-def _handed_down(signal: Tensor, x: Tensor, excite: _Signed, sign: int) -> Tensor:
+def _handed_down(
+    signal: Tensor, x: Tensor, excite: _Signed, sign: int, is_positive: bool
+) -> Tensor:
     with torch.enable_grad():
         excitation = excite(x, sign)
-    (weighted,) = torch.autograd.grad(excitation, x, _quotient(signal, excitation.detach()))
+    divisor = _divisor(excitation.detach(), is_positive)
+    (weighted,) = torch.autograd.grad(excitation, x, _quotient(signal, divisor))
     # The gradient of a mean is one number that only looks like many.
     if weighted.is_contiguous() and weighted.dtype == x.dtype:
         return weighted.mul_(x.detach())
@@ -69,18 +75,26 @@ def _is_of_dual_units(signal: Tensor, x: Tensor) -> Tensor:
     return (signal.reshape(rows, -1).sum(1) < 0).reshape(rows, *[1] * (x.dim() - 1))
 
 
-def _quotient(part: Tensor, total: Tensor) -> Tensor:
-    """Return part / total; 0 where there is nothing to divide by, as in the paper."""
-    divisor = _divisor(total)
+def _quotient(part: Tensor, divisor: Tensor) -> Tensor:
+    """Return part / divisor, where it can in the memory of the divisor."""
     if part.dtype == divisor.dtype and part.shape == divisor.shape:
         return torch.div(part, divisor, out=divisor)
-    return (part / divisor).to(total.dtype)
+    return (part / divisor).to(divisor.dtype)
 
 
-def _divisor(total: Tensor) -> Tensor:
-    """Return ``total`` with infinity for what is next to nothing; new memory."""
+def _divisor(total: Tensor, is_positive: bool = False) -> Tensor:
+    """Return ``total`` with infinity for what is next to nothing.
+
+    Division by infinity gives the zeros of the paper; to fill them in afterwards takes many times
+    as long.
+
+    Args:
+        total: of any shape.
+        is_positive: it is >= 0 and nobody needs it any more: it is written into.
+    """
     least = torch.finfo(total.dtype).tiny ** 0.5
-    # Division by infinity gives the zeros; to fill them in afterwards takes many times as long.
+    if is_positive:
+        return F.threshold(total, least, float("inf"), inplace=True)
     # All in one piece of memory: new ones of the size of activations take longer than the sums.
     return F.threshold(total.abs(), least, float("inf"), inplace=True).copysign_(total)
 
