@@ -9,6 +9,7 @@ Ghahramani. Bayesian Monte Carlo. NIPS 2002).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +17,20 @@ from torch import Tensor
 from lightning_saliency.attribution.mask_average import MaskGatherer
 from lightning_saliency.attribution.score_link import ScoreLink
 from lightning_saliency.attribution.smooth_fit import SmoothFit
-from lightning_saliency.image.random_mask import MaskBlock, Upsampling, balanced_masks
+from lightning_saliency.image.random_mask import (
+    MaskBlock,
+    Upsampling,
+    balanced_block_size,
+    balanced_masks,
+)
 
 __all__ = ["MaskRegression"]
 
 # Enough that neither the masks that the mean is taken over nor their shifts are seen in the map.
 _POPULATION_BLOCKS = 64
 _POPULATION_SEED = 20_000_000
+# Of a population that is kept for the next map; that of 7 x 7 cells has as many.
+_KEPT_MASKS = 8192
 # Masks are smooth, and their means over so many places along each side tell them apart.
 _PLACES = 8
 
@@ -98,25 +106,60 @@ class MaskRegression(MaskGatherer):
         places = _Places(upsampling)
         known = torch.cat([places.of(block) for block in blocks])
         fit = SmoothFit(known, self._link.to_line(scores))
-        everything = list(balanced_masks(upsampling, *_population(upsampling)))
+        everything = _population(upsampling, places)
         # Each cell is kept by half of the masks of a block, so mean scores cancel out.
         sums = [
-            _sum_of_grids(block, self._link.from_line(fit(places.of(block)), fit.variance))
-            / (len(block) * len(everything))
-            for block in everything
+            _sum_of_grids(grids, self._link.from_line(fit(of_block), fit.variance))
+            / (len(grids) * len(everything.places))
+            for grids, of_block in zip(everything.grids, everything.places, strict=True)
         ]
         left_over = scores - self._link.from_line(fit.left_out, fit.variance)
         left_over = left_over * _share(left_over, known) / len(scores)
         parts = torch.split(left_over, [len(block) for block in blocks])
-        sums += [_sum_of_grids(block, part) for block, part in zip(blocks, parts, strict=True)]
-        like, shifts = blocks[0].grids, [block.shifts[:1] for block in [*everything, *blocks]]
-        return upsampling.sum_of(torch.stack(sums).to(like.device, like.dtype), torch.cat(shifts))
+        sums += [
+            _sum_of_grids(block.grids, part) for block, part in zip(blocks, parts, strict=True)
+        ]
+        like = blocks[0].grids
+        shifts = torch.cat([everything.shifts, *[block.shifts[:1] for block in blocks]])
+        return upsampling.sum_of(torch.stack(sums).to(like.device, like.dtype), shifts)
 
 
-def _population(upsampling: Upsampling) -> tuple[int, int]:
-    """Return how many masks the mean is taken over, at least, and their seed."""
+class _Population(NamedTuple):
+    """The masks that the mean is taken over, in B blocks of M.
+
+    Attributes:
+        grids: bool, (B, M, rows, columns).
+        shifts: int64, (B, 2).
+        places: float64, (B, M, places).
+    """
+
+    grids: Tensor
+    shifts: Tensor
+    places: Tensor
+
+
+# The last one, because a callback explains images of one size again and again.
+_kept: list[tuple[object, _Population]] = []
+
+
+def _population(upsampling: Upsampling, places: _Places) -> _Population:
+    matrices = upsampling.vertical, upsampling.horizontal
+    key = (*(matrix.shape for matrix in matrices), matrices[0].dtype, upsampling.reflect)
+    for known, population in _kept:
+        if known == key:
+            return population
     rows, columns = upsampling.num_cells
-    return _POPULATION_BLOCKS * 2 ** (rows * columns - 1).bit_length() * 2, _POPULATION_SEED
+    count = _POPULATION_BLOCKS * balanced_block_size(rows * columns)
+    blocks = list(balanced_masks(upsampling, count, _POPULATION_SEED))
+    population = _Population(
+        torch.stack([block.grids for block in blocks]).bool().cpu(),
+        torch.cat([block.shifts for block in blocks]),
+        torch.stack([places.of(block) for block in blocks]),
+    )
+    # A few megabytes; those of finer grids would be many.
+    if count <= _KEPT_MASKS:
+        _kept[:] = [(key, population)]
+    return population
 
 
 def _share(left_over: Tensor, known: Tensor) -> Tensor:
@@ -147,7 +190,7 @@ class _Places:
         return (self._vertical[down] @ grids @ self._horizontal[right].mT).flatten(1)
 
 
-def _sum_of_grids(block: MaskBlock, weights: Tensor) -> Tensor:
-    """Return the sum of a block's grids (R, rows, columns), each times its weights (M, R)."""
-    grids = block.grids.double().cpu() - 0.5
-    return (weights.T @ grids.flatten(1)).reshape(-1, *grids.shape[1:])
+def _sum_of_grids(grids: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of grids (M, rows, columns) (R, rows, columns), each times its weights."""
+    signed = grids.double().cpu() - 0.5
+    return (weights.T @ signed.flatten(1)).reshape(-1, *grids.shape[1:])

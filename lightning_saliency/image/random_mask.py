@@ -46,6 +46,7 @@ class Upsampling:
     Attributes:
         vertical: (shifts, H, rows), each row >= 0 with sum 1.
         horizontal: (shifts, W, columns), likewise.
+        reflect: as given.
 
     Args:
         size: (H, W) of the image in pixels.
@@ -72,6 +73,7 @@ class Upsampling:
                 f"Expected num_cells of at most the image's size of {size[0]} x {size[1]} pixels, "
                 f"got {num_cells[0]} x {num_cells[1]} cells."
             )
+        self.reflect = reflect
         self.vertical, self.horizontal = (
             _upsampling_matrices(length, cells, reflect).to(device, dtype)
             for length, cells in zip(size, num_cells, strict=True)

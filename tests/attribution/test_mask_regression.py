@@ -8,7 +8,7 @@ from tiny_models import make_images, make_model
 from torch import Tensor, nn
 from traces import bits
 
-from lightning_saliency.attribution import RISE
+from lightning_saliency.attribution import RISE, mask_regression
 from lightning_saliency.attribution.mask_average import MaskAverage, rank_correlation
 from lightning_saliency.attribution.mask_regression import MaskRegression
 from lightning_saliency.attribution.score_link import ScoreLink
@@ -204,6 +204,28 @@ def test_halves_and_single_images() -> None:
     assert (second.num_blocks, second.num_masks) == (4, 512)
     torch.testing.assert_close(second.mean(), whole.mean()[1:])
     assert gathered(MaskRegression(ScoreLink(None)), 128, steep).split_half(True).isnan().all()
+
+
+def test_what_is_kept_from_one_map_to_the_next_changes_none() -> None:
+    def fitted(method: RISE, image: Tensor) -> str:
+        return bits(method(make_model().to(image.dtype), image, 1))
+
+    images = make_images(1)
+    calls = [
+        (RISE(128), images),
+        (RISE(128), images.double()),
+        (RISE(128, num_cells=(5, 7)), images),
+        # More masks than are kept.
+        (RISE(256, num_cells=9), images),
+        (RISE(128), images[..., :-1]),
+    ]
+    fresh = []
+    for method, image in calls:
+        mask_regression._kept.clear()
+        fresh.append(fitted(method, image))
+    assert [fitted(method, image) for method, image in calls] == fresh
+    assert [fitted(method, image) for method, image in reversed(calls)] == fresh[::-1]
+    assert len(mask_regression._kept) == 1
 
 
 # --- within RISE ------------------------------------------------------------------------------
