@@ -23,6 +23,8 @@ class FromFunction(AttributionMethod):
     """
 
     name: ClassVar[str] = "from_function"
+    # It may compare the images with one another.
+    _divisible: ClassVar[bool] = False
     function: Callable[[nn.Module, Tensor, Target], Tensor]
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:

@@ -14,6 +14,9 @@ from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import ResizeMode, resize
+from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.score import part_of
+from lightning_saliency.network.sharded import is_sharded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,6 +48,8 @@ class AttributionMethod(ABC):
     resize: bool | tuple[int, int] = True
     resize_mode: ResizeMode = "bilinear"
     smooth: float = 0.0
+    # Whether the maps of some of the images are the same as among all of them.
+    _divisible: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -71,6 +76,8 @@ class AttributionMethod(ABC):
     def __call__(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Explain ``target`` for each image.
 
+        If the device runs out of memory, half of the images are explained at a time, and so on.
+
         Args:
             model: any module that takes ``image`` and returns class scores, in whatever state; it
                 is not changed.
@@ -89,12 +96,37 @@ class AttributionMethod(ABC):
             LayerError: a layer that the method needs does not exist or did not run once.
             ModelError: the method does not apply to this model.
             MethodError: the method itself returned no such map.
+            torch.OutOfMemoryError: not even one image fits.
         """
 
         def explain(model: nn.Module, images: Tensor) -> Tensor:
-            return self._finished(self.attribute(model, images, target), image)
+            try:
+                return self._finished(self.attribute(model, images, target), image)
+            except torch.OutOfMemoryError:
+                if not self._can_divide(model, image, target):
+                    raise
+            # Outside the handler: the traceback held on to the tensors of the failed pass.
+            return self._finished(self._in_parts(model, image, target), image)
 
         return run_guarded(explain, model, image)
+
+    def _can_divide(self, model: nn.Module, image: Tensor, target: Target) -> bool:
+        # A callable may know how many images there are, and processes that share a model's weights
+        # have to make the same number of passes.
+        return self._divisible and len(image) > 1 and not (callable(target) or is_sharded(model))
+
+    def _in_parts(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return what :meth:`attribute` gives for half of the images at a time, or less."""
+
+        def maps_of(batch: slice) -> Tensor:
+            # Fresh ones, because the model may have written into the others.
+            some = image[batch].detach().clone()
+            return self._checked(self.attribute(model, some, part_of(target, batch)), some)
+
+        if image.is_cuda:
+            torch.cuda.empty_cache()
+        batches = Batches((len(image) + 1) // 2, image.device)
+        return torch.cat(batches.run(maps_of, len(image)))
 
     @abstractmethod
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
@@ -135,11 +167,12 @@ class AttributionMethod(ABC):
 
     def _finished(self, saliency: Tensor, image: Tensor) -> Tensor:
         """Return what :meth:`attribute` gave as ``__call__`` returns it."""
-        self._check_map(saliency, image)
+        saliency = self._checked(saliency, image)
         saliency = saliency.detach().to(torch.promote_types(image.dtype, torch.float32))
         return self._finish(saliency, image)
 
-    def _check_map(self, saliency: object, image: Tensor) -> None:
+    def _checked(self, saliency: object, image: Tensor) -> Tensor:
+        """Return what :meth:`attribute` gave, if these are maps."""
         count = len(image)
         if not isinstance(saliency, Tensor):
             came = type(saliency).__name__
@@ -148,7 +181,7 @@ class AttributionMethod(ABC):
         elif saliency.dim() != 4 or saliency.shape[:2] != (count, 1) or saliency.numel() == 0:
             came = f"shape {tuple(saliency.shape)}"
         else:
-            return
+            return saliency
         raise MethodError(
             f"Expected {type(self).__name__} to return float maps of shape ({count}, 1, h, w) for "
             f"{count} images, got {came}."

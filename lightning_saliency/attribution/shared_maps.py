@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.gradient_method import GradientMethod
 from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.score import class_logits
 from lightning_saliency.network.sharded import is_sharded
 from lightning_saliency.network.shared_pass import LayerReading, Reading, SharedPass
@@ -66,7 +67,10 @@ def shared_maps(
         shared, readings = _recorded(methods, model, images)
         if shared is None:
             with torch.no_grad():
-                return SharedMaps(class_logits(model(images)), {})
+                parts = Batches(len(images), images.device).run(
+                    lambda batch: class_logits(model(images[batch].clone())), len(images)
+                )
+                return SharedMaps(torch.cat(parts), {})
         logits = class_logits(shared.output).detach()
         maps: dict[tuple[int, int], Tensor] = {}
         explained: list[Tensor] = []

@@ -14,6 +14,7 @@ __all__ = [
     "all_class_scores",
     "class_logits",
     "class_scores",
+    "part_of",
     "predicted_classes",
     "target_classes",
 ]
@@ -155,6 +156,21 @@ def predicted_classes(output: object) -> Tensor:
         output: what the model returned for N images.
     """
     return class_logits(output).argmax(1)
+
+
+def part_of(target: Target, batch: slice) -> Target:
+    """Return the targets of some of the images.
+
+    Args:
+        target: anything of :data:`Target`; of one for each image, (N,), a part is returned, others
+            stay as they are.
+        batch: which images.
+    """
+    if isinstance(target, Tensor):
+        return target[batch] if target.dim() else target
+    if isinstance(target, Sequence) and not isinstance(target, str):
+        return target[batch]
+    return target
 
 
 def target_classes(logits: Tensor, target: Target) -> Tensor:
