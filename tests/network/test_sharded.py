@@ -33,6 +33,8 @@ def make_sharded() -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    if not hasattr(torch.cpu.current_stream(), "record_event"):
+        pytest.skip(f"torch {torch.__version__} shards weights on accelerators only")
     mesh = init_device_mesh("cpu", (1,))
     model = make_model()
     fully_shard(model.features, mesh=mesh)
