@@ -1,6 +1,6 @@
 """Callbacks for Lightning: explain fixed samples while a network trains, and log what changes."""
 
-from lightning_saliency.callbacks.alarm import DriftAlarm
+from lightning_saliency.callbacks.alarm.drift_alarm import DriftAlarm
 from lightning_saliency.callbacks.named import (
     ContrastiveExcitationBackpropCallback,
     DeconvNetCallback,

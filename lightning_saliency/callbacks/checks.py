@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_saliency.callbacks.averaging import stand_before_averaging
-from lightning_saliency.callbacks.forward import explained_model, overrides
+from lightning_saliency.callbacks.explanation.averaging import stand_before_averaging
+from lightning_saliency.callbacks.explanation.forward import explained_model, overrides
+from lightning_saliency.callbacks.measurement.references import check_pinned, followed_checkpoint
 from lightning_saliency.callbacks.monitor import Monitor
 from lightning_saliency.callbacks.neighbours import callbacks_of, is_fast_dev_run
-from lightning_saliency.callbacks.references import check_pinned, followed_checkpoint
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.loggers import takes_images
 from lightning_saliency.network.layers import find_layer

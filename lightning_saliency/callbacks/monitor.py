@@ -11,8 +11,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.callbacks.drift import DriftTracker
-from lightning_saliency.callbacks.explain import (
+from lightning_saliency.callbacks.explanation.explain import (
     Begun,
     ClassChoice,
     Explanation,
@@ -21,19 +20,20 @@ from lightning_saliency.callbacks.explain import (
     chosen_classes,
     predict,
 )
-from lightning_saliency.callbacks.explained import Explained
-from lightning_saliency.callbacks.faults import Fault
-from lightning_saliency.callbacks.forward import Forward, explained_model, find_forward
-from lightning_saliency.callbacks.log_explanation import log_numbers, log_pictures
-from lightning_saliency.callbacks.measure import OneByOne, measure
-from lightning_saliency.callbacks.one_method import OneMethod
-from lightning_saliency.callbacks.pictures import Pictures
-from lightning_saliency.callbacks.progress import progress_shown
-from lightning_saliency.callbacks.ranks import attempt, gather_shares, numbers_of_this_rank
-from lightning_saliency.callbacks.ready import as_the_model_takes_it, make_ready
-from lightning_saliency.callbacks.references import Pinned, References
-from lightning_saliency.callbacks.regions import Regions
-from lightning_saliency.callbacks.samples import SampleSet
+from lightning_saliency.callbacks.explanation.explained import Explained
+from lightning_saliency.callbacks.explanation.faults import Fault
+from lightning_saliency.callbacks.explanation.forward import Forward, explained_model, find_forward
+from lightning_saliency.callbacks.explanation.one_method import OneMethod
+from lightning_saliency.callbacks.explanation.ready import as_the_model_takes_it, make_ready
+from lightning_saliency.callbacks.measurement.drift import DriftTracker
+from lightning_saliency.callbacks.measurement.measure import OneByOne, measure
+from lightning_saliency.callbacks.measurement.references import Pinned, References
+from lightning_saliency.callbacks.record.log_explanation import log_numbers, log_pictures
+from lightning_saliency.callbacks.record.pictures import Pictures
+from lightning_saliency.callbacks.samples.regions import Regions
+from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.callbacks.samples.shares import attempt, gather_shares, numbers_of_this_rank
+from lightning_saliency.callbacks.schedule.progress import progress_shown
 from lightning_saliency.network.undisturbed import undisturbed
 
 __all__ = ["EVERYTHING", "Monitor", "NUMBERS", "Tried"]

@@ -9,32 +9,37 @@ import lightning.pytorch as pl
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.allowance import report
-from lightning_saliency.callbacks.batch import Unpack
-from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.checks import (
     check_model,
     check_settings,
     check_tags,
     check_trainer,
 )
-from lightning_saliency.callbacks.explain import ClassChoice, Method, choices_of, methods_of
-from lightning_saliency.callbacks.faults import Fault, Faults, OnError
-from lightning_saliency.callbacks.forward import Forward
-from lightning_saliency.callbacks.gather import SAMPLES, GatheringCallback, fetch_probe
-from lightning_saliency.callbacks.hand_back import make_handing_back_short
-from lightning_saliency.callbacks.keep_history import History
-from lightning_saliency.callbacks.made_for import MadeFor
+from lightning_saliency.callbacks.explanation.explain import (
+    ClassChoice,
+    Method,
+    choices_of,
+    methods_of,
+)
+from lightning_saliency.callbacks.explanation.faults import Fault, Faults, OnError
+from lightning_saliency.callbacks.explanation.forward import Forward
+from lightning_saliency.callbacks.explanation.safely import explain_if_due, explain_unvalidated
+from lightning_saliency.callbacks.measurement.made_for import MadeFor
+from lightning_saliency.callbacks.measurement.references import Pinned
+from lightning_saliency.callbacks.measurement.trust import TrustRun
 from lightning_saliency.callbacks.monitor import Monitor
-from lightning_saliency.callbacks.pictures import Pictures
-from lightning_saliency.callbacks.ranks import attempt
-from lightning_saliency.callbacks.references import Pinned
-from lightning_saliency.callbacks.regions import Regions, RegionsSpec
-from lightning_saliency.callbacks.rhythm import validation_step
-from lightning_saliency.callbacks.safely import explain_if_due, explain_unvalidated
-from lightning_saliency.callbacks.samples import SampleSet, SampleSpec
-from lightning_saliency.callbacks.save_maps import MapSaver
-from lightning_saliency.callbacks.trust import TrustRun
+from lightning_saliency.callbacks.record.hand_back import make_handing_back_short
+from lightning_saliency.callbacks.record.keep_history import History
+from lightning_saliency.callbacks.record.pictures import Pictures
+from lightning_saliency.callbacks.record.save_maps import MapSaver
+from lightning_saliency.callbacks.samples.batch import Unpack
+from lightning_saliency.callbacks.samples.gather import SAMPLES, GatheringCallback, fetch_probe
+from lightning_saliency.callbacks.samples.regions import Regions, RegionsSpec
+from lightning_saliency.callbacks.samples.sample_set import SampleSet, SampleSpec
+from lightning_saliency.callbacks.samples.shares import attempt
+from lightning_saliency.callbacks.schedule.allowance import report
+from lightning_saliency.callbacks.schedule.budget import Budget
+from lightning_saliency.callbacks.schedule.rhythm import validation_step
 from lightning_saliency.network.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
 

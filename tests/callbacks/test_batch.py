@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.batch import class_indices, unpack_batch
+from lightning_saliency.callbacks.samples.batch import class_indices, unpack_batch
 from lightning_saliency.errors import InputError
 
 IMAGES = torch.zeros(2, 3, 4, 4)

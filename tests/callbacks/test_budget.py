@@ -11,9 +11,9 @@ from small_runs import QUIET, events, fit
 from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.callbacks import budget as module
-from lightning_saliency.callbacks.allowance import is_allowed, progress_of
-from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.schedule import budget as module
+from lightning_saliency.callbacks.schedule.allowance import is_allowed, progress_of
+from lightning_saliency.callbacks.schedule.budget import Budget
 from lightning_saliency.errors import InputError
 
 pytestmark = QUIET

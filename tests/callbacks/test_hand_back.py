@@ -15,7 +15,7 @@ from small_runs import QUIET, fit
 from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.callbacks.hand_back import make_handing_back_short
+from lightning_saliency.callbacks.record.hand_back import make_handing_back_short
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET

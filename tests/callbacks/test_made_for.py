@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, GradCAM, Gradient
-from lightning_saliency.callbacks.made_for import describe_method
+from lightning_saliency.callbacks.measurement.made_for import describe_method
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET

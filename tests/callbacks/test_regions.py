@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_saliency.callbacks.regions import PLACES, Regions, region_masks
+from lightning_saliency.callbacks.samples.regions import PLACES, Regions, region_masks
 from lightning_saliency.errors import InputError, SaliencyWarning
 
 SIZE = (20, 40)

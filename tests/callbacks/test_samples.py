@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_saliency.callbacks.samples import Samples, SampleSet
+from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet
 from lightning_saliency.errors import InputError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient, LinearApprox
-from lightning_saliency.callbacks.sane import copied_module
+from lightning_saliency.callbacks.measurement.sane import copied_module
 from lightning_saliency.errors import InputError, ModelError
 from lightning_saliency.metrics import FAITHFULNESS
 from lightning_saliency.trust import TrustChecks, measure_faithfulness, sanity_check

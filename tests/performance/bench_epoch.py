@@ -23,8 +23,8 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
     LinearApprox,
 )
-from lightning_saliency.callbacks.explain import Method, methods_of
-from lightning_saliency.callbacks.samples import SampleSet
+from lightning_saliency.callbacks.explanation.explain import Method, methods_of
+from lightning_saliency.callbacks.samples.sample_set import SampleSet
 
 SIDE, BATCH, PICTURES, SAMPLES = 64, 32, 10_000, 16
 AREAS = (0.025, 0.05, 0.1, 0.2)

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lightning_saliency.callbacks.explain import Explanation, NamedMethod, begin, explain
-from lightning_saliency.callbacks.samples import SampleSet
+from lightning_saliency.callbacks.explanation.explain import (
+    Explanation,
+    NamedMethod,
+    begin,
+    explain,
+)
+from lightning_saliency.callbacks.samples.sample_set import SampleSet
 
 __all__ = ["explain_all"]
 

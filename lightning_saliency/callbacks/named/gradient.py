@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from lightning_saliency.attribution.gradient import Gradient
-from lightning_saliency.callbacks.batch import Unpack
-from lightning_saliency.callbacks.explain import ClassChoice
-from lightning_saliency.callbacks.faults import OnError
-from lightning_saliency.callbacks.forward import Forward
-from lightning_saliency.callbacks.references import Pinned
-from lightning_saliency.callbacks.regions import RegionsSpec
+from lightning_saliency.callbacks.explanation.explain import ClassChoice
+from lightning_saliency.callbacks.explanation.faults import OnError
+from lightning_saliency.callbacks.explanation.forward import Forward
+from lightning_saliency.callbacks.measurement.references import Pinned
 from lightning_saliency.callbacks.saliency import SaliencyCallback
-from lightning_saliency.callbacks.samples import SampleSpec
+from lightning_saliency.callbacks.samples.batch import Unpack
+from lightning_saliency.callbacks.samples.regions import RegionsSpec
+from lightning_saliency.callbacks.samples.sample_set import SampleSpec
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.trust.checks import TrustChecks
 

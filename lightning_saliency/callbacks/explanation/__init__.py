@@ -1,0 +1,1 @@
+"""Explain the samples once, and let no failure through to the training."""

@@ -1,0 +1,1 @@
+"""What is seen of an explanation, and what is kept of a run."""

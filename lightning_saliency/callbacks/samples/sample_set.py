@@ -1,0 +1,228 @@
+"""The fixed validation samples that are explained again and again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.callbacks.samples.batch import Unpack, image_key, unpack_batch
+from lightning_saliency.errors import InputError
+
+__all__ = ["SampleSet", "SampleSpec", "Samples", "joined"]
+
+SampleSpec: TypeAlias = int | Sequence[int] | tuple[Tensor, Tensor | None]
+"""Which samples are explained: that many first samples of the validation run; indices into the
+validation dataset; or a pair of tensors, images (N, C, H, W) and labels (N,) or None."""
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples in the form in which the model sees them.
+
+    Attributes:
+        images: (N, C, H, W), normalised as the model takes them.
+        labels: as they come with the batch, first dimension N, or None.
+        regions: by name, bool, (N, 1, H, W): what came with the batch to measure the maps on.
+        key: the name under which the images stood in their batch, if it had names.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
+    key: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, which: slice | list[int]) -> "SampleSet":
+        return self.each(lambda tensor: tensor[which])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "SampleSet":
+        """Return the samples with all their tensors changed in the same way."""
+        return SampleSet(
+            change(self.images),
+            None if self.labels is None else change(self.labels),
+            {name: change(region) for name, region in self.regions.items()},
+            self.key,
+        )
+
+    def to(self, device: torch.device | str) -> "SampleSet":
+        """Return these samples on ``device``."""
+        return self.each(lambda tensor: tensor.to(device))
+
+
+class Samples:
+    """Gathers the samples once, and keeps them.
+
+    Args:
+        spec: see :data:`SampleSpec`; checked here.
+        unpack: from a batch to (images, labels); None for the usual forms.
+
+    Attributes:
+        known: the samples, on the device they were seen on; None as long as they are not known.
+        indices: into the validation dataset, if the samples are given so.
+        count: how many samples are asked for.
+
+    Raises:
+        InputError: ``spec`` is none of the three forms, or holds no valid samples.
+    """
+
+    def __init__(self, spec: SampleSpec, unpack: Unpack | None = None) -> None:
+        self.unpack = unpack
+        self.known: SampleSet | None = None
+        self.indices: list[int] | None = None
+        self._given = False
+        self._gathered: list[SampleSet] = []
+        if isinstance(spec, int) and not isinstance(spec, bool):
+            if spec < 1:
+                raise InputError(
+                    f"Expected samples to be at least 1, got {spec}. Give the number of "
+                    "validation samples to explain, for instance samples=8."
+                )
+            self.count = spec
+        elif isinstance(spec, (tuple, list)) and any(isinstance(e, Tensor) for e in spec):
+            self._given = True
+            self.known = _checked_pair(spec)
+            self.count = len(self.known)
+        else:
+            self.indices = _checked_indices(spec)
+            self.count = len(self.indices)
+
+    def begin(self) -> None:
+        """A run over the validation data begins: gather from its start."""
+        self._gathered = []
+
+    def gather(self, batch: object) -> None:
+        """Take what is still missing from a batch.
+
+        Args:
+            batch: what the model's ``validation_step`` receives, on the device.
+
+        Raises:
+            InputError: the batch cannot be unpacked.
+        """
+        missing = self.count - sum(map(len, self._gathered))
+        if self.known is None and missing > 0:
+            self._gathered.append(self.of(batch)[:missing])
+
+    def of(self, batch: object) -> SampleSet:
+        """Return the samples of a batch, as clones that gradients can go through.
+
+        Args:
+            batch: what the model's ``validation_step`` receives.
+
+        Raises:
+            InputError: the batch cannot be unpacked.
+        """
+        images, labels, regions = unpack_batch(batch, self.unpack)
+        # A clone made inside inference mode would be an inference tensor like the batch.
+        with torch.inference_mode(False):
+            found = SampleSet(images, labels, regions, image_key(batch, images))
+            return found.each(lambda tensor: tensor.detach().clone())
+
+    def gathered(self) -> SampleSet | None:
+        """Return what this run has given so far, None if nothing.
+
+        Raises:
+            InputError: the images are of different sizes.
+        """
+        if not self._gathered:
+            return None
+        return joined(self._gathered)
+
+    def keep(self, samples: SampleSet) -> None:
+        """From now on these samples are explained."""
+        self.known, self._gathered = samples, []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the samples for a checkpoint, on the CPU; empty as long as they are not known."""
+        if self.known is None:
+            return {}
+        known = self.known.to("cpu")
+        return {
+            "images": known.images,
+            "labels": known.labels,
+            "regions": dict(known.regions),
+            "key": known.key,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the samples of a checkpoint, unless tensors were given.
+
+        Args:
+            state: from :meth:`state_dict`.
+        """
+        if state and not self._given:
+            self.known = SampleSet(**state)
+
+
+def joined(parts: Sequence[SampleSet]) -> SampleSet:
+    """Return several sets of samples as one.
+
+    Args:
+        parts: at least one, all on one device.
+
+    Raises:
+        InputError: the images are of different sizes.
+    """
+    shapes = {tuple(part.images.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise InputError(
+            "Expected validation images of one size, got "
+            + " and ".join(str(shape) for shape in sorted(shapes))
+            + ". Explain samples of one size: samples=[indices], or samples=(images, labels)."
+        )
+    labels = [part.labels for part in parts if part.labels is not None]
+    return SampleSet(
+        torch.cat([part.images for part in parts]),
+        torch.cat(labels) if len(labels) == len(parts) else None,
+        {
+            name: torch.cat([part.regions[name] for part in parts])
+            for name in parts[0].regions
+            if all(name in part.regions for part in parts)
+        },
+        parts[0].key,
+    )
+
+
+def _checked_pair(pair: Sequence[Any]) -> SampleSet:
+    images, labels = pair if len(pair) == 2 else (None, None)
+    if not isinstance(images, Tensor) or images.dim() != 4 or len(images) == 0:
+        raise InputError(
+            "Expected samples to be a pair of tensors, images (N, C, H, W) and labels (N,) or "
+            f"None, got {len(pair)} entries with the first "
+            + (f"of shape {tuple(images.shape)}." if isinstance(images, Tensor) else "no tensor.")
+        )
+    if labels is not None and (not isinstance(labels, Tensor) or len(labels) != len(images)):
+        came = len(labels) if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError(
+            f"Expected one label for each of the {len(images)} images in samples, got {came}."
+        )
+    with torch.inference_mode(False):
+        return SampleSet(images.detach().clone(), None if labels is None else labels.clone())
+
+
+def _checked_indices(spec: Any) -> list[int]:
+    is_list = isinstance(spec, Sequence) and not isinstance(spec, (str, bytes))
+    if not is_list or not all(isinstance(i, int) and not isinstance(i, bool) for i in spec):
+        raise InputError(
+            "Expected samples to be a number of samples (8), a list of indices into the "
+            "validation dataset ([0, 5, 17]), or a pair of tensors (images, labels), got "
+            f"{spec!r}."
+        )
+    indices: list[int] = list(spec)
+    if not indices:
+        raise InputError("Expected at least one index in samples, got an empty list.")
+    if min(indices) < 0:
+        raise InputError(
+            f"Expected indices into the validation dataset that are >= 0, got {min(indices)}."
+        )
+    twice = sorted({index for index in indices if indices.count(index) > 1})
+    if twice:
+        raise InputError(
+            f"Expected each index in samples once, got {twice[0]} more than once. Remove it: the "
+            "same sample would only be explained twice."
+        )
+    return indices

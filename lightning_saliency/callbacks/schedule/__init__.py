@@ -1,0 +1,1 @@
+"""When explanations are due, what they may cost, and how far they are."""
