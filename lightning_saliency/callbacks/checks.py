@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_saliency.callbacks.explanation.averaging import stand_before_averaging
 from lightning_saliency.callbacks.explanation.forward import explained_model, overrides
 from lightning_saliency.callbacks.measurement.references import check_pinned, followed_checkpoint
 from lightning_saliency.callbacks.monitor import Monitor
@@ -20,7 +19,7 @@ from lightning_saliency.network.layers import find_layer
 if TYPE_CHECKING:
     from lightning_saliency.callbacks.saliency import SaliencyCallback
 
-__all__ = ["check_model", "check_settings", "check_tags", "check_trainer"]
+__all__ = ["check_model", "check_settings", "check_trainer"]
 
 
 def check_settings(
@@ -65,30 +64,6 @@ def check_settings(
         )
 
 
-def check_tags(callback: SaliencyCallback, trainer: pl.Trainer) -> None:
-    """Check that no other callback writes the same tags, and come before weight averaging.
-
-    Args:
-        callback: the one that is set up.
-        trainer: has it and the others.
-
-    Raises:
-        InputError: another one does.
-    """
-    stand_before_averaging(callback, trainer)
-    for other in callbacks_of(trainer):
-        monitor = getattr(other, "monitor", None)
-        if other is callback or not isinstance(monitor, Monitor):
-            continue
-        same = callback.monitor.tags & monitor.tags
-        if same:
-            raise InputError(
-                f"Expected each saliency callback to write tags of its own, but two of them write "
-                f"'{min(same)}'. Give one of them a name, for instance "
-                f"{type(callback).__name__}(..., name='second')."
-            )
-
-
 def check_trainer(
     callback: SaliencyCallback, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str
 ) -> None:
@@ -101,9 +76,11 @@ def check_trainer(
         stage: "fit", "validate", "test" or "predict".
 
     Raises:
-        InputError: there is nothing to take samples from, nothing to call, or no such reference.
+        InputError: there is nothing to take samples from, nothing to call, no such reference, or
+            another callback writes the same tags.
         LayerError: a layer does not exist.
     """
+    _check_tags(callback, trainer)
     if stage == "fit" and callback.samples.known is None and not trainer.enable_validation:
         raise InputError(
             "Expected validation data to take the samples from, but this run has no validation "
@@ -164,3 +141,17 @@ def _check_reference(callback: SaliencyCallback, trainer: pl.Trainer, stage: str
             f"Expected {setting} to be an epoch of this run, 0 to {last - 1} with "
             f"max_epochs={last}, got {start}: nothing would ever be pinned."
         )
+
+
+def _check_tags(callback: SaliencyCallback, trainer: pl.Trainer) -> None:
+    for other in callbacks_of(trainer):
+        monitor = getattr(other, "monitor", None)
+        if other is callback or not isinstance(monitor, Monitor):
+            continue
+        same = callback.monitor.tags & monitor.tags
+        if same:
+            raise InputError(
+                f"Expected each saliency callback to write tags of its own, but two of them write "
+                f"'{min(same)}'. Give one of them a name, for instance "
+                f"{type(callback).__name__}(..., name='second')."
+            )

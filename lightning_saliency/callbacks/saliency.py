@@ -9,12 +9,8 @@ import lightning.pytorch as pl
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.checks import (
-    check_model,
-    check_settings,
-    check_tags,
-    check_trainer,
-)
+from lightning_saliency.callbacks.checks import check_model, check_settings, check_trainer
+from lightning_saliency.callbacks.explanation.averaging import stand_before_averaging
 from lightning_saliency.callbacks.explanation.explain import (
     ClassChoice,
     Method,
@@ -162,9 +158,8 @@ class SaliencyCallback(GatheringCallback):
         self._made_for = MadeFor(self.samples, dataloader_idx, self.monitor)
         saver = MapSaver(self.monitor.series, self.monitor.prefix) if save_maps else None
         self.history = History(self.monitor, saver, custom_scalars)
-        self._is_set_up = False
         self.last_epoch: int | None = None
-        self._saw_validation = False
+        self._is_set_up = self._saw_validation = False
 
     @property
     @override
@@ -194,7 +189,7 @@ class SaliencyCallback(GatheringCallback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the settings against the trainer and the module."""
-        check_tags(self, trainer)
+        stand_before_averaging(self, trainer)
         check_trainer(self, trainer, pl_module, stage)
         self._is_set_up = True
 
