@@ -29,6 +29,7 @@ MEASUREMENTS = {
     "extremal": "bench_extremal",
     "epoch": "bench_epoch",
     "callback_cost": "callback_cost",
+    "budget_share": "budget_share",
     "drift_cost": "drift_cost",
     "pointing_cost": "pointing_cost",
     "two_processes": "two_processes",

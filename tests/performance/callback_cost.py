@@ -36,7 +36,7 @@ def main() -> dict[str, Any]:
     they gave it, so that its time is in theirs.
     """
     torch.set_num_threads(1)
-    demo = _first_run()
+    demo = first_run()
     val = demo.draw(ClutteredDigits("val", with_mask=False))
     train = demo.draw(ClutteredDigits("train", length=PICTURES, with_mask=False))
     rounds = []
@@ -122,7 +122,8 @@ class _Booked(SaliencyCallback):
         return run
 
 
-def _first_run() -> ModuleType:
+def first_run() -> ModuleType:
+    """Return the module of examples/first_run.py."""
     path = Path(__file__).parents[2] / "examples" / "first_run.py"
     spec = importlib.util.spec_from_file_location("first_run", path)
     assert spec is not None

@@ -105,11 +105,11 @@ class Budget:
         self.cost = time.monotonic() - start
 
     @contextmanager
-    def estimating(self, parts: int) -> Iterator[None]:
+    def estimating(self, parts: float) -> Iterator[None]:
         """Book the time inside as spent, and expect an explanation to take ``parts`` times that.
 
         Args:
-            parts: how many times the work inside an explanation is, at most.
+            parts: how many times the time inside an explanation takes, as far as can be foreseen.
         """
         start = time.monotonic()
         with self.spending():
