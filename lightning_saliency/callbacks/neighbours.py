@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 
-__all__ = ["callbacks_of", "is_fast_dev_run"]
+__all__ = ["callbacks_of", "is_fast_dev_run", "put_callbacks"]
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -16,6 +16,16 @@ def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
         trainer: sets it in a helper of its own, unseen by type checkers.
     """
     return cast("list[pl.Callback]", cast("Any", trainer).callbacks)
+
+
+def put_callbacks(trainer: pl.Trainer, order: list[pl.Callback]) -> None:
+    """Give the trainer another list of callbacks, also while it is going through the present one.
+
+    Args:
+        trainer: goes on with its present list where it is in the middle of it.
+        order: all its callbacks.
+    """
+    cast("Any", trainer).callbacks = order
 
 
 def is_fast_dev_run(trainer: pl.Trainer) -> bool:

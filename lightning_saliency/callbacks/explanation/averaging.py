@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_saliency.callbacks.neighbours import callbacks_of
+from lightning_saliency.callbacks.neighbours import callbacks_of, put_callbacks
 
 __all__ = ["averaged_weights", "stand_before_averaging"]
 
@@ -29,7 +29,7 @@ def stand_before_averaging(callback: pl.Callback, trainer: pl.Trainer) -> None:
         order.remove(callback)
         order.insert(first, callback)
         # Another list, because the trainer is just going through this one.
-        setattr(trainer, "callbacks", order)  # noqa: B010 (Lightning does not declare it)
+        put_callbacks(trainer, order)
 
 
 @contextmanager

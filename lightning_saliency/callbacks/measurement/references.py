@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation.explain import Explanation
+from lightning_saliency.callbacks.neighbours import callbacks_of
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.comparable import comparable
 from lightning_saliency.metrics.described import Described
@@ -156,7 +157,8 @@ def followed_checkpoint(trainer: pl.Trainer) -> Any:
     Args:
         trainer: of the run.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    found: Iterable[Any] = callbacks_of(trainer)
+    for callback in found:
         # Not by class: pytorch_lightning has a ModelCheckpoint of its own.
         keeps_score = hasattr(callback, "best_model_score") and hasattr(callback, "save_top_k")
         if keeps_score and callback.monitor is not None and callback.save_top_k != 0:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation.explained import Explained
+from lightning_saliency.callbacks.neighbours import is_fast_dev_run
 from lightning_saliency.callbacks.record.run_folder import run_folder
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.history.load import FOLDER
@@ -54,7 +55,7 @@ class MapSaver:
         Args:
             trainer: of the run.
         """
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if is_fast_dev_run(trainer):
             return
         parent = run_folder(trainer)
         goes_on = trainer.ckpt_path is not None or self._folder is not None
