@@ -10,6 +10,7 @@ import random
 import signal
 import sqlite3
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterable
@@ -48,40 +49,69 @@ def play(folder: Path) -> str:
     return report.markdown()
 
 
-def start(folder: Path, until: int | None = None, seconds: float = 0.0) -> int:
-    """Play in a process of its own, and return how that ended, as ``os.waitpid`` tells it.
+def start(folder: Path) -> int:
+    """Play in a process of its own to the end, and return its exit code."""
+    return ended(begin(folder))
+
+
+def start_and_kill(folder: Path, until: int, seconds: float) -> int:
+    """Play in a process of its own, kill it with SIGKILL, and return its exit code.
 
     Args:
         folder: for the results and the table.
         until: so many pictures are finished in the file, and then the process is killed.
-        seconds: that it may go on until it is. The alarm is its own: a process that watches it may
-            come too late, when the machine has other things to do.
+        seconds: that it may go on until it is.
     """
+    told, tells = os.pipe()
+    child = begin(folder, until, tells)
+    os.close(tells)
+    # Nothing is read when the process has ended by itself.
+    if os.read(told, 1):
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    os.close(told)
+    return ended(child)
+
+
+def begin(folder: Path, until: int | None = None, tells: int | None = None) -> int:
     child = os.fork()
     if child == 0:
         try:
-            if until is not None:
-                kill_this_process(folder, until, seconds)
+            if until is not None and tells is not None:
+                tell(folder, until, tells)
             (folder / "table").write_text(play(folder))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    return os.waitpid(child, 0)[1]
+    return child
 
 
-def kill_this_process(folder: Path, until: int, seconds: float) -> None:
-    add, armed = PointingResults.add, False
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    def add_and_arm(self: PointingResults, run: int, results: Iterable[PictureResult]) -> None:
-        nonlocal armed
+
+def tell(folder: Path, until: int, tells: int) -> None:
+    """Write to a pipe when so many pictures are finished, and do not finish the last of all."""
+    add, told = PointingResults.add, False
+
+    def tell_once() -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(tells, b"!")
+
+    def add_and_tell(self: PointingResults, run: int, results: Iterable[PictureResult]) -> None:
+        results = list(results)
+        if len(finished(folder)) + len(results) >= PICTURES:
+            tell_once()
+            # Who kills comes late when the machine has other things to do.
+            time.sleep(60)
         add(self, run, results)
-        if not armed and len(finished(folder)) >= until:
-            armed = True
-            # Nobody handles this signal: the kernel ends the process wherever it is.
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        if len(finished(folder)) >= until:
+            tell_once()
 
-    PointingResults.add = add_and_arm  # type: ignore[method-assign]
+    PointingResults.add = add_and_tell  # type: ignore[method-assign]
 
 
 def finished(folder: Path) -> set[str]:
@@ -101,9 +131,9 @@ def main(folder: Path) -> None:
         before = len(finished(folder))
         # Somewhere in what is left, so that each run comes a little further.
         wanted = before + rng.randint(0, max(1, (PICTURES - before) // (KILLS + 1 - kill)))
-        status = start(folder, wanted, rng.uniform(1e-4, LONGEST))
-        if os.waitstatus_to_exitcode(status) != -signal.SIGALRM:
-            raise SystemExit(f"Run {kill} was not killed, but ended with status {status}.")
+        code = start_and_kill(folder, wanted, rng.uniform(1e-4, LONGEST))
+        if code != -signal.SIGKILL:
+            raise SystemExit(f"Run {kill} was not killed, but ended with {code}.")
         done = finished(folder)
         print(*sorted(done), sep="\t", flush=True)
         with log.open("a") as file:
