@@ -13,6 +13,8 @@ import pytest
 import torch
 from tiny_models import make_images, make_model
 
+from lightning_saliency.rendering import thin
+
 FOLDER = Path(__file__).parent / "performance"
 
 
@@ -63,13 +65,21 @@ def test_tables(load: object) -> None:
 
 def rows_of_a_soak(**growth: float) -> list[dict[str, int]]:
     noise = torch.randn(101, generator=torch.Generator().manual_seed(0))
-    start = {"memory": 9e8, "hooks": 0, "files": 6, "threads": 4, "tensors": 4000, "events": 100}
+    start = {
+        "memory": 9e8, "heap": 2e8, "blocks": 2e6, "hooks": 0, "files": 6, "threads": 4,
+        "tensors": 4000, "events": 100, "milliseconds": 0,
+    }  # fmt: skip
     rows = []
     for number, shake in enumerate(noise.tolist()):
         row = {name: value + growth.get(name, 0) * number for name, value in start.items()}
-        # Events grow in any case, and memory goes up and down.
+        # Events grow in any case, and memory goes up and down, also with the filmstrips' columns.
         row["events"] += 1000 * number
-        row["memory"] += 1e6 * shake
+        row["milliseconds"] += 1000 * number
+        columns = len(thin(5 * number))
+        row["memory"] += 1e6 * shake + 8e5 * columns
+        row["heap"] += 1e4 * shake + 8e5 * columns
+        row["blocks"] += 20 * columns
+        row["tensors"] += 18 * columns
         rows.append({"epoch": 5 * number, **{name: int(value) for name, value in row.items()}})
     return rows
 
@@ -78,7 +88,11 @@ def test_a_soak_sees_what_grows(load: object, capsys: pytest.CaptureFixture[str]
     grew: ModuleType = load("soak")  # type: ignore[operator]
     assert grew.nothing_grew(rows_of_a_soak())
     assert "grows" not in capsys.readouterr().out
-    for name, pace in (("memory", 5e4), ("hooks", 1), ("files", 0.2), ("tensors", 3)):
+    # For five epochs.
+    paces = {
+        "memory": 5e4, "heap": 500, "blocks": 0.5, "hooks": 1, "files": 0.2, "tensors": 0.1,
+    }  # fmt: skip
+    for name, pace in paces.items():
         assert not grew.nothing_grew(rows_of_a_soak(**{name: pace}))
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "grows" in line]
         assert line.startswith(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import math
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import DeconvNet, GradCAM, Gradient, GuidedBackprop
 from lightning_saliency.callbacks.alarm.rules import Rules, Watched
 from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.metrics import creep_score, spike_score
 
 pytestmark = [
     *QUIET,
@@ -189,6 +192,31 @@ def test_a_number_that_needs_others_scores_half_of_one_that_is_alone(reference: 
     assert together.judge(0.1, rules, alone=False) >= 0.9 / 0.8
 
 
+@pytest.mark.parametrize("reference", ["previous", "pinned"])
+def test_what_is_kept_of_a_series_does_not_grow_and_scores_as_the_whole(reference: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(200, generator=generator).tolist()
+    values[20], values[60:64], values[150] = math.nan, [math.nan] * 4, math.inf
+    rules = Rules(warmup=7, window=6, factor=1.0)
+    watched, sizes = Watched(f"saliency_drift/jumpy/{reference}/ssim"), []
+    # Another explanation is pinned at the third and at the hundredth.
+    for number, value in enumerate(values):
+        watched = Watched.of(pickle.loads(pickle.dumps(watched.state_dict())))
+        begin = 100 if number >= 100 else 2 if number >= 2 else 0
+        score = watched.judge(value, rules, begin)
+        series = [1 - each for each in values[: number + 1]]
+        whole = (
+            creep_score(series[begin:], max(0, 7 - begin), factor=1.0)
+            if reference == "pinned"
+            else spike_score(series, 7, 6, 1.0)
+        )
+        assert score == (whole if math.isfinite(whole) else 0.0)
+        usual = [each for each in series[7:-1][-6:] if math.isfinite(each)]
+        assert watched.usual(rules) == ((min(usual), max(usual)) if usual else None)
+        sizes.append(len(pickle.dumps(watched)))
+    assert max(sizes[180:]) <= max(sizes[:100])
+
+
 def test_a_slow_rise_above_the_trend_is_heard_on_the_pinned_series(tmp_path: Path) -> None:
     class Creeping(Jumpy):
         def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
@@ -269,9 +297,10 @@ def test_it_can_save_a_checkpoint_that_a_run_resumes_from(tmp_path: Path, valida
     trainer = make_trainer(tmp_path / "again", *again, max_epochs=7, **settings)
     trainer.fit(TinyModule(), train_loader(), loader(), ckpt_path=path)
     assert trainer.global_step == 28
-    # Six explanations before, one after, and none twice.
+    # Six explanations before, one after, and none twice. Kept are the newest and the window.
     (entry,) = (v for k, v in again[0].state_dict().items() if k == PREVIOUS)
-    assert entry["amounts"] == [0.0] * 5 + [1.0, 0.0]
+    assert entry["count"] == 7
+    assert entry["amounts"] == [0.0] * 3 + [1.0, 0.0]
 
 
 @pytest.mark.filterwarnings("ignore:Epoch 5")

@@ -2,6 +2,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy import stats
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import creep_score, spike_score
+from lightning_saliency.metrics.alarm import Creep
 
 Score = Callable[[Sequence[float]], float]
 EXPLANATIONS, CHANGE = 30, 18
@@ -58,20 +60,35 @@ def reference_creep(series: Sequence[float]) -> list[int]:
         part = steps[begin:end]
         means = np.cumsum(part) / np.arange(1, len(part) + 1)
         excess = np.concatenate([[0.0], np.cumsum(part - means - 0.01)])
-        bound = max(4 * stats.median_abs_deviation(steps[:end], scale=1 / 1.4826), 0.1)
+        newest = steps[max(0, end - 64) : end]
+        bound = max(4 * stats.median_abs_deviation(newest, scale=1 / 1.4826), 0.1)
         if end >= 4 and excess[-1] - excess.min() > bound:
             found.append(end + 5)
             begin = end
     return found
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_creep_is_pages_test_on_the_steps(seed: int) -> None:
+@pytest.mark.parametrize("length", [40, 160])
+@pytest.mark.parametrize("seed", range(10))
+def test_creep_is_pages_test_on_the_steps(seed: int, length: int) -> None:
     generator = random.Random(seed)
     series = [0.0]
-    for _ in range(40):
+    for _ in range(length):
         series.append(series[-1] + generator.gauss(0.02, 0.05) + 0.4 * (generator.random() < 0.1))
     assert alarms(creep_score, series) == reference_creep(series)
+
+
+def test_creep_value_by_value_needs_no_more_for_a_long_series() -> None:
+    generator = random.Random(0)
+    creep, series, sizes = Creep(), [], []
+    for _ in range(400):
+        series.append(generator.random())
+        before = Creep(**json.loads(json.dumps(asdict(creep))))
+        score = creep.add(series[-1], factor=0.5)
+        assert before.add(series[-1], factor=0.5) == score or math.isnan(score)
+        sizes.append(len(creep.steps))
+    assert creep_score(series, factor=0.5) == score
+    assert sizes[100:] == [64] * 300
 
 
 def test_a_straight_rise_is_the_trend_itself() -> None:
