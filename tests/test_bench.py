@@ -90,7 +90,7 @@ def test_a_soak_sees_what_grows(load: object, capsys: pytest.CaptureFixture[str]
     assert "grows" not in capsys.readouterr().out
     # For five epochs.
     paces = {
-        "memory": 5e4, "heap": 500, "blocks": 0.5, "hooks": 1, "files": 0.2, "tensors": 0.1,
+        "memory": 5e4, "heap": 500, "blocks": 6, "hooks": 1, "files": 0.2, "tensors": 0.1,
     }  # fmt: skip
     for name, pace in paces.items():
         assert not grew.nothing_grew(rows_of_a_soak(**{name: pace}))
