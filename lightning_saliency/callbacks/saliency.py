@@ -205,6 +205,7 @@ class SaliencyCallback(GatheringCallback):
         check_model(self, pl_module)
         self.budget.start()
         # Not in setup, where it is not known yet whether the run goes on from a checkpoint.
+        self.watch.open()
         self.history.begin(trainer)
 
     @override
@@ -295,5 +296,4 @@ class SaliencyCallback(GatheringCallback):
 
     def _keep_samples(self, trainer: pl.Trainer) -> None:
         if self.samples.known is None and not self.faults.gave_up(SAMPLES):
-            fault = self.gathering.end(trainer)
-            self.faults.settle({SAMPLES: fault}, trainer.current_epoch)
+            self.faults.settle({SAMPLES: self.gathering.end(trainer)}, trainer.current_epoch)

@@ -16,7 +16,7 @@ from lightning_saliency.errors import ModelError
 from lightning_saliency.network.layers import every_module
 from lightning_saliency.network.preserved_buffers import preserved_buffers, put_back
 
-__all__ = ["lazy_layer", "preserved_random_streams", "undisturbed"]
+__all__ = ["lazy_layer", "other_random_numbers", "preserved_random_streams", "undisturbed"]
 
 _hook_tables = attrgetter(
     "_forward_hooks",
@@ -104,6 +104,23 @@ def preserved_random_streams(devices: set[torch.device] | None = None) -> Iterat
             torch.cuda.set_rng_state(state, device)
         if mps_state is not None:
             torch.mps.set_rng_state(mps_state)
+
+
+@contextmanager
+def other_random_numbers(device: torch.device, turn: int) -> Iterator[None]:
+    """Move the random streams on, and restore them on leaving.
+
+    Args:
+        device: whose stream is moved beside those of the CPU, NumPy and Python.
+        turn: how far; each turn, and none, gives other numbers.
+    """
+    with preserved_random_streams({device}):
+        for where in {torch.device("cpu"), device}:
+            torch.rand(turn, device=where)
+        np.random.random(turn)
+        for _ in range(turn):
+            random.random()
+        yield
 
 
 def lazy_layer(model: nn.Module) -> str | None:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation.faults import Fault, describe
 from lightning_saliency.callbacks.samples.batch import Unpack
+from lightning_saliency.callbacks.samples.data_watch import DataWatch
 from lightning_saliency.callbacks.samples.fetch import fetch_batch, has_indices, validation_loader
 from lightning_saliency.callbacks.samples.regions import warn_of_empty
 from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet, SampleSpec
@@ -151,6 +152,7 @@ class GatheringCallback(pl.Callback, ABC):
         samples: the samples.
         dataloader_idx: as given.
         gathering: gathers them; ask it for what went wrong at the end of the run.
+        watch: notices when the data are others in a run that goes on; open it when a fit begins.
 
     Raises:
         InputError: ``samples`` are none.
@@ -161,10 +163,12 @@ class GatheringCallback(pl.Callback, ABC):
         self.samples = Samples(samples, unpack)
         self.dataloader_idx = dataloader_idx
         self.gathering = Gathering(self.samples, dataloader_idx)
+        self.watch = DataWatch(self.samples, dataloader_idx)
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to gather the samples, as long as they are not known."""
+        self.watch.begin(trainer, pl_module)
         self.gathering.begin(trainer, pl_module)
 
     @override
@@ -177,11 +181,17 @@ class GatheringCallback(pl.Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Gather samples in the form in which the model is about to see them."""
+        self.watch.take(batch, dataloader_idx, trainer)
         self.gathering.take(batch, dataloader_idx, trainer)
 
     @abstractmethod
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was gathered, and explain it."""
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare what was explained with what the data hold now."""
+        self.watch.end(trainer)
 
     # trainer.test runs the same loop under other names.
     on_test_start = on_validation_start

@@ -64,6 +64,8 @@ class Samples:
         known: the samples, on the device they were seen on; None as long as they are not known.
         indices: into the validation dataset, if the samples are given so.
         count: how many samples are asked for.
+        steady: whether a second validation run has shown the same; None as long as there was none.
+        are_given: whether they are the user's own tensors.
 
     Raises:
         InputError: ``spec`` is none of the three forms, or holds no valid samples.
@@ -73,7 +75,8 @@ class Samples:
         self.unpack = unpack
         self.known: SampleSet | None = None
         self.indices: list[int] | None = None
-        self._given = False
+        self.steady: bool | None = None
+        self.are_given = False
         self._gathered: list[SampleSet] = []
         if isinstance(spec, int) and not isinstance(spec, bool):
             if spec < 1:
@@ -83,7 +86,7 @@ class Samples:
                 )
             self.count = spec
         elif isinstance(spec, (tuple, list)) and any(isinstance(e, Tensor) for e in spec):
-            self._given = True
+            self.are_given = True
             self.known = _checked_pair(spec)
             self.count = len(self.known)
         else:
@@ -146,6 +149,7 @@ class Samples:
             "labels": known.labels,
             "regions": dict(known.regions),
             "key": known.key,
+            "steady": self.steady,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -154,8 +158,9 @@ class Samples:
         Args:
             state: from :meth:`state_dict`.
         """
-        if state and not self._given:
-            self.known = SampleSet(**state)
+        if state and not self.are_given:
+            self.steady = state.get("steady")
+            self.known = SampleSet(**{key: state[key] for key in state if key != "steady"})
 
 
 def joined(parts: Sequence[SampleSet]) -> SampleSet:
