@@ -22,7 +22,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def text_width(text: str, size: int) -> int:
     """Return how many pixels wide a line is.
 

@@ -174,7 +174,7 @@ class DriftAlarm(pl.Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the numbers of a checkpoint."""
-        self._watched = {tag: Watched(**entry) for tag, entry in state_dict.items()}
+        self._watched = {tag: Watched.of(entry) for tag, entry in state_dict.items()}
 
     def _judge(
         self, tag: str, explained: Explained, source: SaliencyCallback, members: int

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.alarm import creep_score, spike_score
+from lightning_saliency.metrics.alarm import Creep, spike_score
 from lightning_saliency.metrics.drift import MEASURES, drift_amount
 
 __all__ = ["Rules", "Watched", "alarm_amount", "alarm_tag"]
@@ -95,15 +96,19 @@ class Watched:
 
     Attributes:
         tag: that they are logged under.
-        amounts: one for each explanation, more is worse.
+        amounts: those of the newest explanations, more is worse; as many as are looked at again.
+        count: explanations so far.
         begin: the number of the first one that is compared with the present pinned reference.
+        creep: what is known of the amounts since then.
         pinned: the epoch of that reference, None if it is not known.
         sounding: whether the newest one is out of the usual.
     """
 
     tag: str
     amounts: list[float] = field(default_factory=list)
+    count: int = 0
     begin: int = 0
+    creep: Creep = field(default_factory=Creep)
     pinned: int | None = None
     sounding: bool = False
 
@@ -135,14 +140,15 @@ class Watched:
         """
         if pinned != self.pinned:
             # Distances from another reference are another series.
-            self.begin, self.pinned = len(self.amounts), pinned
+            self.begin, self.creep, self.pinned = self.count, Creep(), pinned
         amount = alarm_amount(self.tag, value)
-        self.amounts.append(amount)
+        self.amounts = [*self.amounts, amount][-rules.window - 1 :]
+        self.count += 1
         if self.reference == "pinned":
             warmup = max(0, rules.warmup - self.begin)
-            score = creep_score(self.amounts[self.begin :], warmup, factor=rules.factor)
+            score = self.creep.add(amount, warmup, factor=rules.factor)
         else:
-            score = spike_score(self.amounts, rules.warmup, rules.window, rules.factor)
+            score = spike_score(self.amounts, self._warmup(rules), rules.window, rules.factor)
         score = score if alone else score / _TOGETHER
         scores = [score, amount / rules.limit] if rules.limit else [score]
         return max((each for each in scores if math.isfinite(each)), default=0.0)
@@ -156,10 +162,22 @@ class Watched:
         Returns:
             None if there was none.
         """
-        known = [value for value in self.amounts[rules.warmup : -1] if math.isfinite(value)]
-        known = known[-rules.window :]
+        known = [value for value in self.amounts[self._warmup(rules) : -1] if math.isfinite(value)]
         return (min(known), max(known)) if known else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Watched:
+        """Return what :meth:`state_dict` was made of.
+
+        Args:
+            state: plain values.
+        """
+        return cls(**{**state, "creep": Creep(**state["creep"])})
+
+    def _warmup(self, rules: Rules) -> int:
+        """Return how many of the amounts that are still there belong to the warm-up."""
+        return max(0, rules.warmup - (self.count - len(self.amounts)))

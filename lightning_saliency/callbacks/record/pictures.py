@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +30,7 @@ from lightning_saliency.rendering import (
     to_bytes,
 )
 from lightning_saliency.rendering.grid import Cell
+from lightning_saliency.rendering.pixels import resized
 from lightning_saliency.rendering.scale import is_informative
 
 __all__ = ["Pictures"]
@@ -95,7 +97,8 @@ class Pictures:
         self.mean, self.std = mean, std
         self.class_names = class_names
         self._strips: dict[str, _Strip] = {}
-        self._last_strip: dict[str, Tensor] = {}
+        # What draws them: the pictures themselves are large, and seldom asked for.
+        self._last_strip: dict[str, Callable[[], Tensor]] = {}
 
     def show(self, images: Tensor) -> Tensor:
         """Return the model's images as RGB, (N, 3, H, W) in [0, 1], on the CPU.
@@ -137,8 +140,8 @@ class Pictures:
                 picture = panel(inputs[index], one, laid, caption, series, more)
                 yield f"saliency/{series}/sample_{index}", picture
             strip.add(film_frame(overlays[series], heat), epoch)
-            self._last_strip[series] = self._draw_strip(series, inputs, explanation)
-            yield f"saliency_filmstrip/{series}", self._last_strip[series]
+            self._last_strip[series] = self._strip_of(series, inputs, explanation)
+            yield f"saliency_filmstrip/{series}", self._last_strip[series]()
         if len(explanations) > 1:
             first = next(iter(explanations.values()))
             for index in range(len(shown)):
@@ -188,7 +191,7 @@ class Pictures:
             yield series, timelapse(list(strip.frames.values()), labels, f"{series},")
 
     def filmstrip(self, series: str | None = None) -> Tensor:
-        """Return a filmstrip as drawn last, (3, height, width), RGB, uint8.
+        """Draw a filmstrip as it was drawn last, (3, height, width), RGB, uint8.
 
         Args:
             series: for instance ``"grad_cam"``; None for the first one.
@@ -201,7 +204,7 @@ class Pictures:
         if series not in self._last_strip:
             have = ", ".join(f"'{name}'" for name in self._last_strip) or "none yet"
             raise InputError(f"Expected the name of a filmstrip ({have}), got {series!r}.")
-        return self._last_strip[series]
+        return self._last_strip[series]()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the colour scales and the filmstrips for a checkpoint."""
@@ -246,11 +249,16 @@ class Pictures:
         scores = found.probability[index].tolist()
         return mask_rows(image, found.masks[index], found.areas, scores, found.variant == "delete")
 
-    def _draw_strip(self, series: str, shown: Tensor, explanation: Explanation) -> Tensor:
+    def _strip_of(
+        self, series: str, shown: Tensor, explanation: Explanation
+    ) -> Callable[[], Tensor]:
         strip = self._strips[series]
         named = [self.class_name(int(target)) for target in explanation.target]
         rows = [f"{index}: {name}" for index, name in enumerate(named)]
         columns = [str(epoch) for epoch in strip.epochs.values()]
         title = f"{series}, by epoch"
         legend = (strip.scale or ColourScale(), strip.signed)
-        return filmstrip(list(strip.frames.values()), rows, columns, shown, title, legend)
+        frames = list(strip.frames.values())
+        # As small as the frames: this is kept.
+        size = frames[0].pictures.shape[2], frames[0].pictures.shape[3]
+        return partial(filmstrip, frames, rows, columns, resized(shown, size), title, legend)
