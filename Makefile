@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COMPAT := .venv-compat
+LOWEST := .venv-lowest
+# The lowest that is supported.
+LOWEST_PYTHON ?= python3.10
 
-.PHONY: demo test test-slow test-compat lint bench soak clean
+.PHONY: demo test test-slow test-compat test-lowest lint bench soak clean
 
 demo: $(INSTALLED)  ## train on handwritten digits and log the maps
 	$(BIN)/python examples/first_run.py
@@ -18,6 +21,9 @@ test-slow: $(INSTALLED)  ## the slow tests: large networks, several processes
 
 test-compat: $(COMPAT)/.installed  ## modules of other packages, which are large
 	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_packages.py
+
+test-lowest: $(LOWEST)/.installed  ## every test but the slow ones, on the lowest versions
+	$(LOWEST)/bin/python -m pytest -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -43,5 +49,11 @@ $(COMPAT)/.installed: pyproject.toml
 	$(COMPAT)/bin/python -m pip install --quiet --editable ".[compat]"
 	touch $@
 
+$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+	$(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(COMPAT) runs
+	rm -rf $(VENV) $(COMPAT) $(LOWEST) runs

@@ -438,7 +438,15 @@ def _compile_part(model: nn.Module, counter: CompileCounter) -> nn.Module:
     return model
 
 
+class _Part(nn.Sequential):
+    """Of the user's: torch 2.6 compiles no class of its own in place."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images)
+
+
 def _compile_part_in_place(model: nn.Module, counter: CompileCounter) -> nn.Module:
+    model.features = _Part(*model.features)
     model.features.compile(backend=counter)
     return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract import METHODS, make_method
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from traces import leaves_no_trace
 
 from lightning_saliency.attribution import (
+    AttributionMethod,
     ExcitationBackprop,
     GradCAM,
     Gradient,
@@ -122,15 +124,19 @@ def test_what_the_papers_found_shows_on_the_example() -> None:
     """With random weights above features.24, guided backprop looks as before; Grad-CAM does not."""
     model, image, category, _ = get_example_data()
     later = ["classifier", "features.28", "features.26"]
-    similarity = {
-        method.name: sanity_check(model, method, image, category, layers=later).means()
-        for method in (GuidedBackprop(), ExcitationBackprop("features.9"), GradCAM("features.29"))
-    }
-    for name in ("guided_backprop", "excitation_backprop"):
-        assert min(similarity[name]["spearman"]) > 0.85, name
-        assert min(similarity[name]["top10_iou"]) > 0.8, name
-    assert max(similarity["grad_cam"]["spearman"]) < 0.6
-    assert max(similarity["grad_cam"]["top10_iou"]) < 0.5
+
+    def similarity(method: AttributionMethod, measure: str, seed: int) -> list[float]:
+        check = sanity_check(model, method, image, category, layers=later, seed=seed)
+        return check.means()[measure]
+
+    for method in (GuidedBackprop(), ExcitationBackprop("features.9")):
+        assert min(similarity(method, "spearman", 0)) > 0.85, method.name
+        assert min(similarity(method, "top10_iou", 0)) > 0.8, method.name
+    # By chance, one set of random weights may look alike; versions of torch draw different ones.
+    grad_cam = GradCAM("features.29")
+    for measure, most in (("spearman", 0.5), ("top10_iou", 0.4)):
+        found = np.mean([similarity(grad_cam, measure, seed) for seed in range(4)], axis=0)
+        assert found.max() < most, measure
 
 
 def test_predicted_means_what_the_trained_model_predicts() -> None:

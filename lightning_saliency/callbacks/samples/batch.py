@@ -14,7 +14,7 @@ __all__ = ["Unpack", "class_indices", "image_key", "unpack_batch"]
 
 Unpack: TypeAlias = Callable[
     [Any],
-    "tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor | Mapping[str, Tensor]]",
+    tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor | Mapping[str, Tensor]],
 ]
 """From a batch of the user's loader to images (N, C, H, W) and labels (N,), or None for none; and,
 if there is ground truth, as a third entry the objects' masks (N, H, W) or boxes (N, 4), or a
