@@ -100,16 +100,20 @@ class Upsampling:
             (R, H, W), of the grids' dtype.
         """
         shifts = shifts.to(self.vertical.device)
-        vertical, horizontal = self.vertical[shifts[:, 0]], self.horizontal[shifts[:, 1]]
-        tall = vertical.transpose(0, 1).flatten(1)
-        # All shifts in one product. For many classes at once what comes between would be larger
-        # than the maps.
-        parts = [
-            tall
-            @ (grids[:, start : start + 64] @ horizontal.mT[:, None]).transpose(0, 1).flatten(1, 2)
-            for start in range(0, grids.shape[1], 64)
-        ]
-        return torch.cat(parts)
+        # Shifts that are alike downwards are added up first: there are many more than a cell has
+        # pixels.
+        down, group = torch.unique(shifts[:, 0], return_inverse=True)
+        tall = self.vertical[down].transpose(0, 1).flatten(1)
+        wide = self.horizontal[shifts[:, 1]].mT
+        size = self.vertical.shape[1], self.horizontal.shape[1]
+        maps = grids.new_empty(grids.shape[1], *size)
+        # For many classes at once what comes between would be larger than the maps.
+        for some, result in zip(torch.split(grids, 64, 1), torch.split(maps, 64), strict=True):
+            rows = some.flatten(1, 2) @ wide
+            alike = rows.new_zeros(len(down), *rows.shape[1:]).index_add_(0, group, rows)
+            high = alike.unflatten(1, some.shape[1:3]).transpose(0, 1).flatten(1, 2)
+            torch.matmul(tall, high, out=result)
+        return maps
 
 
 def _upsampling_matrices(length: int, cells: int, reflect: bool) -> Tensor:

@@ -67,9 +67,13 @@ class Heatmap:
             self.signed,
         )
 
-    def as_bytes(self) -> Heatmap:
-        """Return the same maps with their colours as uint8, to be drawn more than once."""
-        return replace(self, colour=to_bytes(self.colour))
+    def as_bytes(self, steps: int = 256) -> Heatmap:
+        """Return the same maps with their colours as uint8, to be drawn more than once.
+
+        Args:
+            steps: see :func:`~lightning_saliency.rendering.to_bytes`.
+        """
+        return replace(self, colour=to_bytes(self.colour, steps))
 
     @property
     def colormap(self) -> str:

@@ -11,11 +11,12 @@ from torch import Tensor
 __all__ = ["fit_cell", "from_pillow", "resized", "to_bytes", "to_pillow"]
 
 
-def to_bytes(picture: Tensor) -> Tensor:
+def to_bytes(picture: Tensor, steps: int = 256) -> Tensor:
     """Return pictures as bytes, each value rounded to the nearest step.
 
     Args:
         picture: of any shape, floating point in [0, 1] or uint8, on any device; NaN becomes 0.
+        steps: how many there are, evenly from 0 to 255; bytes stay what they are.
 
     Returns:
         The same shape, uint8, on the CPU. The three colours of a pixel, dimension -3, lie together
@@ -23,7 +24,8 @@ def to_bytes(picture: Tensor) -> Tensor:
     """
     picture = picture.detach().cpu()
     if picture.dtype != torch.uint8:
-        picture = picture.float().nan_to_num(0.0).clamp(0, 1).mul_(255).round_().byte()
+        picture = picture.float().nan_to_num(0.0).clamp(0, 1).mul_(steps - 1).round_()
+        picture = picture.mul_(255 / (steps - 1)).round_().byte()
     if picture.dim() < 3:
         return picture
     return picture.movedim(-3, -1).contiguous().movedim(-1, -3)

@@ -1,5 +1,6 @@
 """PNG files, read by Pillow."""
 
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -47,6 +48,13 @@ def test_a_file_is_about_as_small_as_pillows(kind: str) -> None:
     theirs = BytesIO()
     Image.fromarray(pixels).save(theirs, "PNG", compress_level=1)
     assert len(png_file(pixels)) < 1.1 * len(theirs.getvalue())
+
+
+def test_a_new_row_of_an_enlarged_picture_stands_there_as_it_is() -> None:
+    data = png_file(picture("enlarged")).split(b"IDAT")[1]
+    lines = np.frombuffer(zlib.decompressobj().decompress(data), np.uint8).reshape(48, 181)
+    assert lines[:, 0].tolist() == [0, 2, 2] * 16
+    assert np.array_equal(lines[::3, 1:4], noise(16, 20)[:, 0])
 
 
 def test_a_palette_has_at_most_256_colours_and_is_smaller() -> None:

@@ -16,6 +16,14 @@ def test_bytes_are_rounded_and_not_cut_off() -> None:
     assert to_bytes(torch.tensor([-1.0, 2.0, float("nan")])).tolist() == [0, 255, 0]
 
 
+def test_to_bytes_rounds_to_fewer_steps() -> None:
+    values = torch.linspace(0, 1, 1001)
+    rounded = to_bytes(values, 64)
+    assert len(rounded.unique()) == 64
+    assert rounded.unique()[[0, 1, 2, -1]].tolist() == [0, 4, 8, 255]
+    assert (rounded / 255 - values).abs().max() <= 0.5 / 63 + 0.5 / 255
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 7), (2, 3, 5, 7), (1, 3, 1, 1), (2, 3, 0, 4)])
 def test_the_colours_of_a_pixel_lie_together(shape: tuple[int, ...]) -> None:
     for picture in (noise(*shape), torch.rand(shape, generator=torch.Generator().manual_seed(0))):
