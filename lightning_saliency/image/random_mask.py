@@ -99,20 +99,19 @@ class Upsampling:
         Returns:
             (R, H, W), of the grids' dtype.
         """
-        shifts = shifts.to(self.vertical.device)
         # Shifts that are alike downwards are added up first: there are many more than a cell has
         # pixels.
         down, group = torch.unique(shifts[:, 0], return_inverse=True)
-        tall = self.vertical[down].transpose(0, 1).flatten(1)
-        wide = self.horizontal[shifts[:, 1]].mT
-        size = self.vertical.shape[1], self.horizontal.shape[1]
-        maps = grids.new_empty(grids.shape[1], *size)
+        add_up = (group == torch.arange(len(down), device=group.device)[:, None]).to(grids)
+        tall = self.vertical[down.to(self.vertical.device)].transpose(0, 1).flatten(1)
+        wide = self.horizontal[shifts[:, 1].to(self.horizontal.device)].mT
+        shape = grids.shape[1], self.vertical.shape[1], self.horizontal.shape[1]
+        maps = grids.new_empty(shape)
         # For many classes at once what comes between would be larger than the maps.
         for some, result in zip(torch.split(grids, 64, 1), torch.split(maps, 64), strict=True):
             rows = some.flatten(1, 2) @ wide
-            alike = rows.new_zeros(len(down), *rows.shape[1:]).index_add_(0, group, rows)
-            high = alike.unflatten(1, some.shape[1:3]).transpose(0, 1).flatten(1, 2)
-            torch.matmul(tall, high, out=result)
+            alike = (add_up @ rows.flatten(1)).reshape(len(down), *some.shape[1:3], -1)
+            torch.matmul(tall, alike.transpose(0, 1).flatten(1, 2), out=result)
         return maps
 
 
