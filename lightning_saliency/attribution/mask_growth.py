@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["BestGrids", "last_masks"]
 
 # For how many iterations a mask of one area is grown to the next, and how its contrast rises.
-_GROWTH = 8
+_GROWTH = 7
 _GROWTH_CONTRASTS = (8.0, 60.0)
 
 # Of the masks that are returned: few pixels of them are grey.

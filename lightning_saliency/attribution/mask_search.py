@@ -69,7 +69,7 @@ class MaskSearch:
         """Search, from what a first look at coarse masks says, or from masks that are even.
 
         One forward and one backward pass of the model for each mask and iteration (two for the
-        dual game), and eight more for each mask but those of the smallest area; and forward passes
+        dual game), and seven more for each mask but those of the smallest area; and forward passes
         alone, 16 for each image, and two or three for each mask. Without ``tolerance``, the host
         does not wait for the device before the end.
 
