@@ -11,7 +11,14 @@ from lightning_saliency.callbacks.explanation.explain import Explanation
 from lightning_saliency.callbacks.record import pictures as pictures_file
 from lightning_saliency.callbacks.record.pictures import Pictures
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering import ColourScale, compare_panel, heatmap, overlay, panel
+from lightning_saliency.rendering import (
+    ColourScale,
+    compare_panel,
+    heatmap,
+    overlay,
+    panel,
+    to_bytes,
+)
 
 SIDE = 16
 
@@ -94,15 +101,17 @@ def test_the_panels_are_those_of_the_maps() -> None:
     for name, signed in (("gradient", True), ("cam", False)):
         saliency = series[name].saliency
         strongest = float(saliency.double().abs().mean((1, 2, 3)).max())
-        heats[name] = heatmap(saliency, ColourScale(reference=strongest), signed)
-        laid[name] = overlay(images(), heats[name])
+        heat = heatmap(saliency, ColourScale(reference=strongest), signed)
+        laid[name] = to_bytes(overlay(images(), heat), 64)
+        heats[name] = heat.as_bytes(64)
+    inputs = to_bytes(images(), 64)
     for index in range(2):
         caption = [f"epoch 4: class {index} (0.93), predicted"]
         for name, heat in heats.items():
-            expected = panel(images()[index], heat[index], laid[name][index], caption, name)
+            expected = panel(inputs[index], heat[index], laid[name][index], caption, name)
             assert torch.equal(shown[f"saliency/{name}/sample_{index}"], expected)
         expected = compare_panel(
-            images()[index],
+            inputs[index],
             {name: heat[index] for name, heat in heats.items()},
             {name: pictures[index] for name, pictures in laid.items()},
             caption,

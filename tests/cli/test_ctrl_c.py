@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -34,7 +35,19 @@ def rows(folder: Path, table: str) -> list[tuple[Any, ...]]:
 
 
 def interrupted(folder: Path, after: int, *more: str) -> subprocess.CompletedProcess[str]:
-    """Begin, and press Ctrl-C when so many pictures are finished."""
+    """Begin, and press Ctrl-C when so many pictures are finished.
+
+    On a machine that has other things to do that may be too late; then it is tried again.
+    """
+    for _ in range(3):
+        stopped = pressed_once(folder, after, *more)
+        if stopped.returncode:
+            break
+        shutil.rmtree(folder / "here")
+    return stopped
+
+
+def pressed_once(folder: Path, after: int, *more: str) -> subprocess.CompletedProcess[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_saliency", *COMMAND, *more],
         cwd=folder,
