@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -35,19 +34,7 @@ def rows(folder: Path, table: str) -> list[tuple[Any, ...]]:
 
 
 def interrupted(folder: Path, after: int, *more: str) -> subprocess.CompletedProcess[str]:
-    """Begin, and press Ctrl-C when so many pictures are finished.
-
-    On a machine that has other things to do that may be too late; then it is tried again.
-    """
-    for _ in range(3):
-        stopped = pressed_once(folder, after, *more)
-        if stopped.returncode:
-            break
-        shutil.rmtree(folder / "here")
-    return stopped
-
-
-def pressed_once(folder: Path, after: int, *more: str) -> subprocess.CompletedProcess[str]:
+    """Begin, and press Ctrl-C when so many pictures are finished."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_saliency", *COMMAND, *more],
         cwd=folder,
@@ -57,6 +44,8 @@ def pressed_once(folder: Path, after: int, *more: str) -> subprocess.CompletedPr
         text=True,
         # A terminal sends the signal to the whole group of processes.
         start_new_session=True,
+        # A shell lets what it starts in the background ignore Ctrl-C, and so would the command.
+        preexec_fn=listen_to_ctrl_c,
     )
     end = time.monotonic() + 180
     while len(rows(folder, "pictures")) < after and process.poll() is None:
@@ -65,6 +54,10 @@ def pressed_once(folder: Path, after: int, *more: str) -> subprocess.CompletedPr
     os.killpg(process.pid, signal.SIGINT)
     said, complained = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
+
+
+def listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def check(stopped: subprocess.CompletedProcess[str]) -> None:
