@@ -16,7 +16,8 @@ def to_bytes(picture: Tensor, steps: int = 256) -> Tensor:
 
     Args:
         picture: of any shape, floating point in [0, 1] or uint8, on any device; NaN becomes 0.
-        steps: how many there are, evenly from 0 to 255; bytes stay what they are.
+        steps: how many there are, at least 2, evenly from 0 to 255; a picture that is uint8 already
+            keeps its values.
 
     Returns:
         The same shape, uint8, on the CPU. The three colours of a pixel, dimension -3, lie together
