@@ -86,8 +86,9 @@ class ExtremalPerturbation(AttributionMethod):
             gradient descent, lengths that do not depend on the image, a blur that darkens the
             edges, an area that is measured on a canvas larger than the image.
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
-            memory. ``"auto"``: twice as many as there are images, so that it takes no more memory
-            than a training step with them; from 8 to 32 on a CPU, to 128 elsewhere.
+            memory. ``"auto"``: as many as for :class:`~lightning_saliency.attribution.rise.RISE`,
+            but no more than 8 or twice as many as there are images, so that it takes no more
+            memory than a training step with them.
         autocast: run the model under autocast to bfloat16.
         seed: of the order in which the pictures are moved or mirrored, the only chance in it.
         tolerance: end before ``max_iter`` when no mask has changed by more than this share of its

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.reward import Reward, Variant, contrastive_reward
 from lightning_saliency.errors import InputError
-from lightning_saliency.network.batching import Batches, BatchSize
+from lightning_saliency.network.batching import Batches, BatchSize, batches_for
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target, class_logits, class_scores, target_classes
 
@@ -25,7 +25,7 @@ def picture_batches(size: BatchSize, image: Tensor, variant: Variant) -> Batches
         image: (N, C, H, W).
         variant: the game; for ``"dual"`` each mask makes two pictures.
     """
-    batches = Batches(size, image.device)
+    batches = batches_for(size, image)
     if size == "auto":
         batches.size = min(batches.size, max(_FEWEST_PICTURES, 2 * len(image)))
     if variant == "dual":

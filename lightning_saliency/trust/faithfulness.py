@@ -19,7 +19,7 @@ from lightning_saliency.metrics.faithfulness import (
     curve_area,
     removal_contrast,
 )
-from lightning_saliency.network.batching import Batches, BatchSize
+from lightning_saliency.network.batching import BatchSize, batches_for
 from lightning_saliency.network.score import Target
 from lightning_saliency.trust.removal import (
     Probe,
@@ -86,7 +86,7 @@ def measure_faithfulness(
     check_measures(measures)
     with guarded(model, image) as images, torch.no_grad():
         maps = _fitting(saliency, images)
-        probe = Probe.of(model, images, target, Batches(batch_size, images.device))
+        probe = Probe.of(model, images, target, batches_for(batch_size, images))
         values: dict[str, Tensor] = {}
         if {"insertion", "deletion", "road"} & set(measures):
             ranks = pixel_ranks(maps)

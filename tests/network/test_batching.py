@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.network.batching import Batches, check_batch_size
+from lightning_saliency.network.batching import Batches, batches_for, check_batch_size
 
 CPU = torch.device("cpu")
 
@@ -52,9 +52,28 @@ def test_other_errors_pass() -> None:
         Batches(8, CPU).run(work, 8)
 
 
-def test_auto_depends_on_the_device() -> None:
-    assert Batches("auto", CPU).size == 32
-    assert Batches("auto", torch.device("cuda")).size == 128
+@pytest.mark.parametrize(
+    ("device", "height", "width", "size"),
+    [
+        ("cpu", 28, 28, 32),
+        ("cpu", 64, 64, 32),
+        ("cpu", 112, 112, 32),
+        ("cpu", 128, 128, 16),
+        ("cpu", 224, 224, 8),
+        ("cpu", 225, 224, 4),
+        ("cpu", 3000, 2000, 1),
+        ("meta", 64, 64, 128),
+        ("meta", 3000, 2000, 128),
+    ],
+)
+def test_auto_depends_on_the_device_and_the_images(
+    device: str, height: int, width: int, size: int
+) -> None:
+    assert batches_for("auto", torch.empty(2, 3, height, width, device=device)).size == size
+
+
+def test_a_size_that_is_given_stays() -> None:
+    assert batches_for(100, torch.empty(2, 3, 500, 500, device="meta")).size == 100
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "large", None])
@@ -62,4 +81,4 @@ def test_bad_size(size: object) -> None:
     with pytest.raises(InputError, match="positive integer or 'auto'"):
         check_batch_size(size)
     with pytest.raises(InputError):
-        Batches(size, CPU)
+        batches_for(size, torch.empty(1, 3, 8, 8))

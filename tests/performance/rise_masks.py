@@ -22,7 +22,7 @@ from lightning_saliency.attribution.mask_regression import MaskRegression
 from lightning_saliency.attribution.rise_estimator import ESTIMATORS, RISEPreset
 from lightning_saliency.attribution.score_link import ScoreLink
 from lightning_saliency.image.random_mask import MaskBlock
-from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.batching import batches_for
 from lightning_saliency.network.masked_scores import masked_scores
 from lightning_saliency.network.score import all_class_scores
 
@@ -141,7 +141,7 @@ def all_scores(
         scores = [all_class_scores(output, kind, len(owner)) for kind in KINDS]
         return torch.stack([s.gather(1, labels[owner][:, None])[:, 0] for s in scores], 1)
 
-    batches = Batches("auto", images.device)
+    batches = batches_for("auto", images)
     for block in blocks:
         yield block, masked_scores(model, images, block.masks, kinds, batches)
 
