@@ -28,17 +28,22 @@ class WeightedSum(Function):
     * ``"classifier"``: the signal of an image that is negative in all is one of dual units, whose
       weights are the negative ones;
     * ``"contrast"``: what dual units would hand down is subtracted.
+
+    Where no signal is wanted, only that ``y`` was made of ``x`` is recorded.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, call: _Map, excite: _Signed, has_weights: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, call: _Map, excite: _Signed, has_weights: bool, is_wanted: bool = True
+    ) -> Tensor:
         """Return ``call(x)``."""
-        ctx.save_for_backward(x)
+        if is_wanted:
+            ctx.save_for_backward(x)
         ctx.excite, ctx.has_weights, ctx.role = excite, has_weights, ""
         return call(x)
 
     @staticmethod
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Return the signal at ``x``."""
         (x,) = ctx.saved_tensors
         # In half precision the quotients would over- or underflow.
@@ -53,7 +58,7 @@ class WeightedSum(Function):
             if bool(is_dual.any()):
                 dual = _handed_down(signal, x, ctx.excite, -1, is_positive)
                 result = torch.where(is_dual, -dual, result)
-        return result, None, None, None
+        return result, None, None, None, None
 
 
 def _handed_down(

@@ -29,7 +29,7 @@ keep the sum of the signal.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -50,66 +50,72 @@ REFUSED = SIGNED_ACTIVATIONS
 """Activations that break the rule's first assumption, that every activation is >= 0."""
 
 
-def excitation_rules(shares_wanted: Callable[[], bool] = lambda: True) -> Rules:
+_Wanted: TypeAlias = Callable[[], bool]
+
+
+def excitation_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:
     """Return the rules of excitation backpropagation for one pass; see the table of this module.
 
     The parameters must be frozen: what needs a gradient is taken to come from the image.
 
     Args:
-        shares_wanted: asked at each addition; False if no signal will ever arrive there, so that
-            nobody needs to know the summands' shares.
+        wanted: asked at each function; False if no signal will ever arrive there. All that is
+            recorded then is what comes from the image: activations that are kept are memory, and
+            on a CPU that takes as long as the layers.
     """
     weights = PositiveWeights()
     rules: dict[TorchFunction, Rule] = {}
     for names, product in _PRODUCTS:
         for function in spellings(*names.split()):
-            rules[function] = product(function, weights)
+            rules[function] = product(function, weights, wanted)
     for names, sign, in_place in _SUMS:
         for function in spellings(*names.split()):
-            rules[function] = _sum(function, shares_wanted, sign, in_place)
+            rules[function] = _sum(function, wanted, sign, in_place)
     for names, make in _OTHERS:
         for function in spellings(*names.split()):
             rules[function] = make(function)
-    return {**rules, **active_rules()}
+    for function in spellings(*_SELECTIONS):
+        rules[function] = _selection(function, wanted)
+    return {**rules, **active_rules(wanted)}
 
 
-def _layer(function: TorchFunction, weights: PositiveWeights) -> Rule:
+def _layer(function: TorchFunction, weights: PositiveWeights, wanted: _Wanted) -> Rule:
     def rule(input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any) -> Any:
         def layer(x: Tensor, weight: Tensor, bias: Any = None) -> Any:
             return function(x, weight, bias, *args, **kwargs)
 
-        return _product_of(input, weight, weights, partial(layer, bias=bias), layer)
+        return _product_of(input, weight, weights, partial(layer, bias=bias), layer, wanted())
 
     return rule
 
 
-def _product(function: TorchFunction, weights: PositiveWeights) -> Rule:
+def _product(function: TorchFunction, weights: PositiveWeights, wanted: _Wanted) -> Rule:
     def rule(input: Tensor, *others: Any, **kwargs: Any) -> Any:
         if len(others) != 1 or kwargs:
             return NotImplemented
-        return _product_of(input, others[0], weights, function, function)
+        return _product_of(input, others[0], weights, function, function, wanted())
 
     return rule
 
 
-def _biased_product(function: TorchFunction, weights: PositiveWeights) -> Rule:
+def _biased_product(function: TorchFunction, weights: PositiveWeights, wanted: _Wanted) -> Rule:
     def rule(input: Tensor, *factors: Any, **kwargs: Any) -> Any:
         # What comes from the image is no bias, and an addition in disguise has no rule.
         if len(factors) != 2 or _from_image(input):
             return NotImplemented
         call = partial(function, input, **kwargs)
-        return _product_of(factors[0], factors[1], weights, call, torch.matmul)
+        return _product_of(factors[0], factors[1], weights, call, torch.matmul, wanted())
 
     return rule
 
 
-def _einsum(function: TorchFunction, weights: PositiveWeights) -> Rule:
+def _einsum(function: TorchFunction, weights: PositiveWeights, wanted: _Wanted) -> Rule:
     def rule(equation: str, *operands: Any) -> Any:
         factors = operands[0] if isinstance(operands[0], (list, tuple)) else operands
         if len(factors) != 2:
             return NotImplemented
         multiply = partial(function, equation)
-        return _product_of(factors[0], factors[1], weights, multiply, multiply)
+        return _product_of(factors[0], factors[1], weights, multiply, multiply, wanted())
 
     return rule
 
@@ -120,6 +126,7 @@ def _product_of(
     weights: PositiveWeights,
     call: Callable[..., Any],
     multiply: Callable[..., Any],
+    is_wanted: bool,
 ) -> Any:
     """Hand the signal down to the factor that comes from the image; the other holds the weights.
 
@@ -129,10 +136,18 @@ def _product_of(
         return NotImplemented
     if _from_image(b):
         return WeightedSum.apply(
-            b, lambda x: call(a, x), lambda x, sign: multiply(weights.part(a, sign, x), x), True
+            b,
+            lambda x: call(a, x),
+            lambda x, sign: multiply(weights.part(a, sign, x), x),
+            True,
+            is_wanted,
         )
     return WeightedSum.apply(
-        a, lambda x: call(x, b), lambda x, sign: multiply(x, weights.part(b, sign, x)), True
+        a,
+        lambda x: call(x, b),
+        lambda x, sign: multiply(x, weights.part(b, sign, x)),
+        True,
+        is_wanted,
     )
 
 
@@ -151,11 +166,9 @@ def _average(function: TorchFunction) -> Rule:
     return rule
 
 
-def _sum(
-    function: TorchFunction, shares_wanted: Callable[[], bool], sign: int, in_place: bool
-) -> Rule:
+def _sum(function: TorchFunction, wanted: _Wanted, sign: int, in_place: bool) -> Rule:
     def rule(input: Any, other: Any, *, alpha: float = 1, **kwargs: Any) -> Any:
-        if not (_from_image(input) and _from_image(other) and shares_wanted()):
+        if not (_from_image(input) and _from_image(other) and wanted()):
             return NotImplemented
         call = partial(function, alpha=alpha, **kwargs)
         return SplitSum.apply(input, other, call, sign * alpha, in_place)
@@ -181,6 +194,17 @@ def _norm(function: TorchFunction) -> Rule:
     return rule
 
 
+def _selection(function: TorchFunction, wanted: _Wanted) -> Rule:
+    def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # A flag may ask for the indices, too.
+        with_indices = kwargs.get("return_indices") or any(value is True for value in args)
+        if wanted() or with_indices or not _from_image(input):
+            return NotImplemented
+        return PassOn.apply(input, lambda x: function(x, *args, **kwargs), False)
+
+    return rule
+
+
 def _unit(function: TorchFunction, *, in_place: bool = False) -> Rule:
     def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         writes = in_place or asks_in_place(args, kwargs)
@@ -189,7 +213,7 @@ def _unit(function: TorchFunction, *, in_place: bool = False) -> Rule:
     return rule
 
 
-_PRODUCTS: list[tuple[str, Callable[[TorchFunction, PositiveWeights], Rule]]] = [
+_PRODUCTS: list[tuple[str, Callable[[TorchFunction, PositiveWeights, _Wanted], Rule]]] = [
     ("linear conv1d conv2d conv3d convolution", _layer),
     ("conv_transpose1d conv_transpose2d conv_transpose3d", _layer),
     ("matmul mm bmm mv __matmul__ __rmatmul__", _product),
@@ -204,6 +228,9 @@ _SUMS: list[tuple[str, int, bool]] = [
     ("sub subtract __sub__", -1, False),
     ("sub_ subtract_ __isub__", -1, True),
 ]
+
+# The ordinary derivative is the rule, but it keeps their inputs and where the largest were.
+_SELECTIONS = [f"{kind}max_pool{dims}d" for kind in ("", "adaptive_") for dims in (1, 2, 3)]
 
 _OTHERS: list[tuple[str, Callable[[TorchFunction], Rule]]] = [
     ("avg_pool1d avg_pool2d avg_pool3d mean sum interpolate", _average),

@@ -23,19 +23,28 @@ def preserved_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     Args:
         modules: each once.
     """
-    tables = [(module._buffers, dict(module._buffers.items())) for module in modules]
-    buffers = {buffer for _, entries in tables for buffer in entries.values() if buffer is not None}
-    values = _Values(buffers)
+    tables = [module._buffers for module in modules]
+    # Most of them are empty.
+    before = {index: dict(table.items()) for index, table in enumerate(tables) if table}
+    # By their ids: the hash of a tensor is many times as slow.
+    buffers = {
+        id(buffer): buffer
+        for entries in before.values()
+        for buffer in entries.values()
+        if buffer is not None
+    }
+    values = _Values(buffers.values())
     # The same memory, but other objects: a model that writes what it computes from the image into
     # a buffer would make the buffer a part of the graph for good.
-    stand_ins: dict[Tensor | None, Tensor] = {buffer: buffer.detach() for buffer in buffers}
+    stand_ins = {key: buffer.detach() for key, buffer in buffers.items()}
     try:
-        for table, entries in tables:
-            put_back(table, {name: stand_ins.get(entries[name]) for name in entries})
+        for index, entries in before.items():
+            put_back(tables[index], {name: stand_ins.get(id(b)) for name, b in entries.items()})
         yield
     finally:
-        for table, entries in tables:
-            put_back(table, entries)
+        for index, table in enumerate(tables):
+            if table or index in before:
+                put_back(table, before.get(index, {}))
         values.restore()
 
 

@@ -64,7 +64,7 @@ class ReluChoice:
 
     def rules(self) -> Rules:
         """Return the rules for every spelling of ReLU."""
-        return _rules(self)
+        return _rules(self, lambda: True)
 
 
 def guided_rules() -> Rules:
@@ -77,9 +77,14 @@ def deconvnet_rules() -> Rules:
     return ReluChoice(deconvnet).rules()
 
 
-def active_rules() -> Rules:
-    """Return the rules of excitation backpropagation for ReLU; see ``relu_derivatives``."""
-    return ReluChoice(active).rules()
+def active_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:
+    """Return the rules of excitation backpropagation for ReLU; see ``relu_derivatives``.
+
+    Args:
+        wanted: asked at each ReLU; False if no signal will ever arrive there, so that nothing need
+            be kept for it.
+    """
+    return _rules(ReluChoice(active), wanted)
 
 
 class _Rectifier(Function):
@@ -93,6 +98,7 @@ class _Rectifier(Function):
         in_place: bool,
         ceiling: float,
         choice: ReluChoice,
+        is_wanted: bool,
     ) -> Tensor:
         ctx.shape, ctx.ceiling, ctx.choice = x.shape, ceiling, choice
         output = call(x)
@@ -100,28 +106,30 @@ class _Rectifier(Function):
             ctx.mark_dirty(output)
         # DeconvNet does not need it; but a checkpointed block, which is recomputed without the
         # rules, must find as many saved tensors as an ordinary ReLU saves.
-        ctx.save_for_backward(output)
+        if is_wanted:
+            ctx.save_for_backward(output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (output,) = ctx.saved_tensors
         handed_down = ctx.choice.rule(gradient, output, ctx.ceiling)
-        return handed_down.sum_to_size(ctx.shape), None, None, None, None
+        return handed_down.sum_to_size(ctx.shape), None, None, None, None, None
 
 
-def _rules(choice: ReluChoice) -> dict[TorchFunction, Rule]:
+def _rules(choice: ReluChoice, wanted: Callable[[], bool]) -> dict[TorchFunction, Rule]:
     rules = {}
     for name, ceiling_of in _RECTIFIERS.items():
         for function in spellings(name):
-            rules[function] = _rule(choice, function, ceiling_of, in_place=False)
+            rules[function] = _rule(choice, wanted, function, ceiling_of, in_place=False)
         for function in spellings(f"{name}_"):
-            rules[function] = _rule(choice, function, ceiling_of, in_place=True)
+            rules[function] = _rule(choice, wanted, function, ceiling_of, in_place=True)
     return rules
 
 
 def _rule(
     choice: ReluChoice,
+    wanted: Callable[[], bool],
     function: TorchFunction,
     ceiling_of: Callable[..., float | None],
     in_place: bool,
@@ -137,7 +145,7 @@ def _rule(
             return NotImplemented
         changes_input = in_place or asks_in_place(args, kwargs)
         call = _with(function, args, kwargs)
-        return _Rectifier.apply(input, call, changes_input, ceiling, choice)
+        return _Rectifier.apply(input, call, changes_input, ceiling, choice, wanted())
 
     return rule
 

@@ -60,7 +60,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modules = every_module(model)
     tensors = _held_by(modules)
     _refuse_lazy_layers(model, tensors)
-    devices = {tensor.device for tensor in tensors} - {torch.device("cpu")}
+    devices = {tensor.device for tensor in tensors if not tensor.is_cpu}
     with ExitStack() as stack:
         stack.enter_context(preserved_random_streams(devices))
         # This also records gradients, for callers in no_grad, too.
@@ -185,19 +185,22 @@ def _frozen_parameters(modules: list[nn.Module]) -> Iterator[None]:
                 if parameter is not None:
                     # With .grad set aside, not even a backward() or zero_grad() of a user's own
                     # method can touch what gradient accumulation has gathered so far.
-                    saved.append((table, name, parameter, parameter.requires_grad, parameter.grad))
+                    grad = parameter.grad
+                    saved.append((table, name, parameter, parameter.requires_grad, grad))
                     parameter.requires_grad_(False)
-                    parameter.grad = None
+                    if grad is not None:
+                        parameter.grad = None
         yield
     finally:
         # A parameter that two modules share was saved twice, the second time already frozen.
         for table, name, frozen, requires_grad, grad in reversed(saved):
             # A sharded module leaves the gathered weights in place of its own after a forward
             # pass without a backward pass; they were made frozen.
-            if name in table and table[name] is not None:
+            if name in table and table[name] is not None and table[name] is not frozen:
                 table[name].requires_grad_(requires_grad)
             frozen.requires_grad_(requires_grad)
-            frozen.grad = grad
+            if frozen.grad is not grad:
+                frozen.grad = grad
 
 
 @contextmanager
@@ -207,11 +210,15 @@ def _no_inference_tensors(modules: list[nn.Module]) -> Iterator[None]:
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         for table in _tables_of_tensors(modules):
-            for name, tensor in list(table.items()):
-                if isinstance(tensor, Tensor) and tensor.is_inference():
-                    clone = clones.setdefault(tensor, _clone(tensor))
-                    replaced.append((table, name, tensor))
-                    table[name] = clone
+            found = [
+                (name, tensor)
+                for name, tensor in table.items()
+                if isinstance(tensor, Tensor) and tensor.is_inference()
+            ]
+            for name, tensor in found:
+                clone = clones.setdefault(tensor, _clone(tensor))
+                replaced.append((table, name, tensor))
+                table[name] = clone
         yield
     finally:
         for table, name, original in replaced:
@@ -219,12 +226,13 @@ def _no_inference_tensors(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _tables_of_tensors(modules: list[nn.Module]) -> Iterator[dict[str, Any]]:
-    kinds: set[type] = set()
     for module in modules:
         yield module._parameters
         yield module._buffers
-        kinds.update(map(type, vars(module).values()))
     # Modules have dozens of attributes each; in most models none of them is a tensor.
+    kinds: set[type] = set()
+    for module in modules:
+        kinds.update(map(type, module.__dict__.values()))
     if any(issubclass(kind, Tensor) for kind in kinds):
         yield from map(vars, modules)
 

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from tiny_models import make_images, make_model
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torchray.attribution import excitation_backprop as ray
 
 from lightning_saliency.attribution import ContrastiveExcitationBackprop, ExcitationBackprop
@@ -27,6 +28,7 @@ from lightning_saliency.errors import (
     SaliencyWarning,
 )
 from lightning_saliency.network.excitation_functions import SplitSum
+from lightning_saliency.network.excitation_graph import nodes_below, record_excitation
 
 TARGETS = [3, 5]
 # A layer in the middle, and one near the end that is not followed by an in-place operation, which
@@ -486,6 +488,27 @@ def test_only_the_additions_that_a_signal_passes_compute_shares(
     shared.clear()
     excitation_backprop(model, make_images(), 2)
     assert len(shared) == 2
+
+
+@pytest.mark.parametrize(("name", "layer"), [("vgg", "features.3"), ("resnet18", "layer3")])
+def test_nothing_is_kept_of_what_runs_before_the_layer(name: str, layer: str) -> None:
+    model = (
+        torchvision.models.resnet18(num_classes=4) if name == "resnet18" else make_model(name)
+    ).eval()
+    model.requires_grad_(False)
+
+    def kept(layer: str) -> list[Tensor]:
+        scores, layers = record_excitation(model, make_images(), 1, {layer}, layer)
+        start = layers[layer] if layer else scores
+        return [tensor for node in nodes_below(start) for tensor in tensors_of(node)]
+
+    def tensors_of(node: Node) -> list[Tensor]:
+        found = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        found += getattr(node, "saved_tensors", ())
+        return [value for value in found if isinstance(value, Tensor)]
+
+    assert kept(layer) == []
+    assert len(kept("")) > 3
 
 
 @pytest.mark.parametrize(
