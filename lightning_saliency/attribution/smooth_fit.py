@@ -29,37 +29,38 @@ class SmoothFit:
     """
 
     def __init__(self, points: Tensor, values: Tensor) -> None:
-        self._points = points
-        self._scale = points.square().sum(1).mean().clamp(min=torch.finfo(points.dtype).tiny)
+        squares = points.square().sum(1)
+        self._sharpness = _SHARPNESS / squares.mean().clamp(min=torch.finfo(points.dtype).tiny)
+        # |p - q|^2 by its parts, so that what is as large as the kernel is written once.
+        self._slopes, self._heights = 2 * self._sharpness * points.T, -self._sharpness * squares
         kernel = self._kernel(points)
-        self._column_means = kernel.mean(0)
-        self._level = values.mean(0)
-        centred = kernel - self._column_means - self._column_means[:, None] + kernel.mean()
+        means, level = kernel.mean(0), values.mean(0)
+        centred = kernel - means - means[:, None] + means.mean()
         eigenvalues, vectors = torch.linalg.eigh(centred)
         eigenvalues = eigenvalues.clamp(min=0)
-        along = vectors.T @ (values - self._level)
-        self.variance = torch.full_like(self._level, torch.inf)
+        along = vectors.T @ (values - level)
+        self.variance = torch.full_like(level, torch.inf)
         self.left_out = torch.zeros_like(values)
-        self._weights = torch.zeros_like(values)
+        weights = torch.zeros_like(values)
         for ridge in _RIDGES:
             damped = eigenvalues + ridge * eigenvalues.mean() + torch.finfo(values.dtype).tiny
             fitted = vectors @ ((eigenvalues / damped)[:, None] * along)
             leverage = vectors.square() @ (eigenvalues / damped) + 1 / len(points)
-            error = (values - self._level - fitted) / (1 - leverage).clamp(min=1e-3)[:, None]
+            error = (values - level - fitted) / (1 - leverage).clamp(min=1e-3)[:, None]
             variance = error.square().mean(0)
             better = variance < self.variance
             self.variance = torch.where(better, variance, self.variance)
             self.left_out = torch.where(better, values - error, self.left_out)
-            weights = vectors @ (along / damped[:, None])
-            self._weights = torch.where(better, weights, self._weights)
+            weights = torch.where(better, vectors @ (along / damped[:, None]), weights)
+        # The centred kernel times the weights, without a centred kernel of each new point.
+        self._balanced = weights - weights.mean(0)
+        self._offset = level - (means - means.mean()) @ weights
 
     def __call__(self, points: Tensor) -> Tensor:
         """Return the function's values (P, R) at points (P, d)."""
-        kernel = self._kernel(points)
-        kernel -= kernel.mean(1, keepdim=True)
-        kernel -= self._column_means - self._column_means.mean()
-        return kernel @ self._weights + self._level
+        return torch.addmm(self._offset, self._kernel(points), self._balanced)
 
     def _kernel(self, points: Tensor) -> Tensor:
-        distances = torch.cdist(points, self._points).square_()
-        return distances.mul_(-_SHARPNESS / self._scale).exp_()
+        """Return exp(-c |p - q|^2) for points p (P, d) and those of the fit, (P, M)."""
+        exponents = torch.addmm(self._heights, points, self._slopes)
+        return exponents.sub_(self._sharpness * points.square().sum(1, keepdim=True)).exp_()
