@@ -12,7 +12,7 @@ from digit_networks import NETWORKS, small_cnn
 from rise_masks import Options, bench_masks
 from timing import Verdict, alternate, ratio, table, verdict
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import mobilenet_v2, resnet18
 
 from lightning_saliency.attribution import RISE
 from lightning_saliency.network.batching import batches_for
@@ -44,6 +44,39 @@ def bench_cost(rounds: int) -> dict[str, Any]:
             rows.append(verdict(f"TorchRay / {title}", times, wanted, at_least=True))
     print(table(f"RISE: CPU time for the same masks, median of {rounds} rounds", rows))
     return {"rows": rows, "seconds": seconds}
+
+
+BATCH_SIZES = (4, 8, 16, 32, 64)
+
+
+def bench_batches(rounds: int) -> dict[str, Any]:
+    """Compare the batch size that is taken by default with others, by bare forward passes."""
+    rows: list[Verdict] = []
+    seconds = {}
+    for title, make, side in (
+        ("small @64", small_cnn, 64),
+        ("resnet18 @64", NETWORKS["resnet18"][0], 64),
+        ("resnet18 @128", resnet18, 128),
+        ("resnet18 @224", resnet18, 224),
+        ("mobilenet_v2 @224", mobilenet_v2, 224),
+    ):
+        torch.manual_seed(0)
+        model, images = make().eval(), torch.rand(BATCH_SIZES[-1], 3, side, side)
+        works = {str(size): partial(_in_batches, model, images, size) for size in BATCH_SIZES}
+        spent = alternate(works, rounds)
+        seconds[title] = spent
+        auto = str(batches_for("auto", images).size)
+        for size in works:
+            times = ratio(spent, auto, size)
+            rows.append(verdict(f"{title}: {auto} at once / {size} at once", times, 1.10))
+    print(table(f"batch size by default: CPU time, median of {rounds} rounds", rows))
+    return {"rows": rows, "seconds": seconds}
+
+
+@torch.inference_mode()
+def _in_batches(model: nn.Module, images: Tensor, size: int) -> None:
+    for some in images.split(size):
+        model(some)
 
 
 def _works(
@@ -84,10 +117,11 @@ def main(quick: bool = False, networks: Sequence[str] = tuple(NETWORKS)) -> dict
     """Measure; print and return the tables."""
     torch.set_num_threads(1)
     options = Options(reference=8192, largest=2048, seeds=1) if quick else Options()
-    cost = bench_cost(2 if quick else 3)
+    cost, batches = bench_cost(2 if quick else 3), bench_batches(2 if quick else 5)
     # The large network takes a quarter of an hour for 32,768 masks of eight images.
     chosen = [name for name in networks if not quick or name == "small"]
-    return {"cost": cost, "masks": {name: bench_masks(name, options) for name in chosen}}
+    masks = {name: bench_masks(name, options) for name in chosen}
+    return {"cost": cost, "batches": batches, "masks": masks}
 
 
 if __name__ == "__main__":
