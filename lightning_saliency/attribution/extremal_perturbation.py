@@ -87,8 +87,8 @@ class ExtremalPerturbation(AttributionMethod):
             edges, an area that is measured on a canvas larger than the image.
         batch_size: how many pictures go through the model at once; halved when a GPU runs out of
             memory. ``"auto"``: as many as for :class:`~lightning_saliency.attribution.rise.RISE`,
-            but no more than 8 or twice as many as there are images, so that it takes no more
-            memory than a training step with them.
+            but no more than twice as many as there are images (or 8, if that is more), so that it
+            takes no more memory than a training step with them.
         autocast: run the model under autocast to bfloat16.
         seed: of the order in which the pictures are moved or mirrored, the only chance in it.
         tolerance: end before ``max_iter`` when no mask has changed by more than this share of its

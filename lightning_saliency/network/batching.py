@@ -13,10 +13,9 @@ __all__ = ["BatchSize", "Batches", "batches_for", "check_batch_size"]
 BatchSize: TypeAlias = "int | Literal['auto']"
 """How many images go through the model at once; ``"auto"`` is a size that suits the device."""
 
-# More images keep an accelerator busy. On a CPU activations that are larger than a few megabytes
-# leave the cache, and each is memory that the system has to hand out anew: with 32 images of 224
-# pixels a MobileNet takes three times as long for each of them as with 8. Nothing is timed at run
-# time: the last digits of a map depend on the batch, and would then differ from run to run.
+# Many images keep an accelerator busy. On a CPU large activations are slow: MobileNetV2 takes twice
+# as long for each of 32 images of 224 pixels as for each of 8 (bench_rise.py). Nothing is timed at
+# run time: the last digits of a map depend on the batch, and would then differ from run to run.
 _AUTO_CPU = 32
 _AUTO_CPU_PIXELS = 8 * 224 * 224
 _AUTO_ACCELERATOR = 128
