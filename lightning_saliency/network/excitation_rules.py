@@ -74,8 +74,7 @@ def excitation_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:
     for names, make in _OTHERS:
         for function in spellings(*names.split()):
             rules[function] = make(function)
-    for function in spellings(*_SELECTIONS):
-        rules[function] = _selection(function, wanted)
+    rules |= {f: pool(f, wanted) for names, pool in _POOLS for f in spellings(*names.split())}
     return {**rules, **active_rules(wanted)}
 
 
@@ -155,13 +154,13 @@ def _from_image(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-def _average(function: TorchFunction) -> Rule:
+def _average(function: TorchFunction, wanted: _Wanted) -> Rule:
     def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         def average(x: Tensor, _sign: int = 1) -> Any:
             return function(x, *args, **kwargs)
 
         # A clone, because a model may write into what it has averaged.
-        return WeightedSum.apply(input.clone(), average, average, False)
+        return WeightedSum.apply(input.clone(), average, average, False, wanted())
 
     return rule
 
@@ -196,7 +195,8 @@ def _norm(function: TorchFunction) -> Rule:
 
 def _selection(function: TorchFunction, wanted: _Wanted) -> Rule:
     def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        # A flag may ask for the indices, too.
+        # The ordinary derivative is the rule, but it keeps the input and where the largest were. A
+        # flag may ask for that, too.
         with_indices = kwargs.get("return_indices") or any(value is True for value in args)
         if wanted() or with_indices or not _from_image(input):
             return NotImplemented
@@ -229,12 +229,14 @@ _SUMS: list[tuple[str, int, bool]] = [
     ("sub_ subtract_ __isub__", -1, True),
 ]
 
-# The ordinary derivative is the rule, but it keeps their inputs and where the largest were.
-_SELECTIONS = [f"{kind}max_pool{dims}d" for kind in ("", "adaptive_") for dims in (1, 2, 3)]
-
-_OTHERS: list[tuple[str, Callable[[TorchFunction], Rule]]] = [
+_POOLS: list[tuple[str, Callable[[TorchFunction, _Wanted], Rule]]] = [
     ("avg_pool1d avg_pool2d avg_pool3d mean sum interpolate", _average),
     ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _average),
+    ("max_pool1d max_pool2d max_pool3d", _selection),
+    ("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", _selection),
+]
+
+_OTHERS: list[tuple[str, Callable[[TorchFunction], Rule]]] = [
     ("mul multiply __mul__ __rmul__", _scaling),
     ("mul_ multiply_ __imul__", partial(_scaling, in_place=True, either=False)),
     ("div divide true_divide __truediv__", partial(_scaling, either=False)),

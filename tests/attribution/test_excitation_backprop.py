@@ -490,7 +490,9 @@ def test_only_the_additions_that_a_signal_passes_compute_shares(
     assert len(shared) == 2
 
 
-@pytest.mark.parametrize(("name", "layer"), [("vgg", "features.3"), ("resnet18", "layer3")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [("vgg", "features.3"), ("resnet18", "layer3"), ("resnet18", "avgpool")]
+)
 def test_nothing_is_kept_of_what_runs_before_the_layer(name: str, layer: str) -> None:
     model = (
         torchvision.models.resnet18(num_classes=4) if name == "resnet18" else make_model(name)
