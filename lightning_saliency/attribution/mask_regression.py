@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.attribution.mask_average import MaskGatherer
@@ -33,6 +34,8 @@ _POPULATION_SEED = 20_000_000
 _KEPT_MASKS = 8192
 # Masks are smooth, and their means over so many places along each side tell them apart.
 _PLACES = 8
+# What comes between them and their foretold scores should stay in a processor's cache.
+_BLOCKS_AT_ONCE = 4
 
 
 class MaskRegression(MaskGatherer):
@@ -68,7 +71,8 @@ class MaskRegression(MaskGatherer):
 
         Args:
             scores: (N, K, M), K scores of each image under each of the M masks.
-            block: the masks, all with one shift.
+            block: the masks, a block of
+                :func:`~lightning_saliency.image.random_mask.balanced_masks`.
         """
         self._scores.append(scores)
         # Its masks, which it holds once they were asked for, are of the size of images.
@@ -86,8 +90,9 @@ class MaskRegression(MaskGatherer):
         """
         chosen = slice(None) if half is None else slice(half, None, 2)
         blocks, scores = self._blocks[chosen], torch.cat(self._scores[chosen], -1)
-        flat = scores.double().cpu().flatten(0, 1).T
-        maps = self._maps(blocks, flat, blocks[0].upsampling)
+        # The second half of a block is the first one's opposite.
+        parts = scores.double().cpu().reshape(-1, len(blocks), 2, len(blocks[0]) // 2)
+        maps = self._maps(blocks, parts.permute(2, 1, 3, 0), blocks[0].upsampling)
         return maps.reshape(*scores.shape[:2], *maps.shape[1:])
 
     def select(self, images: Tensor) -> MaskRegression:
@@ -102,47 +107,93 @@ class MaskRegression(MaskGatherer):
         return chosen
 
     def _maps(self, blocks: Sequence[MaskBlock], scores: Tensor, upsampling: Upsampling) -> Tensor:
-        """Return maps (R, H, W) for scores (M, R)."""
-        places = _Places(upsampling)
-        known = torch.cat([places.of(block) for block in blocks])
-        fit = SmoothFit(known, self._link.to_line(scores))
-        everything = _population(upsampling, places)
+        """Return maps (R, H, W) for scores (2, B, M / 2, R) of B blocks of M masks."""
+        known, population = _Pairs.of(blocks), _population(upsampling)
+        points = known.places.flatten(0, 1)
+        values = scores.flatten(1, 2)
+        fit = SmoothFit(points, self._link.to_line(values))
         # Each cell is kept by half of the masks of a block, so mean scores cancel out.
         sums = [
-            _sum_of_grids(grids, self._link.from_line(fit(of_block), fit.variance))
-            / (len(grids) * len(everything.places))
-            for grids, of_block in zip(everything.grids, everything.places, strict=True)
+            some.sum_of_grids(self._scores_of(fit, some.places)) / population.num_masks
+            for some in population.split(_BLOCKS_AT_ONCE)
         ]
-        left_over = scores - self._link.from_line(fit.left_out, fit.variance)
-        left_over = left_over * _share(left_over, known) / len(scores)
-        parts = torch.split(left_over, [len(block) for block in blocks])
-        sums += [
-            _sum_of_grids(block.grids, part) for block, part in zip(blocks, parts, strict=True)
-        ]
+        left_over = values - self._link.from_line(fit.left_out, fit.variance)
+        left_over = left_over * _share(left_over, points) / known.num_masks
+        sums.append(known.sum_of_grids(left_over.view(scores.shape)))
         like = blocks[0].grids
-        shifts = torch.cat([everything.shifts, *[block.shifts[:1] for block in blocks]])
-        return upsampling.sum_of(torch.stack(sums).to(like.device, like.dtype), shifts)
+        shifts = torch.cat([population.shifts, known.shifts])
+        return upsampling.sum_of(torch.cat(sums).to(like.device, like.dtype), shifts)
+
+    def _scores_of(self, fit: SmoothFit, places: Tensor) -> Tensor:
+        """Return what the fit foretells, (2, B, M / 2, R), for places (B, M / 2, places)."""
+        values = fit(places.flatten(0, 1))
+        return self._link.from_line(values, fit.variance).reshape(2, *places.shape[:2], -1)
 
 
-class _Population(NamedTuple):
-    """The masks that the mean is taken over, in B blocks of M.
+class _Pairs(NamedTuple):
+    """B balanced blocks of M masks, by their first halves: the second are their opposites.
+
+    All is on the CPU.
 
     Attributes:
-        grids: bool, (B, M, rows, columns).
+        grids: bool, (B, M / 2, rows, columns).
         shifts: int64, (B, 2).
-        places: float64, (B, M, places).
+        places: float64, (B, M / 2, places), the means of the masks over a few places, less one
+            half; those of the opposites are their negatives.
     """
 
     grids: Tensor
     shifts: Tensor
     places: Tensor
 
+    @classmethod
+    def of(cls, blocks: Sequence[MaskBlock]) -> _Pairs:
+        """Return what is needed of blocks with one upsampling."""
+        first, half = blocks[0], len(blocks[0]) // 2
+        grids = torch.stack([block.grids[:half] for block in blocks]).bool().cpu()
+        shifts = torch.cat([block.shifts[:1] for block in blocks])
+        vertical, horizontal = (
+            F.adaptive_avg_pool1d(matrices.double().cpu().mT, _PLACES).mT[of_blocks]
+            for matrices, of_blocks in zip(
+                (first.upsampling.vertical, first.upsampling.horizontal), shifts.T, strict=True
+            )
+        )
+        places = vertical[:, None] @ _signed(grids) @ horizontal[:, None].mT
+        return cls(grids, shifts, places.flatten(2))
+
+    @property
+    def num_masks(self) -> int:
+        """How many masks there are, opposites included."""
+        return 2 * self.grids.shape[0] * self.grids.shape[1]
+
+    def split(self, size: int) -> list[_Pairs]:
+        """Return the blocks, ``size`` at a time."""
+        return [_Pairs(*parts) for parts in zip(*(torch.split(t, size) for t in self), strict=True)]
+
+    def sum_of_grids(self, weights: Tensor) -> Tensor:
+        """Return for each block the sum of its grids, each times its weights.
+
+        Args:
+            weights: (2, B, M / 2, R), of the first halves and of their opposites.
+
+        Returns:
+            (B, R, rows, columns).
+        """
+        sums = (weights[0] - weights[1]).mT @ _signed(self.grids).flatten(2)
+        return sums.reshape(*sums.shape[:2], *self.grids.shape[2:])
+
+
+def _signed(grids: Tensor) -> Tensor:
+    """Return 1/2 where a cell is kept and -1/2 where it is not, float64."""
+    return grids.double() - 0.5
+
 
 # The last one, because a callback explains images of one size again and again.
-_kept: list[tuple[object, _Population]] = []
+_kept: list[tuple[object, _Pairs]] = []
 
 
-def _population(upsampling: Upsampling, places: _Places) -> _Population:
+def _population(upsampling: Upsampling) -> _Pairs:
+    """Return the masks that the mean is taken over."""
     matrices = upsampling.vertical, upsampling.horizontal
     key = (*(matrix.shape for matrix in matrices), matrices[0].dtype, upsampling.reflect)
     for known, population in _kept:
@@ -150,47 +201,25 @@ def _population(upsampling: Upsampling, places: _Places) -> _Population:
             return population
     rows, columns = upsampling.num_cells
     count = _POPULATION_BLOCKS * balanced_block_size(rows * columns)
-    blocks = list(balanced_masks(upsampling, count, _POPULATION_SEED))
-    population = _Population(
-        torch.stack([block.grids for block in blocks]).bool().cpu(),
-        torch.cat([block.shifts for block in blocks]),
-        torch.stack([places.of(block) for block in blocks]),
-    )
+    population = _Pairs.of(list(balanced_masks(upsampling, count, _POPULATION_SEED)))
     # A few megabytes; those of finer grids would be many.
     if count <= _KEPT_MASKS:
         _kept[:] = [(key, population)]
     return population
 
 
-def _share(left_over: Tensor, known: Tensor) -> Tensor:
+def _share(left_over: Tensor, points: Tensor) -> Tensor:
     """Return the share of the left-over's map that is not chance (R,), in [0, 1].
 
     James and Stein's estimator, in its positive form: what independent left-overs would put into
     the map is known, and anything beyond is taken to be real.
+
+    Args:
+        left_over: (2, M, R), at points and at their opposites.
+        points: (M, places).
     """
-    left_over = left_over - left_over.mean(0)
-    found = (left_over.T @ known / len(known)).square().sum(1)
-    chance = left_over.square().mean(0) * known.square().sum(1).mean() / len(known)
+    count = 2 * len(points)
+    left_over = left_over - left_over.mean((0, 1))
+    found = ((left_over[0] - left_over[1]).T @ points / count).square().sum(1)
+    chance = left_over.square().mean((0, 1)) * points.square().sum(1).mean() / count
     return (1 - chance / found.clamp(min=torch.finfo(found.dtype).tiny)).clamp(min=0)
-
-
-class _Places:
-    """The means of masks over a few places, less one half, computed from their grids."""
-
-    def __init__(self, upsampling: Upsampling) -> None:
-        self._vertical, self._horizontal = (
-            torch.nn.functional.adaptive_avg_pool1d(matrices.double().cpu().mT, _PLACES).mT
-            for matrices in (upsampling.vertical, upsampling.horizontal)
-        )
-
-    def of(self, block: MaskBlock) -> Tensor:
-        """Return (M, places), float64 on the CPU."""
-        down, right = block.shifts[:, 0], block.shifts[:, 1]
-        grids = block.grids.double().cpu() - 0.5
-        return (self._vertical[down] @ grids @ self._horizontal[right].mT).flatten(1)
-
-
-def _sum_of_grids(grids: Tensor, weights: Tensor) -> Tensor:
-    """Return the sum of grids (M, rows, columns) (R, rows, columns), each times its weights."""
-    signed = grids.double().cpu() - 0.5
-    return (weights.T @ signed.flatten(1)).reshape(-1, *grids.shape[1:])

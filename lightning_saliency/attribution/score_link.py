@@ -35,10 +35,10 @@ class ScoreLink:
         """Return the scores on the line.
 
         Args:
-            scores: (M, R), of the link's kind.
+            scores: (..., R), of the link's kind.
 
         Returns:
-            (M, R), from -16 to 16 for probabilities.
+            (..., R), from -16 to 16 for probabilities.
         """
         if self.kind in ("probability", "sigmoid"):
             return torch.logit(scores.clamp(0, 1)).clamp(-_FARTHEST, _FARTHEST)
@@ -51,11 +51,11 @@ class ScoreLink:
         """Return the expected scores for values that are known but for an error.
 
         Args:
-            values: (M, R), on the line.
+            values: (..., R), on the line.
             variance: (R,), of their errors.
 
         Returns:
-            (M, R), of the link's kind.
+            (..., R), of the link's kind.
         """
         if self.kind in ("probability", "sigmoid"):
             # MacKay's approximation to the mean of a sigmoid over a normal distribution.

@@ -62,7 +62,8 @@ def steep(masks: Tensor) -> Tensor:
 
 def test_fit_is_kernel_ridge_regression_with_a_free_level() -> None:
     generator = torch.Generator().manual_seed(0)
-    points = torch.randn(30, 3, generator=generator, dtype=torch.float64)
+    pairs = torch.randn(15, 3, generator=generator, dtype=torch.float64)
+    points = torch.cat([pairs, -pairs])
     values = torch.stack([points[:, 0].sin(), points[:, 1] * points[:, 2]], 1)
     values += 0.1 * torch.randn(30, 2, generator=generator, dtype=torch.float64)
     scale = points.square().sum(1).mean()
@@ -83,7 +84,7 @@ def test_fit_is_kernel_ridge_regression_with_a_free_level() -> None:
         found = torch.linalg.solve(system, torch.cat([y, torch.zeros(1).double()]))
         return lambda at: kernel(at, some) @ found[:-1] + found[-1]
 
-    fit = SmoothFit(points, values)
+    fit = SmoothFit(pairs, values.unflatten(0, (2, 15)))
     for column in range(2):
         left_out = {
             ridge: torch.cat(
@@ -96,17 +97,18 @@ def test_fit_is_kernel_ridge_regression_with_a_free_level() -> None:
         }
         errors = {r: (told - values[:, column]).square().mean() for r, told in left_out.items()}
         best = min(errors, key=lambda ridge: float(errors[ridge]))
-        torch.testing.assert_close(fit.left_out[:, column], left_out[best])
+        torch.testing.assert_close(fit.left_out[..., column].flatten(), left_out[best])
         torch.testing.assert_close(fit.variance[column], errors[best])
-        torch.testing.assert_close(
-            fit(new)[:, column], solved(list(range(30)), column, best)(new), rtol=1e-6, atol=1e-8
-        )
+        whole = solved(list(range(30)), column, best)
+        for at, came in zip((new, -new), fit(new), strict=True):
+            torch.testing.assert_close(came[:, column], whole(at), rtol=1e-6, atol=1e-8)
 
 
 def test_values_that_do_not_change_are_fitted_by_their_level() -> None:
     points = torch.randn(10, 3, dtype=torch.float64)
-    fit = SmoothFit(points, torch.full((10, 1), 7.0, dtype=torch.float64))
-    torch.testing.assert_close(fit(points), torch.full((10, 1), 7.0, dtype=torch.float64))
+    level = torch.full((2, 10, 1), 7.0, dtype=torch.float64)
+    fit = SmoothFit(points, level)
+    torch.testing.assert_close(fit(points), level)
     torch.testing.assert_close(fit.variance, torch.zeros(1, dtype=torch.float64))
 
 
