@@ -3,6 +3,7 @@
 make bench
 python tests/performance/bench.py --quick
 python tests/performance/bench.py gradient epoch
+python tests/performance/bench.py --keep-memory rise
 """
 
 from __future__ import annotations
@@ -44,11 +45,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"some of: {', '.join(EVERY)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller references")
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="do not give freed memory back to the system: ratios of the computations alone",
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    results: dict[str, Any] = {"machine": machine(), "quick": options.quick}
+    results: dict[str, Any] = {
+        "machine": machine(options.keep_memory),
+        "quick": options.quick,
+    }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for name in options.names or MEASUREMENTS:
         start = time.process_time()
@@ -67,10 +76,16 @@ def measure(module: str, quick: bool) -> Any:
     return run(quick=quick) if "quick" in inspect.signature(run).parameters else run()
 
 
-def machine() -> dict[str, str]:
-    """Return what the figures depend on."""
+def machine(keep_memory: bool) -> dict[str, str]:
+    """Return what the figures depend on.
+
+    Args:
+        keep_memory: see ``timing.keep_memory``.
+    """
+    import timing
     import torch
 
+    kept = keep_memory and timing.keep_memory()
     processors = [
         line.partition(":")[2].strip()
         for path in [Path("/proc/cpuinfo")]
@@ -83,6 +98,7 @@ def machine() -> dict[str, str]:
         "processor": f"{platform.machine()} {processors[0] if processors else ''}".strip(),
         "torch": torch.__version__,
         "threads": "1",
+        "memory": "kept" if kept else "given back",
     }
 
 

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-__all__ = ["Verdict", "alternate", "ratio", "spread", "table", "verdict"]
+__all__ = ["Verdict", "alternate", "keep_memory", "ratio", "spread", "table", "verdict"]
 
 Verdict = dict[str, object]
 """One row of a table: what was measured, its ratios, and the ratios that were wanted."""
+
+
+# Of <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_memory() -> bool:
+    """Let this process keep what is freed, instead of giving it back and asking for it again.
+
+    By default glibc gives memory back when a large piece of it is freed, or the last piece of its
+    heap, and to get it again can take as long as half of what is computed in it. Users have that,
+    too; but whether a rival has it depends on what else happens to lie behind its tensors, and
+    differs from run to run.
+
+    Returns:
+        Whether the C library could be told.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 def alternate(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
