@@ -100,7 +100,8 @@ class Described:
         mass = self.local.maps[:, 0]
         rows = torch.arange(mass.shape[1], device=mass.device, dtype=mass.dtype)
         columns = torch.arange(mass.shape[2], device=mass.device, dtype=mass.dtype)
-        center = torch.stack((mass.sum(2) @ rows, mass.sum(1) @ columns), dim=1)
+        # No matrix product: its last digits depend on how many maps there are.
+        center = torch.stack(((mass.sum(2) * rows).sum(1), (mass.sum(1) * columns).sum(1)), dim=1)
         return center / mass.sum((1, 2))[:, None]
 
     @cached_property

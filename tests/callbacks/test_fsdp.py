@@ -10,6 +10,8 @@ import torch
 from contract import METHODS
 from processes import run_together
 
+from lightning_saliency.attribution import ExtremalPerturbation
+
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("fsdp_processes.py")
@@ -36,7 +38,10 @@ def test_maps_are_those_of_the_whole_module(
         assert whole[-1].keys() == sharded[-1].keys() == {METHODS[name].name for name in names}
         for name, maps in whole[-1].items():
             wanted, came = torch.tensor(maps), torch.tensor(sharded[-1][name])
-            assert (came - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+            # Some CPUs sum a batch of another size in another order; a search lets that grow.
+            # Lightning's FSDP knows no float64, where nothing would be seen of it.
+            tolerance = 1e-4 if name == ExtremalPerturbation.name else 1e-5
+            assert (came - wanted).abs().max() <= tolerance * wanted.abs().max(), name
 
 
 def test_training_is_untouched(found: dict[int, list[dict[str, Any]]]) -> None:

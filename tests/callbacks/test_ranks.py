@@ -70,7 +70,7 @@ def numbers(folder: Path, *starts: str) -> dict[str, list[float]]:
 def test_two_processes_log_what_one_logs(tmp_path: Path, samples: Any) -> None:
     for processes in (1, 2):
         callback = SaliencyCallback([Gradient(), GradCAM()], samples=samples, on_error="raise")
-        run(tmp_path / str(processes), processes, callback)
+        run(tmp_path / str(processes), processes, callback, precision="64-true")
     one, two = (pictures(tmp_path / str(processes)) for processes in (1, 2))
     assert one.keys() == two.keys()
     for key, picture in one.items():
@@ -79,7 +79,7 @@ def test_two_processes_log_what_one_logs(tmp_path: Path, samples: Any) -> None:
     alone, shared = (numbers(tmp_path / str(processes)) for processes in (1, 2))
     assert alone.keys() == shared.keys()
     for tag, values in alone.items():
-        assert shared[tag] == pytest.approx(values, abs=1e-5), tag
+        assert shared[tag] == pytest.approx(values, abs=1e-6), tag
 
 
 class KeptMaps(pl.Callback):
@@ -94,7 +94,14 @@ class KeptMaps(pl.Callback):
             torch.save(maps, self.path)
 
 
-def test_two_processes_make_the_maps_that_one_makes(tmp_path: Path) -> None:
+# Some CPUs sum a batch of another size in another order. In float64 nothing is seen of that; in
+# float32 a search of many steps lets it grow.
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "of_search"), [("64-true", 1e-10, 1e-10), ("32-true", 1e-5, 1e-4)]
+)
+def test_two_processes_make_the_maps_that_one_makes(
+    tmp_path: Path, precision: str, tolerance: float, of_search: float
+) -> None:
     # One more than comes out even.
     samples = [4, 1, 9, 7, 2]
     kept = []
@@ -103,14 +110,16 @@ def test_two_processes_make_the_maps_that_one_makes(tmp_path: Path) -> None:
             [make_method(name) for name in METHODS], samples=samples, on_error="raise"
         )
         kept.append(tmp_path / f"{processes}.pt")
-        run(tmp_path / str(processes), processes, callback, KeptMaps(kept[-1]), max_epochs=1)
+        keep = KeptMaps(kept[-1])
+        settings = {"precision": precision, "max_epochs": 1}
+        run(tmp_path / str(processes), processes, callback, keep, **settings)
     one, two = map(torch.load, kept)
     assert one.keys() == two.keys() == {method.name for method in METHODS.values()}
     for name, maps in one.items():
         assert maps.shape == (5, 1, 16, 16)
         assert maps.std() > 0
         difference = (two[name] - maps).abs().max() / maps.abs().max()
-        assert difference <= 1e-5, name
+        assert difference <= (of_search if name == ExtremalPerturbation.name else tolerance), name
 
 
 def with_objects(batch: Any) -> Any:
