@@ -13,9 +13,11 @@ __all__ = ["BatchSize", "Batches", "batches_for", "check_batch_size"]
 BatchSize: TypeAlias = "int | Literal['auto']"
 """How many images go through the model at once; ``"auto"`` is a size that suits the device."""
 
-# Many images keep an accelerator busy. On a CPU large activations are slow: MobileNetV2 takes twice
-# as long for each of 32 images of 224 pixels as for each of 8 (bench_rise.py). Nothing is timed at
-# run time: the last digits of a map depend on the batch, and would then differ from run to run.
+# Many images keep an accelerator busy. On a CPU large activations are slow, because the C library
+# gives their memory back to the system and has it cleared again for the next: MobileNetV2 takes
+# twice as long for each of 32 images of 224 pixels as for each of 8, and 1.0 to 1.1 times as long
+# where memory is kept (bench_rise.py). Nothing is timed at run time: the last digits of a map
+# depend on the batch, and would then differ from run to run.
 _AUTO_CPU = 32
 _AUTO_CPU_PIXELS = 8 * 224 * 224
 _AUTO_ACCELERATOR = 128
