@@ -7,7 +7,8 @@ than the last one, and that the mask of a smaller area did better than that of a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,8 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["BestGrids", "last_masks"]
 
 # For how many iterations a mask of one area is grown to the next, and how its contrast rises.
-_GROWTH = 7
+_GROWTH = 10
 _GROWTH_CONTRASTS = (8.0, 60.0)
+# In the last third the masks are so near to the last ones that their rewards can be compared.
+_GROWTH_SETTLED = 0.7
+
+# A larger mask is good enough if its reward is beyond the smaller one's by this share of it. Masks
+# that differ by less may change places when they are cut to 0 and 1.
+_MARGIN = 0.02
 
 # Of the masks that are returned: few pixels of them are grey.
 _LAST_CONTRAST = 250.0
@@ -70,8 +77,10 @@ class _Found(NamedTuple):
 def last_masks(search: MaskSearch, grids: Sequence[Tensor], rewards: PictureRewards) -> Tensor:
     """Return the best masks of each area, almost without grey.
 
-    The search for a large mask may miss what the one for a smaller mask found. So each mask is
-    compared with the smaller one of the same image, grown to its area, and the better one kept.
+    The search for a large mask may miss what the one for a smaller mask found. So a mask that does
+    hardly better than the smaller one of the same image, or worse, is compared with that one grown
+    to its area, and the better one kept. The host waits for the device to learn which these are,
+    once for each area.
 
     Args:
         search: that made the grids.
@@ -84,10 +93,17 @@ def last_masks(search: MaskSearch, grids: Sequence[Tensor], rewards: PictureRewa
     found = reduce(_Found.or_better, [_found(search, grid, rewards) for grid in grids])
     masks, best = found.masks.clone(), found.rewards.clone()
     for larger in range(1, len(search.areas)):
-        grown = _grown(search, masks[:, larger - 1], found.grids[:, larger], larger, rewards)
-        reward = rewards.judge(search.pictures(grown[:, None]))[0]
-        better = reward > best[:, larger]
-        masks[:, larger] = torch.where(_like(better, grown), grown, masks[:, larger])
+        enough = best[:, larger - 1] + _MARGIN * best[:, larger - 1].abs()
+        # Not ~(>=): where a reward is NaN there is nothing to gain.
+        (images,) = (best[:, larger] < enough).nonzero(as_tuple=True)
+        if not len(images):
+            continue
+        part, some = replace(search, levels=search.levels[images]), rewards.select(images)
+        for grown in _grown(part, masks[images, larger - 1], larger, some):
+            reward = some.judge(part.pictures(grown[:, None]))[0]
+            better = reward > best[images, larger]
+            best[images, larger] = torch.where(better, reward, best[images, larger])
+            masks[images, larger] = torch.where(_like(better, grown), grown, masks[images, larger])
     return masks
 
 
@@ -101,32 +117,38 @@ def _found(search: MaskSearch, grid: Tensor, rewards: PictureRewards) -> _Found:
 
 
 def _grown(
-    search: MaskSearch, masks: Tensor, grid: Tensor, larger: int, rewards: PictureRewards
-) -> Tensor:
+    search: MaskSearch, masks: Tensor, larger: int, rewards: PictureRewards
+) -> Iterator[Tensor]:
     """Search for what to add to masks, so that they have a larger area.
 
+    It begins anywhere: what the larger area's own search has found is what did not do.
+
     Args:
-        search: that found the masks.
+        search: for masks of these images.
         masks: (N, H, W), of the next smaller area.
-        grid: (N, rows, columns), of the larger area's own masks: the first guess.
         larger: the index of the area.
         rewards: of the pictures.
 
-    Returns:
-        (N, H, W), of that area; almost all of ``masks`` is in them.
+    Yields:
+        Masks (N, H, W) of that area, in which almost all of ``masks`` is: the best of the last
+        iterations, and what they end with.
     """
     area = masks.new_full((len(masks),), search.areas[larger])
-    grid = grid.clone().requires_grad_()
+    grid = masks.new_full((len(masks), *search.smooth_mask.grid_size), 0.5).requires_grad_()
+    best = BestGrids(grid)
     move = search.recipe.mover(grid, _GROWTH)
     for share in torch.linspace(0, 1, _GROWTH).tolist():
         contrast = _GROWTH_CONTRASTS[0] ** (1 - share) * _GROWTH_CONTRASTS[1] ** share
         # What is in the old masks lies above all that is not.
         grown = exact_area(masks + search.smooth_mask(grid), area, contrast)
         games = search.pictures(grown[:, None])
-        _, slopes = rewards.with_slopes([game.detach() for game in games])
+        reward, slopes = rewards.with_slopes([game.detach() for game in games])
+        if share >= _GROWTH_SETTLED:
+            best.see(grid, reward)
         (slope,) = torch.autograd.grad(games, grid, slopes)
         move(slope)
-    return exact_area(masks + search.smooth_mask(grid.detach()), area, _LAST_CONTRAST)
+    for last in (best.grid, grid.detach()):
+        yield exact_area(masks + search.smooth_mask(last), area, _LAST_CONTRAST)
 
 
 def _like(which: Tensor, values: Tensor) -> Tensor:

@@ -69,9 +69,9 @@ class MaskSearch:
         """Search, from what a first look at coarse masks says, or from masks that are even.
 
         One forward and one backward pass of the model for each mask and iteration (two for the
-        dual game), and seven more for each mask but those of the smallest area; and forward passes
-        alone, 16 for each image, and two or three for each mask. Without ``tolerance``, the host
-        does not wait for the device before the end.
+        dual game), and ten more for each mask that does hardly better than the next smaller one;
+        and forward passes alone, 16 for each image, and two to four for each mask. Without
+        ``tolerance``, the host does not wait for the device before the end.
 
         Args:
             rewards: of the pictures.

@@ -1,6 +1,9 @@
 """The rewards of many pictures, and how they change with each pixel."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +86,17 @@ class PictureRewards:
         self._count = len(image)
         self._single = target if isinstance(target, int) and not isinstance(target, bool) else None
         self.classes = None if self._callable else target_classes(self.logits(image), target)
+
+    def select(self, images: Tensor) -> PictureRewards:
+        """Return the rewards of the pictures of some of the images.
+
+        Args:
+            images: their indices, int64, (M,).
+        """
+        chosen = copy(self)
+        chosen._count = len(images)
+        chosen.classes = None if self.classes is None else self.classes[images]
+        return chosen
 
     @torch.no_grad()
     def logits(self, pictures: Tensor) -> Tensor:

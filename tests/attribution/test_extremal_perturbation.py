@@ -413,8 +413,8 @@ def test_no_more_pictures_than_a_training_step_has_room_for(
 
 def test_areas_of_a_list_are_those_found_alone_or_better() -> None:
     model, images = make_model(dtype=float64), make_images(6, dtype=float64)
-    together = quick().masks(model, images, 2)
-    smallest, largest = (quick(areas=(area,)).masks(model, images, 2) for area in (0.1, 0.3))
+    together = quick().masks(model, images, 3)
+    smallest, largest = (quick(areas=(area,)).masks(model, images, 3) for area in (0.1, 0.3))
     torch.testing.assert_close(together.masks[:, :1], smallest.masks, rtol=1e-6, atol=1e-9)
     better = together.rewards[:, 1] - largest.rewards[:, 0]
     assert (better > -1e-9).all()

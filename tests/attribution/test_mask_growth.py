@@ -85,3 +85,37 @@ def test_last_masks_are_the_best_of_all_that_are_given() -> None:
     torch.testing.assert_close(last[:, 0], alone[..., 0].amax(0))
     assert len(set(alone[..., 0].argmax(0).tolist())) > 1
     assert (last[:, 1] >= alone[..., 1].amax(0) - 1e-9).all()
+
+
+def test_only_masks_that_do_hardly_better_than_smaller_ones_are_grown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, images = make_model(dtype=torch.float64).eval(), make_images(6, dtype=torch.float64)
+    method = ExtremalPerturbation(AREAS)
+    classes = torch.tensor([0, 1, 2, 0, 1, 2])
+    search, rewards = method._search(images), method._rewards(model, images, classes)
+    generator = torch.Generator().manual_seed(3)
+    grid = torch.rand(12, 16, 20, generator=generator, dtype=torch.float64)
+    areas = torch.tensor(AREAS * 6, dtype=torch.float64)
+    alone = exact_area(search.smooth_mask(grid), areas, 250).unflatten(0, (6, 2))
+    before = rewards.judge(search.pictures(alone))[0].reshape(6, 2)
+    missed = before[:, 1] < before[:, 0] + 0.02 * before[:, 0].abs()
+    assert 0 < missed.sum() < 6
+    shown: list[int] = []
+    with_slopes = PictureRewards.with_slopes
+
+    def counted(self: PictureRewards, games: list[Tensor], *args: object) -> object:
+        shown.append(len(games[0]))
+        return with_slopes(self, games, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PictureRewards, "with_slopes", counted)
+    masks = last_masks(search, [grid], rewards)
+    assert shown == [int(missed.sum())] * 10
+    changed = (masks != alone).flatten(2).any(2)
+    assert not changed[:, 0].any()
+    assert not changed[~missed].any()
+    assert changed[missed, 1].any()
+    # Each is judged for its own image and class.
+    last = rewards.judge(search.pictures(masks))[0].reshape(6, 2)
+    assert (last >= before - 1e-9).all()
+    assert (last[missed, 1] > before[missed, 1]).sum() >= changed[missed, 1].sum()
