@@ -63,9 +63,10 @@ class ExtremalPerturbation(AttributionMethod):
     (:class:`~lightning_saliency.attribution.mask_area.ShrinkingArea`), instead of being pressed
     towards them by a penalty. So 16 iterations of Adam find more than the authors' 800 of gradient
     descent. The lengths of masks and blur are those of the authors' code at 224 pixels, and shrink
-    with the image; the area is that on the image. A larger area never does worse than the mask of
-    the next smaller one, grown. Each search starts afresh, so that maps of one image at different
-    times of a training are alike only as far as the network is.
+    with the image; the area is that on the image. A mask that does hardly better than that of the
+    next smaller area, or worse, is also searched for as that one, grown. Each search starts afresh,
+    so that maps of one image at different times of a training are alike only as far as the network
+    is.
 
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.

@@ -52,9 +52,9 @@ class MaskRecipe:
         jitter: moves or mirrors pictures, given the iteration's number, so that masks do not cling
             to single pixels.
         first_look: whether the search begins with what the rewards of coarse masks say.
-        finished: whether the masks are the best of those after the last steps, and larger ones are
-            also tried as smaller ones that were grown; else they are those that the last step
-            was computed from.
+        finished: whether the masks are the best of those after the last steps, and larger ones that
+            do hardly better than smaller ones are also tried as these, grown; else they are those
+            that the last step was computed from.
     """
 
     max_iter: int
