@@ -115,7 +115,7 @@ def growth() -> dict[str, dict[int, float]]:
 
     def search(count: int, areas: int) -> None:
         method = ExtremalPerturbation((0.05, 0.1, 0.2, 0.3)[:areas], max_iter=4)
-        # As each area but the first is also grown, areas are compared by their own searches.
+        # Of a network with random weights most larger areas are also grown.
         search = method._search(images[:count])
         search.run(method._rewards(model, images[:count], 0))
 
