@@ -1,6 +1,7 @@
 """The end of a search for masks: what is kept, and what is grown."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -104,9 +105,9 @@ def test_only_masks_that_do_hardly_better_than_smaller_ones_are_grown(
     shown: list[int] = []
     with_slopes = PictureRewards.with_slopes
 
-    def counted(self: PictureRewards, games: list[Tensor], *args: object) -> object:
+    def counted(self: PictureRewards, games: list[Tensor], *args: Any) -> Any:
         shown.append(len(games[0]))
-        return with_slopes(self, games, *args)  # type: ignore[arg-type]
+        return with_slopes(self, games, *args)
 
     monkeypatch.setattr(PictureRewards, "with_slopes", counted)
     masks = last_masks(search, [grid], rewards)

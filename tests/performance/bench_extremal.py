@@ -114,8 +114,8 @@ def growth() -> dict[str, dict[int, float]]:
     images = torch.rand(64, 3, 64, 64)
 
     def search(count: int, areas: int) -> None:
+        # The model's weights are random, so most masks of larger areas are also grown.
         method = ExtremalPerturbation((0.05, 0.1, 0.2, 0.3)[:areas], max_iter=4)
-        # Of a network with random weights most larger areas are also grown.
         search = method._search(images[:count])
         search.run(method._rewards(model, images[:count], 0))
 
