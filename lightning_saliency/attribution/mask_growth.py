@@ -61,17 +61,18 @@ class BestGrids:
 
 
 class _Found(NamedTuple):
-    """Masks (N, A, H, W), the grids (N, A, rows, columns) they are made of, rewards (N, A)."""
+    """Masks (N, A, H, W) and their rewards (N, A)."""
 
     masks: Tensor
-    grids: Tensor
     rewards: Tensor
 
     def or_better(self, other: _Found) -> _Found:
         """Return the better one of each pair; of two that are equal, this one."""
         better = other.rewards > self.rewards
-        pairs = zip(other, self, strict=True)
-        return _Found(*(torch.where(_like(better, its), its, mine) for its, mine in pairs))
+        return _Found(
+            torch.where(better[:, :, None, None], other.masks, self.masks),
+            torch.where(better, other.rewards, self.rewards),
+        )
 
 
 def last_masks(search: MaskSearch, grids: Sequence[Tensor], rewards: PictureRewards) -> Tensor:
@@ -90,8 +91,8 @@ def last_masks(search: MaskSearch, grids: Sequence[Tensor], rewards: PictureRewa
     Returns:
         (N, A, H, W)
     """
-    found = reduce(_Found.or_better, [_found(search, grid, rewards) for grid in grids])
-    masks, best = found.masks.clone(), found.rewards.clone()
+    found = [_judged(search, _last(search, grid), rewards) for grid in grids]
+    masks, best = reduce(_Found.or_better, found)
     for larger in range(1, len(search.areas)):
         enough = best[:, larger - 1] + _MARGIN * best[:, larger - 1].abs()
         # Not ~(>=): where a reward is NaN there is nothing to gain.
@@ -99,21 +100,23 @@ def last_masks(search: MaskSearch, grids: Sequence[Tensor], rewards: PictureRewa
         if not len(images):
             continue
         part, some = replace(search, levels=search.levels[images]), rewards.select(images)
-        for grown in _grown(part, masks[images, larger - 1], larger, some):
-            reward = some.judge(part.pictures(grown[:, None]))[0]
-            better = reward > best[images, larger]
-            best[images, larger] = torch.where(better, reward, best[images, larger])
-            masks[images, larger] = torch.where(_like(better, grown), grown, masks[images, larger])
+        here = images, slice(larger, larger + 1)
+        grown = _grown(part, masks[images, larger - 1], larger, some)
+        found = [_judged(part, larger_masks[:, None], some) for larger_masks in grown]
+        masks[here], best[here] = reduce(_Found.or_better, found, _Found(masks[here], best[here]))
     return masks
 
 
-def _found(search: MaskSearch, grid: Tensor, rewards: PictureRewards) -> _Found:
-    shape = (len(search.levels), len(search.areas))
-    areas = grid.new_tensor(search.areas * shape[0])
+def _last(search: MaskSearch, grid: Tensor) -> Tensor:
+    """Return the masks (N, A, H, W) that a search ends with, of grids (N * A, rows, columns)."""
+    areas = grid.new_tensor(search.areas * len(search.levels))
     masks = exact_area(search.smooth_mask(grid), areas, _LAST_CONTRAST)
-    masks = masks.reshape(*shape, *search.smooth_mask.size)
-    reward = rewards.judge(search.pictures(masks))[0].reshape(shape)
-    return _Found(masks, grid.reshape(*shape, *grid.shape[1:]), reward)
+    return masks.reshape(len(search.levels), -1, *search.smooth_mask.size)
+
+
+def _judged(search: MaskSearch, masks: Tensor, rewards: PictureRewards) -> _Found:
+    reward, _ = rewards.judge(search.pictures(masks))
+    return _Found(masks, reward.reshape(masks.shape[:2]))
 
 
 def _grown(
@@ -149,8 +152,3 @@ def _grown(
         move(slope)
     for last in (best.grid, grid.detach()):
         yield exact_area(masks + search.smooth_mask(last), area, _LAST_CONTRAST)
-
-
-def _like(which: Tensor, values: Tensor) -> Tensor:
-    """Return a choice with as many dimensions as what is chosen from."""
-    return which.reshape(*which.shape, *[1] * (values.dim() - which.dim()))
