@@ -66,8 +66,8 @@ def degenerate(maps: Tensor) -> Tensor:
     return ~varies.to(maps.device)
 
 
-def check_maps(maps: object) -> None:
-    """Raise unless ``maps`` is a batch of saliency maps, which may be empty.
+def check_maps(maps: object) -> Tensor:
+    """Return ``maps`` if it is a batch of saliency maps, which may be empty.
 
     Args:
         maps: should be (N, 1, H, W), floating point, H and W at least 1.
@@ -84,6 +84,7 @@ def check_maps(maps: object) -> None:
         )
     if not maps.is_floating_point():
         raise InputError(f"Expected floating point maps, got {maps.dtype}. Give maps.float().")
+    return maps
 
 
 def widen(maps: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import inspect
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +25,10 @@ _SHARDING_MODULES = ("torch.distributed.fsdp", "fairscale.nn")
 _SHARDING_ATTRIBUTES = ("ds_id", "device_mesh")
 
 
-def copy_of(model: nn.Module) -> nn.Module:
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def copy_of(model: _Model) -> _Model:
     """Return a deep copy on the same device: other weights, other modules, nothing shared.
 
     Args:
@@ -175,9 +179,10 @@ def _begin_anew(module: nn.Module, name: str) -> None:
     # A user's reset_parameters() may go through the layers inside it; they have turns of their own.
     inner = [t for child in module.children() for t in (*child.parameters(), *child.buffers())]
     saved = [tensor.clone() for tensor in inner]
+    reset: Any = module.reset_parameters
     try:
         with _on_the_cpu([*own, *module.buffers(recurse=False)]):
-            module.reset_parameters()  # type: ignore[operator]
+            reset()
     except Exception as error:
         raise ModelError(
             f"Expected layer '{name}' ({type(module).__name__}) to take random weights by its "

@@ -257,12 +257,13 @@ def _kept_activations() -> Iterator[None]:
     Such a checkpoint refuses gradients with respect to an image; of the few images that are
     explained, the activations can be kept. Other checkpoints need no help.
     """
-    original = torch.utils.checkpoint.CheckpointFunction
-    torch.utils.checkpoint.CheckpointFunction = _RunsOnce  # type: ignore[assignment,misc]
+    checkpoints: Any = torch.utils.checkpoint
+    original = checkpoints.CheckpointFunction
+    checkpoints.CheckpointFunction = _RunsOnce
     try:
         yield
     finally:
-        torch.utils.checkpoint.CheckpointFunction = original  # type: ignore[misc]
+        checkpoints.CheckpointFunction = original
 
 
 @contextmanager

@@ -107,8 +107,7 @@ def measure_faithfulness(
 
 
 def _fitting(saliency: object, image: Tensor) -> Tensor:
-    check_maps(saliency)
-    maps: Tensor = saliency  # type: ignore[assignment]
+    maps = check_maps(saliency)
     if len(maps) != len(image) or maps.device != image.device:
         raise InputError(
             f"Expected one map for each of the {len(image)} images, on {image.device}, got "

@@ -64,7 +64,7 @@ class Probe:
     model: nn.Module
     image: Tensor
     clean: Tensor
-    target: Target
+    target: Tensor | Callable[..., Tensor]
     batches: Batches
 
     @classmethod
@@ -113,11 +113,10 @@ class Probe:
             rows = torch.arange(part.start, part.stop, device=self.image.device)
             owner = rows // count
             pictures = picture(owner, rows % count)
-            if callable(self.target) and not isinstance(self.target, Tensor):
+            if not isinstance(self.target, Tensor):
                 return _called(self.model, pictures, self.target)
             probability = all_class_scores(self.model(pictures), "probability", len(rows))
-            classes: Tensor = self.target  # type: ignore[assignment]
-            return probability.gather(1, classes[owner][:, None])[:, 0]
+            return probability.gather(1, self.target[owner][:, None])[:, 0]
 
         scores = torch.cat(self.batches.run(work, len(self.image) * count))
         return scores.view(len(self.image), count)

@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -85,13 +86,13 @@ def test_captum_agrees(kind: str, interpolated: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("settings", [{}, {"resize": True, "smooth": 0.02}], ids=str)
-def test_torchray_agrees(name: str, layer: str, settings: dict[str, object]) -> None:
+def test_torchray_agrees(name: str, layer: str, settings: dict[str, Any]) -> None:
     reference = pytest.importorskip("torchray.attribution.grad_cam").grad_cam
     torch.manual_seed(0)
     extra = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     model = getattr(models, name)(weights=None, **extra).eval()
     images, target = torch.randn(6, 3, 96, 64), torch.arange(0, 960, 160)
-    saliency = grad_cam(model, images, target, layer, **settings)  # type: ignore[arg-type]
+    saliency = grad_cam(model, images, target, layer, **settings)
     wanted = reference(
         copy.deepcopy(model), images.clone(), target, saliency_layer=layer, **settings
     ).detach()

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -56,11 +57,11 @@ def make_torchvision(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "resnet18"])
 @pytest.mark.parametrize("settings", [{}, {"smooth": 0.02}, {"resize": (25, 25)}], ids=str)
-def test_torchray_agrees(name: str, settings: dict[str, object]) -> None:
+def test_torchray_agrees(name: str, settings: dict[str, Any]) -> None:
     reference = pytest.importorskip("torchray.attribution.gradient").gradient
     model, images = make_torchvision(name), torch.randn(2, 3, 64, 80)
     target = torch.tensor([7, 300])
-    saliency = gradient(model, images, target, **settings)  # type: ignore[arg-type]
+    saliency = gradient(model, images, target, **settings)
     wanted = reference(copy.deepcopy(model), images.clone(), target, **settings)
     difference = (saliency - wanted).norm() / wanted.norm()
     assert difference < 1e-5
@@ -79,9 +80,14 @@ def test_with_respect_to_a_layer() -> None:
 
 def test_function_is_the_object_without_resizing() -> None:
     model, images = make_model(), make_images()
-    for settings in ({}, {"saliency_layer": "features"}, {"resize": (4, 4), "smooth": 0.1}):
-        wanted = Gradient(**{"resize": False, **settings})(model, images, 1)  # type: ignore[arg-type]
-        assert torch.equal(gradient(model, images, 1, **settings), wanted)  # type: ignore[arg-type]
+    cases: list[dict[str, Any]] = [
+        {},
+        {"saliency_layer": "features"},
+        {"resize": (4, 4), "smooth": 0.1},
+    ]
+    for settings in cases:
+        wanted = Gradient(**{"resize": False, **settings})(model, images, 1)
+        assert torch.equal(gradient(model, images, 1, **settings), wanted)
 
 
 def test_vector_layer() -> None:

@@ -34,7 +34,8 @@ def peak(run: Callable[[], object]) -> float:
     """Return the largest number of MiB that are in use at a time while ``run`` runs."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         run()
-    record = found.profiler.kineto_results.events()  # type: ignore[union-attr]
+    assert found.profiler is not None
+    record = found.profiler.kineto_results.events()
     steps = sorted((e.start_ns(), e.nbytes()) for e in record if e.name() == "[memory]")
     in_use, most = 0, 0
     for _, change in steps:

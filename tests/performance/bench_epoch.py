@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,18 @@ from lightning_saliency.callbacks.samples.sample_set import SampleSet
 SIDE, BATCH, PICTURES, SAMPLES = 64, 32, 10_000, 16
 AREAS = (0.025, 0.05, 0.1, 0.2)
 
-# What is explained, and the share of an epoch that it may take; None where nothing was promised.
-GROUPS: dict[str, tuple[list[Method], float | None]] = {
-    "gradient, guided, DeconvNet, Grad-CAM, linear": (
+
+class Group(NamedTuple):
+    """What is explained, the share of an epoch that it may take, and how often it is timed."""
+
+    methods: list[Method]
+    share: float
+    # Of an explanation that is done within a second, one alone says little.
+    rounds: int = 5
+
+
+GROUPS = {
+    "gradient, guided, DeconvNet, Grad-CAM, linear": Group(
         [
             Gradient(),
             GuidedBackprop(),
@@ -41,12 +50,11 @@ GROUPS: dict[str, tuple[list[Method], float | None]] = {
         ],
         0.003,
     ),
-    "Grad-CAM": ([GradCAM("layer4")], 0.003),
-    "excitation backprop": ([ExcitationBackprop()], 0.003),
-    "RISE": ([RISE()], 0.15),
-    "extremal perturbation, 4 areas": ([ExtremalPerturbation(areas=AREAS)], 0.12),
+    "Grad-CAM": Group([GradCAM("layer4")], 0.003),
+    "excitation backprop": Group([ExcitationBackprop()], 0.003),
+    "RISE": Group([RISE()], 0.15, 1),
+    "extremal perturbation, 4 areas": Group([ExtremalPerturbation(areas=AREAS)], 0.12, 1),
 }
-LONG = ("RISE", "extremal perturbation, 4 areas")
 
 
 def main(quick: bool = False) -> dict[str, Any]:
@@ -55,23 +63,20 @@ def main(quick: bool = False) -> dict[str, Any]:
     torch.manual_seed(0)
     model = NETWORKS["resnet18"][0]()
     seconds, steps = {}, []
-    for title, (methods, _) in GROUPS.items():
+    for title, group in GROUPS.items():
         if quick and title.startswith("extremal"):
             continue
         spent = []
-        # Of an explanation that is done within a second, one alone says little.
-        for _ in range(1 if title in LONG else 5):
+        for _ in range(group.rounds):
             # Between the explanations, so that a slow minute of the machine meets both.
             steps += [_train_step(model) for _ in range(2 if quick else 5)]
-            spent.append(_explain(model.eval(), methods, SAMPLES))
+            spent.append(_explain(model.eval(), group.methods, SAMPLES))
         steps += [_train_step(model) for _ in range(2 if quick else 5)]
         seconds[title] = statistics.median(spent)
     model.eval()
     epoch = statistics.median(steps) * PICTURES / BATCH
     shares = {title: spent / epoch for title, spent in seconds.items()}
-    rows = [
-        verdict(title, share, GROUPS[title][1] or 1.0, unit="%") for title, share in shares.items()
-    ]
+    rows = [verdict(title, share, GROUPS[title].share, unit="%") for title, share in shares.items()]
     title = (
         f"share of an epoch of {PICTURES:,} pictures ({epoch:.0f} CPU s, from {len(steps)} steps): "
         f"ResNet-18, {SIDE} px, {SAMPLES} samples explained once"
@@ -90,7 +95,7 @@ def growth(model: torch.nn.Module, counts: Sequence[int]) -> dict[str, dict[int,
     """Measure and print the CPU seconds for each number of samples, and for one area and four."""
     # A part of the masks and of the iterations shows the same.
     groups: dict[str, list[Method]] = {
-        "five gradient methods": GROUPS["gradient, guided, DeconvNet, Grad-CAM, linear"][0],
+        "five gradient methods": GROUPS["gradient, guided, DeconvNet, Grad-CAM, linear"].methods,
         "excitation backprop": [ExcitationBackprop()],
         "RISE, 128 masks": [RISE(128)],
         "extremal, 1 area, 2 iterations": [ExtremalPerturbation(areas=AREAS[:1], max_iter=2)],

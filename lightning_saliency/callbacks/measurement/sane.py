@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from itertools import product
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -33,7 +32,7 @@ def copied_module(pl_module: pl.LightningModule) -> pl.LightningModule:
     Raises:
         ModelError: it cannot be copied.
     """
-    copy: Any = copy_of(pl_module)
+    copy = copy_of(pl_module)
     # Lightning leaves the trainer out of a copy, but the module's own code may look at it.
     if pl_module._trainer is not None:
         copy.trainer = pl_module.trainer
@@ -41,7 +40,7 @@ def copied_module(pl_module: pl.LightningModule) -> pl.LightningModule:
         # A module that was compiled as a whole has methods that are bound to the original.
         for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
             copy.__dict__.pop(name, None)
-    return copy  # type: ignore[no-any-return]
+    return copy
 
 
 def sanity_checks(
