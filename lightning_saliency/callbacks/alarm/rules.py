@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.alarm import Creep, spike_score
+from lightning_saliency.metrics.change_detection import PageHinkley, spike_score
 from lightning_saliency.metrics.drift import MEASURES, drift_amount
 
 __all__ = ["Rules", "Watched", "alarm_amount", "alarm_tag"]
@@ -108,7 +108,7 @@ class Watched:
     amounts: list[float] = field(default_factory=list)
     count: int = 0
     begin: int = 0
-    creep: Creep = field(default_factory=Creep)
+    creep: PageHinkley = field(default_factory=PageHinkley)
     pinned: int | None = None
     sounding: bool = False
 
@@ -140,7 +140,7 @@ class Watched:
         """
         if pinned != self.pinned:
             # Distances from another reference are another series.
-            self.begin, self.creep, self.pinned = self.count, Creep(), pinned
+            self.begin, self.creep, self.pinned = self.count, PageHinkley(), pinned
         amount = alarm_amount(self.tag, value)
         self.amounts = [*self.amounts, amount][-rules.window - 1 :]
         self.count += 1
@@ -176,7 +176,7 @@ class Watched:
         Args:
             state: plain values.
         """
-        return cls(**{**state, "creep": Creep(**state["creep"])})
+        return cls(**{**state, "creep": PageHinkley(**state["creep"])})
 
     def _warmup(self, rules: Rules) -> int:
         """Return how many of the amounts that are still there belong to the warm-up."""

@@ -13,8 +13,8 @@ from lightning_saliency.attribution.rise import RISE
 from lightning_saliency.callbacks.samples.regions import OBJECT
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import resize
-from lightning_saliency.metrics.comparable import degenerate
-from lightning_saliency.metrics.localisation import (
+from lightning_saliency.metrics.canonical import degenerate
+from lightning_saliency.metrics.localization import (
     energy_inside,
     region_mass,
     top10_region_iou,

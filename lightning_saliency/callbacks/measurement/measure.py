@@ -15,7 +15,7 @@ from lightning_saliency.callbacks.measurement.drift import DriftTracker, Moved
 from lightning_saliency.callbacks.measurement.locate import locate
 from lightning_saliency.callbacks.measurement.references import best_score
 from lightning_saliency.callbacks.measurement.value_tags import value_tag
-from lightning_saliency.metrics.localisation import region_area
+from lightning_saliency.metrics.localization import region_area
 
 __all__ = ["OneByOne", "measure"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from lightning_saliency.callbacks.explanation.explain import Explanation
 from lightning_saliency.callbacks.neighbours import callbacks_of
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.comparable import comparable
-from lightning_saliency.metrics.described import Described
+from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.map_statistics import MapStatistics
 
 __all__ = ["Pinned", "Reference", "References", "best_score", "check_pinned", "followed_checkpoint"]
 
@@ -45,7 +45,7 @@ class Reference:
     def of(cls, explanation: Explanation, epoch: int) -> Reference:
         """Return what is kept of an explanation."""
         return cls(
-            comparable(explanation.saliency),
+            canonical(explanation.saliency),
             explanation.target,
             explanation.predicted,
             explanation.probability,
@@ -53,9 +53,9 @@ class Reference:
         )
 
     @cached_property
-    def described(self) -> Described:
+    def described(self) -> MapStatistics:
         """The maps with what the measures need of each: it is compared with more than once."""
-        return Described(self.maps)
+        return MapStatistics(self.maps)
 
 
 class References:
