@@ -26,8 +26,8 @@ from lightning_saliency.attribution import (
 from lightning_saliency.benchmark import get_example_data
 from lightning_saliency.rendering import (
     Cell,
-    ColourScale,
-    colour_scale,
+    ColorScale,
+    color_scale,
     displayable,
     grid,
     heatmap,
@@ -55,7 +55,7 @@ def draw_rows(picture: Tensor, name: str, maps: dict[str, Tensor]) -> list[list[
     for method, saliency in maps.items():
         signed = bool((saliency < 0).any())
         # The size of the values, and not the share of the whole: each picture stands for itself.
-        heat = heatmap(saliency, colour_scale(saliency, "value") or ColourScale(), signed)
+        heat = heatmap(saliency, color_scale(saliency, "value") or ColorScale(), signed)
         cells.append(Cell(overlay(picture, heat)[0], method, heat.fault[0]))
     return [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
 

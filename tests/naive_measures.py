@@ -36,7 +36,7 @@ def ssim(first: Map, second: Map) -> float:
     radii = [min(5, side - 1) for side in a.shape]
 
     def blur(image: Map) -> Map:
-        # SciPy's "mirror" reflects about the centre of the last pixel.
+        # SciPy's "mirror" reflects about the center of the last pixel.
         return ndimage.gaussian_filter(image, sigmas, mode="mirror", radius=radii)
 
     mean_a, mean_b = blur(a), blur(b)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_models import make_images, make_model
 
-from lightning_saliency.rendering import thin
+from lightning_saliency.rendering import select_frames
 
 FOLDER = Path(__file__).parent / "performance"
 
@@ -75,7 +75,7 @@ def rows_of_a_soak(**growth: float) -> list[dict[str, int]]:
         # Events grow in any case, and memory goes up and down, also with the filmstrips' columns.
         row["events"] += 1000 * number
         row["milliseconds"] += 1000 * number
-        columns = len(thin(5 * number))
+        columns = len(select_frames(5 * number))
         row["memory"] += 1e6 * shake + 8e5 * columns
         row["heap"] += 1e4 * shake + 8e5 * columns
         row["blocks"] += 20 * columns

@@ -80,7 +80,7 @@ class Game:
         row: of the point, in pixels of the picture from the top.
         column: from the left.
         energy: share of the map's positive values on the objects; None where there is no such
-            share, see :mod:`~lightning_saliency.metrics.localisation`.
+            share, see :mod:`~lightning_saliency.metrics.localization`.
         mass: share of the map's magnitude on the objects, or None.
         rank: share of the K largest pixels on the K pixels of the objects, or None.
         area: share of the picture that the objects take.

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.comparable import comparable
+from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.rendering import (
-    ColourScale,
+    ColorScale,
     Frame,
     Heatmap,
-    colour_scale,
+    color_scale,
     compare_panel,
     displayable,
     film_frame,
@@ -25,7 +25,7 @@ from lightning_saliency.rendering import (
     mask_rows,
     overlay,
     panel,
-    thin,
+    select_frames,
     timelapse,
     to_bytes,
 )
@@ -54,7 +54,7 @@ class _Strip:
         epochs: by the number of the explanation, its epoch.
     """
 
-    scale: ColourScale | None = None
+    scale: ColorScale | None = None
     signed: bool = False
     count: int = 0
     frames: dict[int, Frame] = field(default_factory=dict)
@@ -63,16 +63,16 @@ class _Strip:
     def paint(self, saliency: Tensor) -> Heatmap:
         """Paint maps (N, 1, H, W), with the scale of the first that showed anything."""
         if self.scale is None:
-            self.scale = colour_scale(saliency)
+            self.scale = color_scale(saliency)
             if self.scale is not None:
                 self.signed = bool((saliency[is_informative(saliency)] < 0).any())
-        return heatmap(saliency, self.scale or ColourScale(), self.signed)
+        return heatmap(saliency, self.scale or ColorScale(), self.signed)
 
     def add(self, frame: Frame, epoch: int) -> None:
         """Add an explanation, and forget the frames that the strip does not show any more."""
         self.frames[self.count], self.epochs[self.count] = frame, epoch
         self.count += 1
-        shown = thin(self.count)
+        shown = select_frames(self.count)
         self.frames = {index: self.frames[index] for index in shown}
         self.epochs = {index: self.epochs[index] for index in shown}
 
@@ -181,8 +181,8 @@ class Pictures:
         """
         shown = self.show(images)
         strip = self._strips.get(series, _Strip())
-        scale = strip.scale or ColourScale()
-        heats = [heatmap(comparable(each), scale, strip.signed) for _, each in maps]
+        scale = strip.scale or ColorScale()
+        heats = [heatmap(canonical(each), scale, strip.signed) for _, each in maps]
         frames = [film_frame(overlay(shown, heat), heat, side=_LARGE) for heat in heats]
         columns = [label for label, _ in maps]
         legend = (scale, strip.signed)
@@ -230,7 +230,7 @@ class Pictures:
             state: from :meth:`state_dict`.
         """
         for series, entry in state.items():
-            scale = None if entry["scale"] is None else ColourScale(**entry["scale"])
+            scale = None if entry["scale"] is None else ColorScale(**entry["scale"])
             frames = {index: Frame(**frame) for index, frame in entry["frames"].items()}
             self._strips[series] = _Strip(**{**entry, "scale": scale, "frames": frames})
 
@@ -261,7 +261,7 @@ class Pictures:
         rows = [f"{index}: {name}" for index, name in enumerate(named)]
         columns = [str(epoch) for epoch in strip.epochs.values()]
         title = f"{series}, by epoch"
-        legend = (strip.scale or ColourScale(), strip.signed)
+        legend = (strip.scale or ColorScale(), strip.signed)
         frames = list(strip.frames.values())
         # As small as the frames: this is kept.
         size = frames[0].pictures.shape[2], frames[0].pictures.shape[3]

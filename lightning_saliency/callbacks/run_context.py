@@ -17,7 +17,7 @@ from lightning_saliency.callbacks.failures import (
     StageError,
     describe_error,
 )
-from lightning_saliency.loggers import LoggerAdapter, adapters_of
+from lightning_saliency.loggers import LogAdapter, adapters_of
 from lightning_saliency.metrics.drift import NO_DRIFT
 
 __all__ = ["RunContext", "best_score", "followed_checkpoint", "is_fast_dev_run"]
@@ -209,7 +209,7 @@ class RunContext:
                 sync_dist=True,
             )
 
-    def adapters(self) -> list[LoggerAdapter]:
+    def adapters(self) -> list[LogAdapter]:
         """Return the run's loggers, each with the same verbs."""
         return adapters_of(self.trainer)
 

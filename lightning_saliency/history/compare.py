@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.history.load import SavedMaps, load_maps, series_folders
-from lightning_saliency.metrics.comparable import comparable
+from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.metrics.drift import MEASURES, chance_drift, mean_drift, sample_drift
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def compare(
     rows = [_last_of(one, epochs), _last_of(other, epochs)]
     size = min(64, *one.maps.shape[-2:], *other.maps.shape[-2:])
     maps = [
-        torch.stack([comparable(run.maps[row, which], size) for row in at])
+        torch.stack([canonical(run.maps[row, which], size) for row in at])
         for run, at, which in zip((one, other), rows, samples, strict=True)
     ]
     each = [sample_drift(b, a, size) for a, b in zip(*maps, strict=True)]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_saliency.rendering import colour_scale, heatmap, overlay
-from lightning_saliency.rendering.scale import ColourScale
+from lightning_saliency.rendering import color_scale, heatmap, overlay
+from lightning_saliency.rendering.scale import ColorScale
 
 if TYPE_CHECKING:
     from lightning_saliency.history.compare import Comparison
@@ -53,9 +53,9 @@ def draw(comparison: Comparison) -> Figure:
 def _draw_curves(axes: Any, comparison: Comparison) -> None:
     above, below = axes
     epochs = comparison.epochs.tolist()
-    for name, colour in _CURVES.items():
-        above.plot(epochs, comparison.table[name], marker=".", color=colour, label=name)
-        above.axhline(comparison.chance[name], color=colour, linestyle=":", linewidth=1)
+    for name, color in _CURVES.items():
+        above.plot(epochs, comparison.table[name], marker=".", color=color, label=name)
+        above.axhline(comparison.chance[name], color=color, linestyle=":", linewidth=1)
     above.set(ylim=(min(-0.1, *above.get_ylim()), 1.05), ylabel="1 = the same maps")
     above.legend(fontsize=8, title="dotted: maps of other samples", title_fontsize=7)
     above.set_title(
@@ -71,12 +71,12 @@ def _draw_curves(axes: Any, comparison: Comparison) -> None:
 def _cells(comparison: Comparison, chosen: list[int]) -> list[list[Tensor]]:
     """Return for each sample its picture and its maps in both runs, as RGB in [0, 1]."""
     pair = [maps[-1, chosen] for maps in comparison.maps]
-    scales = [colour_scale(maps) or ColourScale() for maps in pair]
+    scales = [color_scale(maps) or ColorScale() for maps in pair]
     signed = any(bool((maps < 0).any()) for maps in pair)
     heats = [heatmap(maps, scale, signed) for maps, scale in zip(pair, scales, strict=True)]
     if comparison.pictures is None:
         shown = torch.ones(len(chosen), 3, *pair[0].shape[2:])
-        laid = [heat.colour for heat in heats]
+        laid = [heat.color for heat in heats]
     else:
         shown = comparison.pictures[chosen].float() / 255
         laid = [overlay(shown, heat) for heat in heats]

@@ -1,10 +1,33 @@
-"""Writing images and values to Lightning's loggers, TensorBoard first."""
+"""Writing images, texts and numbers to Lightning's loggers, with the same verbs for each."""
 
-from lightning_saliency.loggers.log_extras import log_charts, log_film
-from lightning_saliency.loggers.log_image import log_image, takes_images
-from lightning_saliency.loggers.log_values import log_histogram, log_scalars, log_text
+from lightning_saliency.loggers.adapter import LogAdapter, NullAdapter
+from lightning_saliency.loggers.choice import adapter_for, adapters_of, image_adapters
+from lightning_saliency.loggers.comet import CometAdapter
+from lightning_saliency.loggers.csv import CSVAdapter
+from lightning_saliency.loggers.functions import (
+    log_charts,
+    log_film,
+    log_histogram,
+    log_image,
+    log_scalars,
+    log_text,
+    takes_images,
+)
+from lightning_saliency.loggers.mlflow import MLflowAdapter
+from lightning_saliency.loggers.tensorboard import TensorBoardAdapter
+from lightning_saliency.loggers.wandb import WandbAdapter
 
 __all__ = [
+    "CSVAdapter",
+    "CometAdapter",
+    "LogAdapter",
+    "MLflowAdapter",
+    "NullAdapter",
+    "TensorBoardAdapter",
+    "WandbAdapter",
+    "adapter_for",
+    "adapters_of",
+    "image_adapters",
     "log_charts",
     "log_film",
     "log_histogram",

@@ -1,7 +1,7 @@
 """Numbers about saliency maps: how alike they are, how far they moved, what they lie on."""
 
-from lightning_saliency.metrics.alarm import creep_score, spike_score
-from lightning_saliency.metrics.comparable import comparable, degenerate
+from lightning_saliency.metrics.canonical import canonical, degenerate
+from lightning_saliency.metrics.change_detection import page_hinkley_score, spike_score
 from lightning_saliency.metrics.drift import (
     MEASURES,
     NO_DRIFT,
@@ -20,7 +20,7 @@ from lightning_saliency.metrics.faithfulness import (
     curve_area,
     removal_contrast,
 )
-from lightning_saliency.metrics.localisation import (
+from lightning_saliency.metrics.localization import (
     energy_inside,
     rank_accuracy,
     region_area,
@@ -41,6 +41,7 @@ from lightning_saliency.metrics.pointing_game import (
     point_hit,
     pointing_hit,
 )
+from lightning_saliency.renamed import keep_old_names
 
 __all__ = [
     "FAITHFULNESS",
@@ -51,18 +52,18 @@ __all__ = [
     "PointingTally",
     "SaliencyDrift",
     "calibrated_drift",
+    "canonical",
     "center_shift",
     "chance_drift",
-    "comparable",
     "confidence_drop",
     "confidence_increase",
-    "creep_score",
     "curve_area",
     "degenerate",
     "drift_amount",
     "energy_inside",
     "log2_norm_ratio",
     "mean_drift",
+    "page_hinkley_score",
     "point_hit",
     "pointing_hit",
     "rank_accuracy",
@@ -77,3 +78,5 @@ __all__ = [
     "top10_iou",
     "top10_region_iou",
 ]
+
+keep_old_names(__name__, {"comparable": "canonical", "creep_score": "page_hinkley_score"})

@@ -14,8 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lightning_saliency.metrics.comparable import comparable, widen
-from lightning_saliency.metrics.described import Described
+from lightning_saliency.metrics.canonical import canonical, to_float64
 from lightning_saliency.metrics.map_similarity import (
     NO_DRIFT,
     center_shift,
@@ -25,6 +24,7 @@ from lightning_saliency.metrics.map_similarity import (
     ssim,
     top10_iou,
 )
+from lightning_saliency.metrics.map_statistics import MapStatistics
 
 __all__ = [
     "MEASURES",
@@ -67,7 +67,9 @@ def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str
     Raises:
         InputError: these are no maps, or they differ in number, aspect ratio or device.
     """
-    return similarity(Described(comparable(current, size)), Described(comparable(reference, size)))
+    return similarity(
+        MapStatistics(canonical(current, size)), MapStatistics(canonical(reference, size))
+    )
 
 
 def mean_drift(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,7 +83,7 @@ def mean_drift(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         fraction of samples with NaN; float32, no dimensions. A mean over no sample is NaN.
     """
     every = torch.stack(tuple(values.values()))
-    means = widen(every).nanmean(1).float().to(every.device)
+    means = to_float64(every).nanmean(1).float().to(every.device)
     missing = every.isnan().any(0)
     named = dict(zip(values, means.unbind(), strict=True))
     return {**named, "degenerate_frac": missing.float().mean()}
@@ -101,10 +103,10 @@ def chance_drift(maps: Tensor, size: int = 64) -> dict[str, Tensor]:
     Raises:
         InputError: these are no maps.
     """
-    return chance_of(Described(comparable(maps, size)))
+    return chance_of(MapStatistics(canonical(maps, size)))
 
 
-def chance_of(maps: Described) -> dict[str, Tensor]:
+def chance_of(maps: MapStatistics) -> dict[str, Tensor]:
     """Return :func:`chance_drift` of maps that are described already.
 
     Args:

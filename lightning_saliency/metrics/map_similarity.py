@@ -16,9 +16,9 @@ measure             equal maps range        unchanged by (of either map)
 They have in common:
 
 - Pairs that are equal pixel by pixel give exactly the value for equal maps.
-- A pair with a :func:`~lightning_saliency.metrics.comparable.degenerate` map (constant, all zero,
+- A pair with a :func:`~lightning_saliency.metrics.canonical.degenerate` map (constant, all zero,
   not finite) has no similarity: NaN.
-- They take maps of any size; :func:`~lightning_saliency.metrics.comparable.comparable` brings maps
+- They take maps of any size; :func:`~lightning_saliency.metrics.canonical.canonical` brings maps
   to the size at which they are meant to be compared.
 - They compute in float64 on the maps' device, or on the CPU where the device has no float64 (MPS),
   so that no precision setting for float32 convolutions and products (TF32) reaches them; no
@@ -27,7 +27,7 @@ They have in common:
 Rank correlation, SSIM and the overlap of the largest pixels are what explanations are usually
 compared by: Adebayo et al. Sanity checks for saliency maps. NeurIPS 2018, arXiv:1810.03292;
 Ghorbani, Abid, Zou. Interpretation of neural networks is fragile. AAAI 2019, arXiv:1710.10547,
-which also has the shift of the centre.
+which also has the shift of the center.
 """
 
 import math
@@ -39,8 +39,8 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.comparable import degenerate, widen
-from lightning_saliency.metrics.described import Described, top_tenth
+from lightning_saliency.metrics.canonical import degenerate, to_float64
+from lightning_saliency.metrics.map_statistics import MapStatistics, top_tenth
 from lightning_saliency.metrics.structural_similarity import structural_similarity
 
 __all__ = [
@@ -54,7 +54,7 @@ __all__ = [
     "top10_iou",
 ]
 
-_Formula: TypeAlias = Callable[[Described, Described], Tensor]
+_Formula: TypeAlias = Callable[[MapStatistics, MapStatistics], Tensor]
 
 NO_DRIFT: Mapping[str, float] = MappingProxyType(
     {"top10_iou": 1.0, "spearman": 1.0, "ssim": 1.0, "center_shift": 0.0, "log2_norm_ratio": 0.0}
@@ -82,7 +82,7 @@ def top10(maps: Tensor) -> Tensor:
         InputError: ``maps`` are no maps.
     """
     shown = ~degenerate(maps)
-    return top_tenth(widen(maps)).to(maps.device) & shown[:, None, None, None]
+    return top_tenth(to_float64(maps)).to(maps.device) & shown[:, None, None, None]
 
 
 def top10_iou(current: Tensor, reference: Tensor) -> Tensor:
@@ -141,10 +141,10 @@ def ssim(current: Tensor, reference: Tensor) -> Tensor:
 
 
 def center_shift(current: Tensor, reference: Tensor) -> Tensor:
-    """Return how far the centre of mass moved, as a fraction of the map's diagonal.
+    """Return how far the center of mass moved, as a fraction of the map's diagonal.
 
-    A map's minimum is subtracted first: what all pixels have in common has its centre in the
-    middle of the picture and would hold the centre there.
+    A map's minimum is subtracted first: what all pixels have in common has its center in the
+    middle of the picture and would hold the center there.
 
     Args:
         current: (N, 1, H, W), floating point.
@@ -179,7 +179,7 @@ def log2_norm_ratio(current: Tensor, reference: Tensor) -> Tensor:
 
 
 def similarity(
-    current: Described, reference: Described, measures: Iterable[str] = tuple(NO_DRIFT)
+    current: MapStatistics, reference: MapStatistics, measures: Iterable[str] = tuple(NO_DRIFT)
 ) -> dict[str, Tensor]:
     """Return what the measures give for each pair.
 
@@ -214,15 +214,15 @@ def similarity(
 
 
 def _one(name: str, current: Tensor, reference: Tensor) -> Tensor:
-    return similarity(Described(current), Described(reference), [name])[name]
+    return similarity(MapStatistics(current), MapStatistics(reference), [name])[name]
 
 
-def _top10_iou(first: Described, second: Described) -> Tensor:
+def _top10_iou(first: MapStatistics, second: MapStatistics) -> Tensor:
     a, b = first.largest_tenth, second.largest_tenth
     return (a & b).sum(1).double() / (a | b).sum(1)
 
 
-def _spearman(first: Described, second: Described) -> Tensor:
+def _spearman(first: MapStatistics, second: MapStatistics) -> Tensor:
     # torchmetrics' spearman_corrcoef is not used: it adds up the ranks of ties in int32, which
     # overflows from 65,536 pixels on, correlates in float32, and ranks map by map and pair by pair.
     a, b = first.ranks, second.ranks
@@ -230,16 +230,16 @@ def _spearman(first: Described, second: Described) -> Tensor:
     return ((a * b).sum(1) / size).clamp(-1, 1)
 
 
-def _ssim(first: Described, second: Described) -> Tensor:
+def _ssim(first: MapStatistics, second: MapStatistics) -> Tensor:
     return structural_similarity(first.local, second.local)
 
 
-def _center_shift(first: Described, second: Described) -> Tensor:
+def _center_shift(first: MapStatistics, second: MapStatistics) -> Tensor:
     distance: Tensor = torch.linalg.vector_norm(first.center - second.center, dim=1)
     return distance / math.hypot(*first.maps.shape[2:])
 
 
-def _log2_norm_ratio(first: Described, second: Described) -> Tensor:
+def _log2_norm_ratio(first: MapStatistics, second: MapStatistics) -> Tensor:
     return first.log2_norm - second.log2_norm
 
 

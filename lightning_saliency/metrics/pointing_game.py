@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.comparable import check_maps, degenerate
-from lightning_saliency.metrics.localisation import check_regions
+from lightning_saliency.metrics.canonical import check_maps, degenerate
+from lightning_saliency.metrics.localization import check_regions
 
 __all__ = ["PointingGame", "PointingTally", "largest_point", "point_hit", "pointing_hit"]
 
@@ -198,7 +198,7 @@ class PointingGame(_ClassAccuracy):
 
         Args:
             maps: (N, 1, H, W), floating point, at the size of the masks; N may be 0. Or points
-                (N, 2), rows and columns, where there is no map, as for the picture's centre; see
+                (N, 2), rows and columns, where there is no map, as for the picture's center; see
                 :func:`point_hit`.
             masks: (N, 1, H, W), bool: the objects of the class in the image.
             classes: (N,), integer, in [0, num_classes): the class that each map explains.

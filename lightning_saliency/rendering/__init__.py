@@ -1,24 +1,25 @@
 """Maps as pictures: RGB tensors that read at a glance and claim no more than is there."""
 
+from lightning_saliency.renamed import keep_old_names
 from lightning_saliency.rendering.colormap import apply_colormap
 from lightning_saliency.rendering.display import displayable
-from lightning_saliency.rendering.filmstrip import Frame, film_frame, filmstrip, thin
+from lightning_saliency.rendering.filmstrip import Frame, film_frame, filmstrip, select_frames
 from lightning_saliency.rendering.grid import Cell, grid
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap
 from lightning_saliency.rendering.masks import mask_rows
 from lightning_saliency.rendering.overlay import overlay
 from lightning_saliency.rendering.panel import compare_panel, panel
 from lightning_saliency.rendering.pixels import to_bytes
-from lightning_saliency.rendering.scale import ColourScale, colour_scale
+from lightning_saliency.rendering.scale import ColorScale, color_scale
 from lightning_saliency.rendering.timelapse import timelapse
 
 __all__ = [
     "Cell",
-    "ColourScale",
+    "ColorScale",
     "Frame",
     "Heatmap",
     "apply_colormap",
-    "colour_scale",
+    "color_scale",
     "compare_panel",
     "displayable",
     "film_frame",
@@ -28,7 +29,11 @@ __all__ = [
     "mask_rows",
     "overlay",
     "panel",
-    "thin",
+    "select_frames",
     "timelapse",
     "to_bytes",
 ]
+
+keep_old_names(
+    __name__, {"ColourScale": "ColorScale", "colour_scale": "color_scale", "thin": "select_frames"}
+)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_saliency.rendering.colormap import DIVERGING, SEQUENTIAL, apply_colormap
 from lightning_saliency.rendering.pixels import from_pillow, resized, to_pillow
-from lightning_saliency.rendering.scale import ColourScale
+from lightning_saliency.rendering.scale import ColorScale
 from lightning_saliency.rendering.text import font, shorten, text_width
 
 __all__ = ["Canvas", "INK", "PALE_INK"]
@@ -71,13 +71,13 @@ class Canvas:
         *,
         width: int,
         size: int,
-        align: Literal["left", "centre", "right"] = "left",
+        align: Literal["left", "center", "right"] = "left",
         ink: tuple[int, int, int] = INK,
     ) -> None:
         """Write one line into the box that starts at (top, left), shortened to its width."""
         line = shorten(text, width, size)
         free = width - text_width(line, size)
-        indent = {"left": 0, "centre": free // 2, "right": free}[align]
+        indent = {"left": 0, "center": free // 2, "right": free}[align]
         if line:
             self._sheet.paste(ink, (left + indent - size, top - size), _letters(line, size))
 
@@ -98,17 +98,17 @@ class Canvas:
             self._draw.rectangle((left, top, left + width - 1, top + height - 1), fill=ink)
 
     def legend(
-        self, scale: ColourScale, signed: bool, top: int, left: int, size: int, width: int
+        self, scale: ColorScale, signed: bool, top: int, left: int, size: int, width: int
     ) -> int:
-        """Draw the colours from no colour to full colour between their labels.
+        """Draw the colors from no color to full color between their labels.
 
         Args:
-            scale: what full colour stands for.
-            signed: whether the colours go below zero.
+            scale: what full color stands for.
+            signed: whether the colors go below zero.
             top: where the line of text starts, in pixels.
             left: where the labels start, in pixels.
             size: font size.
-            width: of the coloured bar, in pixels.
+            width: of the colored bar, in pixels.
 
         Returns:
             How many pixels wide the whole is.

@@ -1,8 +1,8 @@
-"""Values to colours, by look-up tables.
+"""Values to colors, by look-up tables.
 
 ``"inferno"`` for maps that are >= 0: black to pale yellow, perceptually uniform (equal steps in the
-value look like equal steps in the picture) and readable without colour vision. ``"RdBu_r"`` for
-maps with a sign: blue below zero, an exactly neutral light grey at zero, red above. Neither holds a
+value look like equal steps in the picture) and readable without color vision. ``"RdBu_r"`` for
+maps with a sign: blue below zero, an exactly neutral light gray at zero, red above. Neither holds a
 pure green, so that :data:`NON_FINITE` cannot be taken for a value.
 """
 
@@ -23,14 +23,14 @@ DIVERGING = "RdBu_r"
 """The colormap of maps with a sign; 0.5 is its neutral middle."""
 
 NON_FINITE = (0.0, 1.0, 0.0)
-"""The colour (red, green, blue) of pixels that are NaN or infinite."""
+"""The color (red, green, blue) of pixels that are NaN or infinite."""
 
 # Odd, so that the middle of a diverging map is an entry and not the border between two.
 _ENTRIES = 257
 
 
 def apply_colormap(values: Tensor, name: str = SEQUENTIAL) -> Tensor:
-    """Colour each pixel by its value.
+    """Color each pixel by its value.
 
     Args:
         values: (N, 1, H, W), floating point; below 0 counts as 0 and above 1 as 1.
@@ -38,7 +38,7 @@ def apply_colormap(values: Tensor, name: str = SEQUENTIAL) -> Tensor:
 
     Returns:
         (N, 3, H, W), float32 in [0, 1], on the device of ``values``. Pixels that are NaN or
-        infinite have the colour :data:`NON_FINITE`.
+        infinite have the color :data:`NON_FINITE`.
 
     Raises:
         InputError: ``values`` has another shape, or there is no such colormap.
@@ -54,7 +54,7 @@ def apply_colormap(values: Tensor, name: str = SEQUENTIAL) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _table(name: str) -> Tensor:
-    """Return the colours (258, 3): the colormap from 0 to 1, then that of non-finite pixels."""
+    """Return the colors (258, 3): the colormap from 0 to 1, then that of non-finite pixels."""
     # Imported here because it takes a moment, and only a process that draws needs it.
     from matplotlib import colormaps
 
@@ -63,5 +63,5 @@ def _table(name: str) -> Tensor:
             f"Expected the name of a colormap of matplotlib, such as '{SEQUENTIAL}' or "
             f"'{DIVERGING}', got '{name}'."
         )
-    colours = colormaps[name].resampled(_ENTRIES)(np.linspace(0, 1, _ENTRIES))[:, :3]
-    return torch.tensor([*colours.tolist(), NON_FINITE], dtype=torch.float32)
+    colors = colormaps[name].resampled(_ENTRIES)(np.linspace(0, 1, _ENTRIES))[:, :3]
+    return torch.tensor([*colors.tolist(), NON_FINITE], dtype=torch.float32)

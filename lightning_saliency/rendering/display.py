@@ -9,7 +9,7 @@ from lightning_saliency.errors import InputError
 
 __all__ = ["displayable"]
 
-# Un-normalising and resampling leave [0, 1] by this much; more means that the range is another.
+# Un-normalizing and resampling leave [0, 1] by this much; more means that the range is another.
 _SLACK = 0.05
 
 
@@ -19,11 +19,11 @@ def displayable(
     """Return the images as RGB in [0, 1].
 
     Three channels are red, green and blue; of four, the first three are (the fourth is alpha or
-    infrared, which a screen cannot show). One channel is grey. Two channels, or five and more, have
-    no agreed colours, and the mean of the channels is shown in grey rather than colours that mean
+    infrared, which a screen cannot show). One channel is gray. Two channels, or five and more, have
+    no agreed colors, and the mean of the channels is shown in gray rather than colors that mean
     nothing.
 
-    Values outside of [0, 1] after un-normalising are scaled linearly, the smallest of the whole
+    Values outside of [0, 1] after un-normalizing are scaled linearly, the smallest of the whole
     batch to 0 and the largest to 1, so that the samples of a batch stay comparable.
 
     Args:

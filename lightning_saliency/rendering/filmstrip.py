@@ -14,10 +14,10 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.canvas import PALE_INK, Canvas
 from lightning_saliency.rendering.heatmap import Heatmap
 from lightning_saliency.rendering.pixels import fit_cell, resized
-from lightning_saliency.rendering.scale import ColourScale
+from lightning_saliency.rendering.scale import ColorScale
 from lightning_saliency.rendering.text import text_width
 
-__all__ = ["Frame", "film_frame", "filmstrip", "thin"]
+__all__ = ["Frame", "film_frame", "filmstrip", "select_frames"]
 
 _CELL = 64
 _BAR = 4
@@ -34,7 +34,7 @@ _NOTES = (
 )
 
 
-def thin(count: int, most: int = 16) -> list[int]:
+def select_frames(count: int, most: int = 16) -> list[int]:
     """Choose which of ``count`` explanations a filmstrip shows.
 
     They are evenly spaced: every first, second, fourth, eighth ... one, and the last. The spacing
@@ -52,9 +52,9 @@ def thin(count: int, most: int = 16) -> list[int]:
         InputError: one of them is too small.
 
     Example:
-        >>> thin(5, most=8)
+        >>> select_frames(5, most=8)
         [0, 1, 2, 3, 4]
-        >>> thin(20, most=8)
+        >>> select_frames(20, most=8)
         [0, 4, 8, 12, 16, 19]
     """
     if count < 0 or most < 2:
@@ -119,7 +119,7 @@ def filmstrip(
     column_labels: Sequence[str],
     images: Tensor | None = None,
     title: str = "",
-    legend: tuple[ColourScale, bool] | None = None,
+    legend: tuple[ColorScale, bool] | None = None,
 ) -> Tensor:
     """Draw the history: one row for each sample, one column for each frame.
 
@@ -131,12 +131,12 @@ def filmstrip(
 
     Args:
         frames: from :func:`film_frame`, all of one shape, oldest first; choose them with
-            :func:`thin` if there are many.
+            :func:`select_frames` if there are many.
         row_labels: N texts, such as the classes; they are cut off after 120 pixels.
         column_labels: for each frame a text, such as the epoch.
         images: (N, 3, H, W), in [0, 1]: the inputs, shown in a first column; None for none.
         title: what the strip shows, for instance ``"grad_cam, by epoch"``.
-        legend: the colour scale and whether the colours have a sign, for the line beneath; None
+        legend: the color scale and whether the colors have a sign, for the line beneath; None
             for none.
 
     Returns:
@@ -168,7 +168,7 @@ def filmstrip(
         columns.insert(0, ("input", images, ("",) * rows, (math.nan,) * rows))
     for label, pictures, faults, ratios in columns:
         sheet.text(
-            label, top - _LINE, left, width=cell[1], size=_FONT, align="centre", ink=PALE_INK
+            label, top - _LINE, left, width=cell[1], size=_FONT, align="center", ink=PALE_INK
         )
         sheet.paste_column(pictures, top, left, cell, pitch[0])
         for row, (fault, ratio) in enumerate(zip(faults, ratios, strict=True)):
@@ -194,7 +194,7 @@ def _bar_length(ratio: float, width: int) -> int:
 
 
 def _draw_footer(
-    sheet: Canvas, legend: tuple[ColourScale, bool], top: int, left: int, width: int
+    sheet: Canvas, legend: tuple[ColorScale, bool], top: int, left: int, width: int
 ) -> None:
     used = sheet.legend(*legend, top, left, _FONT, _LEGEND) + 2 * _FONT
     free = max(0, width - used)

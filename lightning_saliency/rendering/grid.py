@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.canvas import PALE_INK, Canvas
 from lightning_saliency.rendering.pixels import fit_cell
-from lightning_saliency.rendering.scale import ColourScale
+from lightning_saliency.rendering.scale import ColorScale
 from lightning_saliency.rendering.text import wrap
 
 __all__ = ["Cell", "grid"]
@@ -29,7 +29,7 @@ class _Type:
         line: from one line to the next.
         small: font of the last line.
         smallest: font of long titles.
-        legend: width of a colour bar.
+        legend: width of a color bar.
     """
 
     font: int = 14
@@ -66,7 +66,7 @@ class Cell:
 def grid(
     rows: Sequence[Sequence[Cell]],
     caption: Sequence[str] = (),
-    legends: Sequence[tuple[ColourScale, bool]] = (),
+    legends: Sequence[tuple[ColorScale, bool]] = (),
     remark: str = "",
 ) -> Tensor:
     """Draw rows of pictures.
@@ -78,7 +78,7 @@ def grid(
         rows: the cells, top to bottom and left to right; rows may be of unequal length. A row in
             which no cell has a title takes no space for titles.
         caption: lines of text beneath.
-        legends: colour scales for the last line, each with whether its colours have a sign.
+        legends: color scales for the last line, each with whether its colors have a sign.
         remark: text at the right end of the last line.
 
     Returns:
@@ -144,7 +144,7 @@ def _draw_cell(
     for number, line in enumerate(lines):
         # The last line stands right above the picture.
         place = top + head - (len(lines) - number) * written.line
-        sheet.text(line, place, left, width=slot, size=font, align="centre", ink=PALE_INK)
+        sheet.text(line, place, left, width=slot, size=font, align="center", ink=PALE_INK)
     if cell.picture is not None:
         corner = top + head, left + (slot - size[1]) // 2
         sheet.paste(cell.picture, *corner, size)

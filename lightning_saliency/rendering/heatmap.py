@@ -1,6 +1,6 @@
-"""Saliency maps as coloured pictures that do not claim more than the map holds.
+"""Saliency maps as colored pictures that do not claim more than the map holds.
 
-A map without information is never painted as if it had some: it is hatched in grey, and panels and
+A map without information is never painted as if it had some: it is hatched in gray, and panels and
 filmstrips print the word from :attr:`Heatmap.fault` across it.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.colormap import DIVERGING, SEQUENTIAL, apply_colormap
 from lightning_saliency.rendering.pixels import to_bytes
-from lightning_saliency.rendering.scale import FAINT, ColourScale, is_informative, strength
+from lightning_saliency.rendering.scale import FAINT, ColorScale, is_informative, strength
 
 __all__ = ["Heatmap", "heatmap"]
 
@@ -27,27 +27,27 @@ class Heatmap:
     """Painted maps, and what a reader must be told about them; indexing selects one sample.
 
     Attributes:
-        colour: (N, 3, H, W), float32 in [0, 1], on the CPU; uint8 after :meth:`as_bytes`.
+        color: (N, 3, H, W), float32 in [0, 1], on the CPU; uint8 after :meth:`as_bytes`.
         opacity: (N, 1, H, W), float32 in [0, 1]: how much each pixel shows of the map when it is
-            laid over the image; 0 where the map is zero, 1 at full colour, at pixels that are not
+            laid over the image; 0 where the map is zero, 1 at full color, at pixels that are not
             finite and in hatched maps.
         fault: for each map ``""``, or why it is hatched: ``"NaN"`` (no finite pixel), ``"zero"``,
             ``"constant"``, ``"negative"`` (no pixel is positive, and the map was not said to have
             a sign).
         strength: mean absolute value of each map, in the map's units.
-        clipped: for each map the fraction of its finite pixels beyond full colour.
+        clipped: for each map the fraction of its finite pixels beyond full color.
         non_finite: for each map the fraction of pixels that are NaN or infinite.
-        scale: what the colours mean.
-        signed: whether negative values have colours of their own.
+        scale: what the colors mean.
+        signed: whether negative values have colors of their own.
     """
 
-    colour: Tensor
+    color: Tensor
     opacity: Tensor
     fault: tuple[str, ...]
     strength: tuple[float, ...]
     clipped: tuple[float, ...]
     non_finite: tuple[float, ...]
-    scale: ColourScale
+    scale: ColorScale
     signed: bool
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class Heatmap:
         chosen = range(len(self))[index]
         one = slice(chosen, chosen + 1)
         return Heatmap(
-            self.colour[one],
+            self.color[one],
             self.opacity[one],
             self.fault[one],
             self.strength[one],
@@ -68,12 +68,12 @@ class Heatmap:
         )
 
     def as_bytes(self, steps: int = 256) -> Heatmap:
-        """Return the same maps with their colours as uint8, to be drawn more than once.
+        """Return the same maps with their colors as uint8, to be drawn more than once.
 
         Args:
             steps: see :func:`~lightning_saliency.rendering.to_bytes`.
         """
-        return replace(self, colour=to_bytes(self.colour, steps))
+        return replace(self, color=to_bytes(self.color, steps))
 
     @property
     def colormap(self) -> str:
@@ -92,14 +92,14 @@ class Heatmap:
         return tuple(ratio < FAINT for ratio in self.relative_strength)
 
 
-def heatmap(saliency: Tensor, scale: ColourScale, signed: bool = False) -> Heatmap:
+def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatmap:
     """Paint maps.
 
     Args:
         saliency: (N, 1, H, W), floating point, on any device; may hold anything.
-        scale: what the colours mean, the same for every map of the method in a run; see
-            :func:`~lightning_saliency.rendering.scale.colour_scale`.
-        signed: True gives negative values colours of their own (blue; red is positive); False
+        scale: what the colors mean, the same for every map of the method in a run; see
+            :func:`~lightning_saliency.rendering.scale.color_scale`.
+        signed: True gives negative values colors of their own (blue; red is positive); False
             paints them like zero.
 
     Returns:
@@ -113,10 +113,10 @@ def heatmap(saliency: Tensor, scale: ColourScale, signed: bool = False) -> Heatm
     maps = saliency.detach().double().cpu()
     position = scale.position(maps)
     if signed:
-        colour = apply_colormap(position / 2 + 0.5, DIVERGING)
+        color = apply_colormap(position / 2 + 0.5, DIVERGING)
         height = position.abs()
     else:
-        colour = apply_colormap(position, SEQUENTIAL)
+        color = apply_colormap(position, SEQUENTIAL)
         height = position
     opacity = height.clamp(0, 1).nan_to_num(1.0).float()
     fault = _faults(maps, signed)
@@ -124,7 +124,7 @@ def heatmap(saliency: Tensor, scale: ColourScale, signed: bool = False) -> Heatm
     finite = maps.isfinite()
     beyond = (height > 1).flatten(1).sum(1).double() / finite.flatten(1).sum(1).clamp(min=1)
     return Heatmap(
-        colour=torch.where(faulty, _hatch(maps.shape[2], maps.shape[3]), colour),
+        color=torch.where(faulty, _hatch(maps.shape[2], maps.shape[3]), color),
         opacity=torch.where(faulty, 1.0, opacity),
         fault=fault,
         strength=tuple(strength(maps).tolist()),
@@ -158,7 +158,7 @@ def _faults(maps: Tensor, signed: bool) -> tuple[str, ...]:
 
 
 def _hatch(height: int, width: int) -> Tensor:
-    """Return grey diagonal stripes (3, height, width), as many on a small map as on a large one."""
+    """Return gray diagonal stripes (3, height, width), as many on a small map as on a large one."""
     period = max(4, max(height, width) // _STRIPES)
     diagonal = torch.arange(height)[:, None] + torch.arange(width)
     stripes = torch.where(diagonal % period < period / 2, _HATCH_DARK, _HATCH_LIGHT)

@@ -13,7 +13,7 @@ __all__ = ["mask_rows"]
 
 # Four masks are as wide as the picture of one sample may get.
 _IN_A_ROW = 4
-_GREY = 0.5
+_GRAY = 0.5
 
 
 def mask_rows(
@@ -25,7 +25,7 @@ def mask_rows(
 ) -> list[list[Cell]]:
     """Return rows of pictures: each mask, and beneath it the pixels that it keeps.
 
-    Pixels that are not kept are grey. A single mask has its pixels beside it.
+    Pixels that are not kept are gray. A single mask has its pixels beside it.
 
     Args:
         image: (3, H, W), in [0, 1].
@@ -47,7 +47,7 @@ def mask_rows(
     if tuple(shown.shape[2:]) != size:
         shown = F.interpolate(shown, size=size, mode="bilinear", align_corners=False)
     kept = 1 - shown if deleted else shown
-    pictures = image.float().cpu() * kept + _GREY * (1 - kept)
+    pictures = image.float().cpu() * kept + _GRAY * (1 - kept)
     above = [
         Cell(one.expand(3, -1, -1), f"area {area:.3g}")
         for one, area in zip(shown, areas, strict=True)

@@ -11,16 +11,16 @@ __all__ = ["overlay"]
 
 # Luma of ITU-R BT.601, what the eye takes for brightness.
 _LUMA = (0.299, 0.587, 0.114)
-# The image keeps this range of greys: dark enough for the bright end of the colormap to stand out.
+# The image keeps this range of grays: dark enough for the bright end of the colormap to stand out.
 _DARKEST, _BRIGHTEST = 0.1, 0.65
-# Full colour lets a little of the image through.
+# Full color lets a little of the image through.
 _MOST_OPAQUE = 0.9
 
 
 def overlay(image: Tensor, heat: Heatmap) -> Tensor:
-    """Lay the maps over their images: grey image where the map is low, its colours where high.
+    """Lay the maps over their images: gray image where the map is low, its colors where high.
 
-    The image loses its colours, so that every colour in the picture is the map's.
+    The image loses its colors, so that every color in the picture is the map's.
 
     Args:
         image: (N, 3, H, W), in [0, 1]; see :func:`~lightning_saliency.rendering.displayable`.
@@ -38,15 +38,15 @@ def overlay(image: Tensor, heat: Heatmap) -> Tensor:
             f"{tuple(image.shape)}."
         )
     size = image.shape[2:]
-    colour, opacity = heat.colour, heat.opacity
-    if colour.shape[2:] != size:
-        colour, opacity = (F.interpolate(part, size=size) for part in (colour, opacity))
+    color, opacity = heat.color, heat.opacity
+    if color.shape[2:] != size:
+        color, opacity = (F.interpolate(part, size=size) for part in (color, opacity))
     luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
-    grey = (image.detach().float().cpu() * luma).sum(1, keepdim=True).clamp(0, 1)
-    grey = _DARKEST + (_BRIGHTEST - _DARKEST) * grey
+    gray = (image.detach().float().cpu() * luma).sum(1, keepdim=True).clamp(0, 1)
+    gray = _DARKEST + (_BRIGHTEST - _DARKEST) * gray
     # The root brings out the middle of the scale, which is dark in the sequential colormap. In the
     # diverging one it is nearly white and would lie over the image like a haze.
     weight = opacity if heat.signed else opacity.sqrt()
     most = torch.tensor([1.0 if fault else _MOST_OPAQUE for fault in heat.fault])
     weight = weight * most.view(-1, 1, 1, 1)
-    return (grey + weight * (colour - grey)).clamp(0, 1)
+    return (gray + weight * (color - gray)).clamp(0, 1)

@@ -26,8 +26,8 @@ def panel(
 ) -> Tensor:
     """Draw one sample: input, map and overlay in a row, what to read beneath.
 
-    The last line is always there: the colour scale, how strong the map is (its mean absolute
-    value, and how many times that of the strongest first map of the run), and what the colours do
+    The last line is always there: the color scale, how strong the map is (its mean absolute
+    value, and how many times that of the strongest first map of the run), and what the colors do
     not show.
 
     Args:
@@ -48,7 +48,7 @@ def panel(
     _check_single(heat)
     row = [
         Cell(image, "input"),
-        Cell(heat.colour[0], title, heat.fault[0]),
+        Cell(heat.color[0], title, heat.fault[0]),
         Cell(overlaid, "overlay", heat.fault[0]),
     ]
     return grid([row, *more], caption, [(heat.scale, heat.signed)], _remark(heat))
@@ -89,7 +89,7 @@ def compare_panel(
         chosen = names[start : start + _METHODS_IN_A_ROW]
         rows.append([Cell(image, "input") if start == 0 else Cell()])
         rows[-1] += [Cell(overlays[name], name, heats[name].fault[0]) for name in chosen]
-    # References differ from method to method, but not what the colours stand for.
+    # References differ from method to method, but not what the colors stand for.
     legends = {
         (heat.scale.label(), heat.signed): (heat.scale, heat.signed) for heat in heats.values()
     }
@@ -104,7 +104,7 @@ def _check_single(heat: Heatmap) -> None:
 
 
 def _remark(heat: Heatmap) -> str:
-    """Return how strong the map is, and what its colours do not show."""
+    """Return how strong the map is, and what its colors do not show."""
     words = []
     if heat.non_finite[0] > 0 and heat.fault[0] != "NaN":
         words.append(f"{heat.non_finite[0]:.1%} NaN")

@@ -20,7 +20,7 @@ def to_bytes(picture: Tensor, steps: int = 256) -> Tensor:
             keeps its values.
 
     Returns:
-        The same shape, uint8, on the CPU. The three colours of a pixel, dimension -3, lie together
+        The same shape, uint8, on the CPU. The three colors of a pixel, dimension -3, lie together
         in memory, as they do in a picture file: so each of a batch is copied as a whole when drawn.
     """
     picture = picture.detach().cpu()
@@ -94,5 +94,5 @@ def to_pillow(picture: Tensor, size: tuple[int, int] | None = None) -> Image.Ima
 
 
 def from_pillow(picture: Image.Image) -> Tensor:
-    """Return an RGB picture of Pillow as (3, H, W), uint8, the colours of a pixel together."""
+    """Return an RGB picture of Pillow as (3, H, W), uint8, the colors of a pixel together."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

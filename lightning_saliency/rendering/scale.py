@@ -1,27 +1,27 @@
-"""What a colour means, once for the whole run.
+"""What a color means, once for the whole run.
 
 The maps of one run differ in size by orders of magnitude: gradients of a logit were measured to
 grow ninefold in fourteen epochs of a small network and 60-fold in longer runs. That leaves three
-ways to choose colours, of which two mislead:
+ways to choose colors, of which two mislead:
 
 * Each map stretched to its own minimum and maximum: noise that is a millionth as strong looks as
   sure as a real finding, and a constant map looks like something.
-* One value for full colour, settled at the start: the first pictures are fine, and after a few
-  epochs most of every picture is at full colour and nothing can be read any more.
-* One *share* for full colour: a pixel's colour says how many times more of its map's mass it holds
+* One value for full color, settled at the start: the first pictures are fine, and after a few
+  epochs most of every picture is at full color and nothing can be read any more.
+* One *share* for full color: a pixel's color says how many times more of its map's mass it holds
   than it would if the mass were spread evenly. This is the default.
 
-With shares a colour means the same in every picture of a run, of every method and of every other
-run: half of full colour is five times the average pixel. A diffuse map is dark all over and gets
+With shares a color means the same in every picture of a run, of every method and of every other
+run: half of full color is five times the average pixel. A diffuse map is dark all over and gets
 brighter spots as the network concentrates, so the picture also shows how sharply it looks. At
-most a tenth of a map can be at full colour, whatever its values are. How strong the map is as a
+most a tenth of a map can be at full color, whatever its values are. How strong the map is as a
 whole cannot be seen from shares; it is therefore written into each panel as a number beside its
 ratio to the first maps of the run, and drawn as a bar under each frame of a filmstrip. A map that
 has all but vanished (below a hundredth of the strongest first one) fades to black in proportion,
 and a map without any information is hatched (see :mod:`lightning_saliency.rendering.heatmap`).
 
 The unit ``"value"`` is for methods whose values have a meaning of their own, such as masks in
-[0, 1]: the colour is the value itself, full colour is the same value in every picture of the run,
+[0, 1]: the color is the value itself, full color is the same value in every picture of the run,
 and the fraction of pixels beyond it is written into the panel.
 """
 
@@ -36,31 +36,31 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["ColourScale", "ColourUnit", "FAINT", "colour_scale", "is_informative", "strength"]
+__all__ = ["ColorScale", "ColorUnit", "FAINT", "color_scale", "is_informative", "strength"]
 
-ColourUnit: TypeAlias = Literal["share", "value"]
-"""What a colour stands for: a pixel's share of its map, or the value itself."""
+ColorUnit: TypeAlias = Literal["share", "value"]
+"""What a color stands for: a pixel's share of its map, or the value itself."""
 
 FAINT = 0.01
 """Maps weaker than this fraction of the strongest first one are faint, and fade."""
 
 # Differences of this fraction of the largest value are rounding, not information.
 _ROUNDING = 1e-6
-# A few outliers must not decide what full colour is.
+# A few outliers must not decide what full color is.
 _FULL_QUANTILE = 0.995
 
 
 @dataclass(frozen=True)
-class ColourScale:
-    """What full colour stands for; settled once, then used for every map of a method in a run.
+class ColorScale:
+    """What full color stands for; settled once, then used for every map of a method in a run.
 
     Three plain values: keep them with ``dataclasses.asdict`` and a resumed run paints the same.
 
     Args:
-        unit: ``"share"``, full colour is ``full`` times the map's mean absolute value;
-            ``"value"``, full colour is the value ``full``.
-        full: what full colour stands for; > 0. Ten even shares by default: a mask that keeps
-            a tenth of the image is at full colour.
+        unit: ``"share"``, full color is ``full`` times the map's mean absolute value;
+            ``"value"``, full color is the value ``full``.
+        full: what full color stands for; > 0. Ten even shares by default: a mask that keeps
+            a tenth of the image is at full color.
         reference: strength of the strongest of the run's first maps (see :func:`strength`), or 0
             if there is none to compare with.
 
@@ -68,13 +68,13 @@ class ColourScale:
         InputError: one of them is out of its range.
     """
 
-    unit: ColourUnit = "share"
+    unit: ColorUnit = "share"
     full: float = 10.0
     reference: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.unit not in get_args(ColourUnit):
+        if self.unit not in get_args(ColorUnit):
             raise InputError(f"Expected unit 'share' or 'value', got '{self.unit}'.")
         if not 0 < self.full < math.inf:
             raise InputError(f"Expected full to be positive and finite, got {self.full}.")
@@ -82,13 +82,13 @@ class ColourScale:
             raise InputError(f"Expected reference to be finite and >= 0, got {self.reference}.")
 
     def position(self, saliency: Tensor) -> Tensor:
-        """Return where each pixel lies between no colour and full colour.
+        """Return where each pixel lies between no color and full color.
 
         Args:
             saliency: (N, 1, H, W), floating point.
 
         Returns:
-            (N, 1, H, W), float64: 0 is no colour, 1 full colour, more than 1 is beyond the scale;
+            (N, 1, H, W), float64: 0 is no color, 1 full color, more than 1 is beyond the scale;
             negative for negative values; NaN for pixels that are not finite.
         """
         value = saliency.double()
@@ -103,14 +103,14 @@ class ColourScale:
         return value / mean.view(-1, 1, 1, 1) / self.full
 
     def label(self) -> str:
-        """Return what full colour stands for, as it is written beside the colour bar."""
+        """Return what full color stands for, as it is written beside the color bar."""
         return f"{self.full:.3g}x mean" if self.unit == "share" else f"{self.full:.3g}"
 
 
-def colour_scale(saliency: Tensor, unit: ColourUnit = "share") -> ColourScale | None:
-    """Settle the colour scale of a run from its first maps.
+def color_scale(saliency: Tensor, unit: ColorUnit = "share") -> ColorScale | None:
+    """Settle the color scale of a run from its first maps.
 
-    The reference is the strength of the strongest map. For shares, full colour is the fixed
+    The reference is the strength of the strongest map. For shares, full color is the fixed
     default; for values, the one that 0.5 % of the pixels of all these maps exceed.
 
     Args:
@@ -119,12 +119,12 @@ def colour_scale(saliency: Tensor, unit: ColourUnit = "share") -> ColourScale | 
 
     Returns:
         The scale; None if no map shows anything (constant, zero or not finite), so that nothing
-        can be settled yet. Paint those with ``ColourScale()`` and try again with the next ones.
+        can be settled yet. Paint those with ``ColorScale()`` and try again with the next ones.
 
     Raises:
         InputError: ``unit`` is none of the two.
     """
-    if unit not in get_args(ColourUnit):
+    if unit not in get_args(ColorUnit):
         raise InputError(f"Expected unit 'share' or 'value', got '{unit}'.")
     maps = saliency.detach().double().cpu()
     maps = maps[is_informative(maps)]
@@ -132,12 +132,12 @@ def colour_scale(saliency: Tensor, unit: ColourUnit = "share") -> ColourScale | 
         return None
     reference = float(strength(maps).max())
     if unit == "share":
-        return ColourScale(unit, reference=reference)
+        return ColorScale(unit, reference=reference)
     magnitude = maps[maps.isfinite()].abs()
     # Not torch.quantile, which takes no more than 16 million values.
     rank = math.ceil(_FULL_QUANTILE * len(magnitude))
     full = float(magnitude.kthvalue(rank).values)
-    return ColourScale(unit, full if full > 0 else float(magnitude.max()), reference)
+    return ColorScale(unit, full if full > 0 else float(magnitude.max()), reference)
 
 
 def strength(saliency: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def timelapse(frames: Sequence[Frame], labels: Sequence[str], title: str = "") -
         _draw(frame, f"{title} {label}".strip())
         for frame, label in zip(frames, labels, strict=True)
     ]
-    # One palette for all frames, so that a colour means the same in each.
+    # One palette for all frames, so that a color means the same in each.
     palette = _sampled(pictures).quantize(256, Image.Quantize.FASTOCTREE)
     coded = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     file = BytesIO()

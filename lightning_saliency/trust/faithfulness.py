@@ -11,7 +11,7 @@ from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind
 from lightning_saliency.image.resize import resize
-from lightning_saliency.metrics.comparable import check_maps, degenerate
+from lightning_saliency.metrics.canonical import check_maps, degenerate
 from lightning_saliency.metrics.faithfulness import (
     check_measures,
     confidence_drop,

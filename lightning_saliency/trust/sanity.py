@@ -21,7 +21,7 @@ from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.guard import check_image, check_model
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.errors import InputError, SaliencyWarning
-from lightning_saliency.metrics.comparable import comparable
+from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.metrics.map_similarity import spearman, ssim, top10_iou
 from lightning_saliency.network.layers import find_layer, layer_names
 from lightning_saliency.network.random_weights import (
@@ -212,7 +212,7 @@ def _maps(method: AttributionMethod, model: nn.Module, image: Tensor, target: Ta
 
 
 def _similarity(maps: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    first, *others = (comparable(some) for some in maps)
+    first, *others = (canonical(some) for some in maps)
     for name, measure in SANITY_MEASURES.items():
         yield name, torch.stack([measure(other, first) for other in others], 1)
     if any(bool((some < 0).any()) for some in maps):

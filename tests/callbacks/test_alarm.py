@@ -24,7 +24,7 @@ from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import DeconvNet, GradCAM, Gradient, GuidedBackprop
 from lightning_saliency.callbacks.alarm.rules import Rules, Watched
 from lightning_saliency.errors import InputError, SaliencyWarning
-from lightning_saliency.metrics import creep_score, spike_score
+from lightning_saliency.metrics import page_hinkley_score, spike_score
 
 pytestmark = [
     *QUIET,
@@ -206,7 +206,7 @@ def test_what_is_kept_of_a_series_does_not_grow_and_scores_as_the_whole(referenc
         score = watched.judge(value, rules, begin)
         series = [1 - each for each in values[: number + 1]]
         whole = (
-            creep_score(series[begin:], max(0, 7 - begin), factor=1.0)
+            page_hinkley_score(series[begin:], max(0, 7 - begin), factor=1.0)
             if reference == "pinned"
             else spike_score(series, 7, 6, 1.0)
         )

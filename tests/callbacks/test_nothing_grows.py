@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from lightning_saliency import DriftAlarm, GradCAMCallback, SaliencyCallback
 from lightning_saliency.metrics import alarm
-from lightning_saliency.rendering import thin
+from lightning_saliency.rendering import select_frames
 
 pytestmark = [
     *QUIET,
@@ -136,7 +136,7 @@ def train(folder: Path, *others: pl.Callback) -> Looks:
 def test_what_is_held_does_not_grow_with_the_explanations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(thin(BEFORE)) == len(thin(AFTER))
+    assert len(select_frames(BEFORE)) == len(select_frames(AFTER))
     # What is kept of the newest explanations is all there at both looks.
     monkeypatch.setattr(alarm, "_MOST_STEPS", 8)
     looks = train(tmp_path)

@@ -12,7 +12,7 @@ from lightning_saliency.callbacks.record import pictures as pictures_file
 from lightning_saliency.callbacks.record.pictures import Pictures
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import (
-    ColourScale,
+    ColorScale,
     compare_panel,
     heatmap,
     overlay,
@@ -101,7 +101,7 @@ def test_the_panels_are_those_of_the_maps() -> None:
     for name, signed in (("gradient", True), ("cam", False)):
         saliency = series[name].saliency
         strongest = float(saliency.double().abs().mean((1, 2, 3)).max())
-        heat = heatmap(saliency, ColourScale(reference=strongest), signed)
+        heat = heatmap(saliency, ColorScale(reference=strongest), signed)
         laid[name] = to_bytes(overlay(images(), heat), 64)
         heats[name] = heat.as_bytes(64)
     inputs = to_bytes(images(), 64)

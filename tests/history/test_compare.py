@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_saliency import compare
 from lightning_saliency.errors import InputError
 from lightning_saliency.history.map_files import MapFile, write_maps
-from lightning_saliency.metrics import MEASURES, comparable, sample_drift
+from lightning_saliency.metrics import MEASURES, canonical, sample_drift
 
 
 def write(
@@ -78,7 +78,7 @@ def test_maps_of_another_size_are_compared_at_the_smaller(tmp_path: Path) -> Non
     found = compare(write(tmp_path / "a", {0: fine}), write(tmp_path / "b", {0: coarse}))
     assert found.maps[0].shape == (1, 4, 1, 24, 24)
     assert float(found.table["spearman"][0]) == pytest.approx(1)
-    assert torch.allclose(found.maps[0][0], comparable(fine, 24))
+    assert torch.allclose(found.maps[0][0], canonical(fine, 24))
 
 
 def test_maps_that_show_nothing_are_left_out(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from lightning_saliency.metrics import (
     NO_DRIFT,
     SaliencyDrift,
     calibrated_drift,
+    canonical,
     chance_drift,
-    comparable,
     drift_amount,
     mean_drift,
     sample_drift,
@@ -42,7 +42,7 @@ def test_sample_drift_shrinks_the_maps(size: int) -> None:
 
 def test_a_reference_that_was_made_comparable_fits_a_large_map() -> None:
     large = maps(0, size=100)
-    assert mean_drift(sample_drift(large, comparable(large)))["spearman"] == 1.0
+    assert mean_drift(sample_drift(large, canonical(large)))["spearman"] == 1.0
 
 
 def test_equal_maps_have_not_drifted_at_all() -> None:

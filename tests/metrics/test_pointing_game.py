@@ -186,7 +186,7 @@ def test_other_input_that_does_not_fit_is_refused() -> None:
 
 
 def test_a_thousand_random_points_hit_as_with_torchray() -> None:
-    # Also between the pixels and outside the picture: the centre of an even side is a half.
+    # Also between the pixels and outside the picture: the center of an even side is a half.
     generator = random.Random(7)
     count, size, tolerance = 1200, (40, 60), 9
     _, masks = random_games(7, count, size)

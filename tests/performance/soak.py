@@ -55,7 +55,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 import lightning_saliency  # noqa: E402
 from lightning_saliency import DriftAlarm, SaliencyCallback  # noqa: E402
-from lightning_saliency.rendering import thin  # noqa: E402
+from lightning_saliency.rendering import select_frames  # noqa: E402
 
 EVERY = 5
 FIRST = 20
@@ -191,7 +191,7 @@ def nothing_grew(rows: list[dict[str, int]]) -> bool:
     when = [row["epoch"] for row in late]
     half = len(late) // 2
     # One explanation in each epoch.
-    columns = [len(thin(epoch)) for epoch in when]
+    columns = [len(select_frames(epoch)) for epoch in when]
     verdicts = {}
     for name in (*NUMBERS, *IN_THE_SECOND_HALF):
         begin = half if name in IN_THE_SECOND_HALF else 0

@@ -4,7 +4,7 @@ from PIL import ImageDraw
 
 from lightning_saliency.rendering.canvas import INK, PALE_INK, Canvas
 from lightning_saliency.rendering.pixels import from_pillow, to_pillow
-from lightning_saliency.rendering.scale import ColourScale
+from lightning_saliency.rendering.scale import ColorScale
 from lightning_saliency.rendering.text import font, shorten, text_width
 
 
@@ -52,7 +52,7 @@ def test_a_column_is_its_pictures_one_by_one(size: tuple[int, int]) -> None:
 
 
 def test_text_stays_in_its_box() -> None:
-    for align in ("left", "centre", "right"):
+    for align in ("left", "center", "right"):
         sheet = Canvas(40, 200)
         sheet.text("a text much too long for its box", 8, 60, width=80, size=16, align=align)
         inked = dark(sheet.picture()).nonzero()
@@ -77,7 +77,7 @@ def test_text_is_what_pillow_draws_but_for_its_shades_also_the_second_time(line:
 
 def test_text_is_aligned() -> None:
     middles = []
-    for align in ("left", "centre", "right"):
+    for align in ("left", "center", "right"):
         sheet = Canvas(30, 200)
         sheet.text("abc", 5, 0, width=200, size=16, align=align)
         middles.append(float(dark(sheet.picture()).nonzero()[:, 1].float().mean()))
@@ -122,14 +122,14 @@ def test_a_bar_without_width_draws_nothing() -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_a_legend_shows_the_colours_in_order(signed: bool) -> None:
+def test_a_legend_shows_the_colors_in_order(signed: bool) -> None:
     sheet = Canvas(30, 500)
-    used = sheet.legend(ColourScale(), signed, 4, 10, 15, 100)
+    used = sheet.legend(ColorScale(), signed, 4, 10, 15, 100)
     picture = sheet.picture()
     assert 100 < used < 490
     assert bool((picture[:, :, 10 + used :] == 255).all())
     # Seen along the middle of the bar: dark to bright, or blue to red.
     row = picture[:, 14]
-    coloured = (row.amax(0) - row.amin(0) > 50).nonzero().flatten()
-    first, last = row[:, coloured[0]], row[:, coloured[-1]]
+    colored = (row.amax(0) - row.amin(0) > 50).nonzero().flatten()
+    first, last = row[:, colored[0]], row[:, colored[-1]]
     assert (first[2] > first[0]) == (last[0] > last[2])

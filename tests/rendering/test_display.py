@@ -18,8 +18,8 @@ def test_mean_and_std_are_undone() -> None:
     image = uniform(2, 3, 4, 5)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     factor = torch.tensor(std).view(1, 3, 1, 1)
-    normalised = (image - torch.tensor(mean).view(1, 3, 1, 1)) / factor
-    torch.testing.assert_close(displayable(normalised, mean, std), image)
+    normalized = (image - torch.tensor(mean).view(1, 3, 1, 1)) / factor
+    torch.testing.assert_close(displayable(normalized, mean, std), image)
 
 
 def test_one_value_stands_for_all_channels() -> None:
@@ -48,7 +48,7 @@ def test_a_little_outside_is_clipped_and_not_scaled() -> None:
         (5, [0.3, 0.3, 0.3]),
     ],
 )
-def test_colours_of_any_number_of_channels(channels: int, expected: list[float]) -> None:
+def test_colors_of_any_number_of_channels(channels: int, expected: list[float]) -> None:
     image = torch.arange(1, channels + 1).view(1, channels, 1, 1) / 10
     assert displayable(image).flatten().tolist() == pytest.approx(expected)
 

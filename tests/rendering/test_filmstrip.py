@@ -8,20 +8,20 @@ from PIL import Image
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import (
-    ColourScale,
+    ColorScale,
     Frame,
     film_frame,
     filmstrip,
     heatmap,
     overlay,
-    thin,
+    select_frames,
 )
 
 NAN = float("nan")
 
 
 def plain_frames(count: int, rows: int = 2, size: int = 64) -> list[Frame]:
-    """Return frames of one colour each, so that each can be found again in the strip."""
+    """Return frames of one color each, so that each can be found again in the strip."""
     return [
         Frame(
             torch.full((rows, 3, size, size), 2 * index, dtype=torch.uint8),
@@ -45,7 +45,7 @@ def png_size(picture: torch.Tensor) -> int:
 @pytest.mark.parametrize("most", [2, 3, 8, 16, 24])
 def test_thinning_keeps_first_and_last_evenly_and_never_too_many(most: int) -> None:
     for count in range(1, 300):
-        chosen = thin(count, most)
+        chosen = select_frames(count, most)
         assert len(chosen) <= most
         assert chosen[0] == 0
         assert chosen[-1] == count - 1
@@ -62,19 +62,19 @@ def test_what_was_thinned_out_never_comes_back(most: int) -> None:
     kept: list[int] = []
     for count in range(1, 400):
         kept.append(count - 1)
-        kept = [index for index in kept if index in set(thin(count, most))]
-        assert kept == thin(count, most)
+        kept = [index for index in kept if index in set(select_frames(count, most))]
+        assert kept == select_frames(count, most)
 
 
 def test_nothing_to_thin() -> None:
-    assert thin(0) == []
-    assert thin(1) == [0]
+    assert select_frames(0) == []
+    assert select_frames(1) == [0]
 
 
 @pytest.mark.parametrize(("count", "most"), [(-1, 8), (5, 1), (5, 0)])
 def test_thinning_to_fewer_than_two_is_an_error(count: int, most: int) -> None:
     with pytest.raises(InputError, match="most >= 2"):
-        thin(count, most)
+        select_frames(count, most)
 
 
 # --- frames -----------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_a_frame_holds_the_pictures_and_what_is_written_on_them() -> None:
     image = torch.rand(2, 3, 64, 64, generator=generator)
     maps = torch.rand(2, 1, 64, 64, generator=generator)
     maps[1] = 0
-    heat = heatmap(maps, ColourScale(reference=0.25))
+    heat = heatmap(maps, ColorScale(reference=0.25))
     laid = overlay(image, heat)
     frame = film_frame(laid, heat)
     assert torch.equal(frame.pictures, (laid * 255).round().byte())
@@ -98,7 +98,7 @@ def test_a_frame_holds_the_pictures_and_what_is_written_on_them() -> None:
     [((8, 8), (64, 64)), ((28, 28), (56, 56)), ((96, 48), (64, 32)), ((224, 224), (64, 64))],
 )
 def test_frames_are_small(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    heat = heatmap(torch.ones(1, 1, *size), ColourScale())
+    heat = heatmap(torch.ones(1, 1, *size), ColorScale())
     assert film_frame(torch.zeros(1, 3, *size), heat).pictures.shape == (1, 3, *expected)
 
 
@@ -113,7 +113,7 @@ def test_a_frame_survives_a_checkpoint() -> None:
 
 
 def test_a_frame_of_other_samples_is_an_error() -> None:
-    heat = heatmap(torch.ones(2, 1, 8, 8), ColourScale())
+    heat = heatmap(torch.ones(2, 1, 8, 8), ColorScale())
     with pytest.raises(InputError, match=r"\(2, 3, H, W\)"):
         film_frame(torch.zeros(3, 3, 8, 8), heat)
 
@@ -183,7 +183,7 @@ def test_labels_are_readable_and_do_not_run_into_each_other() -> None:
 
 def test_a_legend_is_added_beneath() -> None:
     without = filmstrip(plain_frames(9), ["a", "b"], list("012345678"))
-    legend = (ColourScale(), False)
+    legend = (ColorScale(), False)
     with_legend = filmstrip(plain_frames(9), ["a", "b"], list("012345678"), legend=legend)
     assert with_legend.shape[1] - without.shape[1] == 18
     height = without.shape[1] - 8
@@ -192,9 +192,9 @@ def test_a_legend_is_added_beneath() -> None:
 
 @pytest.mark.parametrize("epochs", [16, 100])
 def test_a_strip_stays_below_a_megabyte_whatever_it_shows(epochs: int) -> None:
-    # Nothing compresses less than noise in all three colours.
+    # Nothing compresses less than noise in all three colors.
     generator = torch.Generator().manual_seed(0)
-    shown = thin(epochs)
+    shown = select_frames(epochs)
     frames = [
         Frame(
             torch.randint(0, 256, (8, 3, 64, 64), generator=generator, dtype=torch.uint8),
@@ -205,7 +205,7 @@ def test_a_strip_stays_below_a_megabyte_whatever_it_shows(epochs: int) -> None:
     ]
     images = torch.rand(8, 3, 64, 64, generator=generator)
     rows = [f"{i}: a class" for i in range(8)]
-    legend = (ColourScale(), False)
+    legend = (ColorScale(), False)
     strip = filmstrip(frames, rows, [str(i) for i in shown], images, "grad_cam, by epoch", legend)
     assert 500_000 < png_size(strip) < 1_000_000
 

@@ -4,10 +4,10 @@ import torch
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.colormap import DIVERGING, NON_FINITE, apply_colormap
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap
-from lightning_saliency.rendering.scale import ColourScale, colour_scale
+from lightning_saliency.rendering.scale import ColorScale, color_scale
 
 NAN, INF = float("nan"), float("inf")
-UNIT = ColourScale("value", full=1.0)
+UNIT = ColorScale("value", full=1.0)
 
 
 def blob(size: int = 16, peak: float = 1.0) -> torch.Tensor:
@@ -15,10 +15,10 @@ def blob(size: int = 16, peak: float = 1.0) -> torch.Tensor:
     return peak * torch.exp(-4 * (place[:, None] ** 2 + place**2)).view(1, 1, size, size)
 
 
-def test_colours_are_the_positions_on_the_scale() -> None:
+def test_colors_are_the_positions_on_the_scale() -> None:
     saliency = torch.tensor([0.0, 0.5, 1.0, 9.0, -2.0]).view(1, 1, 1, 5)
     heat = heatmap(saliency, UNIT)
-    assert torch.equal(heat.colour, apply_colormap(saliency.clamp(0, 1)))
+    assert torch.equal(heat.color, apply_colormap(saliency.clamp(0, 1)))
     assert heat.opacity.flatten().tolist() == [0, 0.5, 1, 1, 0]
     assert heat.clipped == (0.2,)
     assert heat.fault == ("",)
@@ -28,7 +28,7 @@ def test_signed_maps_are_neutral_at_zero_and_symmetric() -> None:
     saliency = torch.tensor([-9.0, -0.5, 0.0, 0.5, 1.0]).view(1, 1, 1, 5)
     heat = heatmap(saliency, UNIT, signed=True)
     expected = torch.tensor([0, 0.25, 0.5, 0.75, 1]).view(1, 1, 1, 5)
-    assert torch.equal(heat.colour, apply_colormap(expected, DIVERGING))
+    assert torch.equal(heat.color, apply_colormap(expected, DIVERGING))
     assert heat.opacity.flatten().tolist() == [1, 0.5, 0, 0.5, 1]
     assert heat.clipped == (0.2,)
 
@@ -52,27 +52,27 @@ def test_a_map_without_information_is_hatched(
     values: tuple[float, ...], signed: bool, fault: str
 ) -> None:
     saliency = torch.tensor(values).view(1, 1, 2, 2)
-    heat = heatmap(saliency.repeat(1, 1, 8, 8), ColourScale(), signed)
+    heat = heatmap(saliency.repeat(1, 1, 8, 8), ColorScale(), signed)
     assert heat.fault == (fault,)
-    greys = heat.colour.unique().tolist()
-    is_hatch = bool((heat.colour == heat.colour[:, :1]).all()) and len(greys) == 2
+    grays = heat.color.unique().tolist()
+    is_hatch = bool((heat.color == heat.color[:, :1]).all()) and len(grays) == 2
     assert is_hatch == bool(fault)
     if fault:
-        assert greys == pytest.approx([0.55, 0.85])
+        assert grays == pytest.approx([0.55, 0.85])
         assert bool((heat.opacity == 1).all())
 
 
 def test_only_the_map_without_information_is_hatched() -> None:
     maps = torch.cat([blob(), torch.zeros(1, 1, 16, 16), blob()])
-    heat = heatmap(maps, ColourScale())
+    heat = heatmap(maps, ColorScale())
     assert heat.fault == ("", "zero", "")
-    assert torch.equal(heat.colour[0], heatmap(blob(), ColourScale()).colour[0])
-    assert not torch.equal(heat.colour[1], heat.colour[0])
+    assert torch.equal(heat.color[0], heatmap(blob(), ColorScale()).color[0])
+    assert not torch.equal(heat.color[1], heat.color[0])
 
 
 def test_the_hatch_has_eight_stripes_on_any_map() -> None:
     for size in (16, 64, 224):
-        row = heatmap(torch.zeros(1, 1, size, size), ColourScale()).colour[0, 0, 0]
+        row = heatmap(torch.zeros(1, 1, size, size), ColorScale()).color[0, 0, 0]
         edges = int((row.diff() != 0).sum())
         # A small map has fewer: a stripe and its gap need four pixels.
         assert edges == min(2 * 8, size // 2) - 1
@@ -85,66 +85,66 @@ def test_non_finite_pixels_are_marked_and_the_others_are_painted_as_ever() -> No
     broken[0, 0, 5, 6] = -INF
     heat, whole = heatmap(broken, UNIT), heatmap(saliency, UNIT)
     for place in ((3, 4), (5, 6)):
-        assert heat.colour[0, :, place[0], place[1]].tolist() == list(NON_FINITE)
+        assert heat.color[0, :, place[0], place[1]].tolist() == list(NON_FINITE)
         assert float(heat.opacity[0, 0, place[0], place[1]]) == 1
     same = torch.ones(16, 16, dtype=torch.bool)
     same[3, 4] = same[5, 6] = False
-    assert torch.equal(heat.colour[0][:, same], whole.colour[0][:, same])
+    assert torch.equal(heat.color[0][:, same], whole.color[0][:, same])
     assert heat.non_finite == (2 / 256,)
 
 
-def test_the_same_value_has_the_same_colour_in_every_epoch_of_a_fixed_scale() -> None:
-    scale = colour_scale(blob(peak=1.0), "value")
+def test_the_same_value_has_the_same_color_in_every_epoch_of_a_fixed_scale() -> None:
+    scale = color_scale(blob(peak=1.0), "value")
     assert scale is not None
     weaker = heatmap(blob(peak=0.5), scale)
     first = heatmap(blob(peak=1.0), scale)
-    # Half as strong: at most half of full colour, and not stretched to all of it.
+    # Half as strong: at most half of full color, and not stretched to all of it.
     assert float(weaker.opacity.max()) == pytest.approx(0.5, abs=0.05)
     assert float(first.opacity.max()) == 1
 
 
 def test_noise_that_is_left_of_a_map_is_not_stretched() -> None:
-    scale = colour_scale(blob())
+    scale = color_scale(blob())
     assert scale is not None
     noise = 1e-7 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     heat = heatmap(noise, scale)
     assert heat.faint == (True,)
     assert float(heat.opacity.max()) < 1e-3
-    assert float(heat.colour.max()) < 0.02
+    assert float(heat.color.max()) < 0.02
 
 
 def test_numbers_beside_the_picture() -> None:
     maps = torch.cat([blob(), 3 * blob()])
     reference = float(blob().double().mean())
-    heat = heatmap(maps, ColourScale(reference=reference))
+    heat = heatmap(maps, ColorScale(reference=reference))
     assert heat.strength == pytest.approx((reference, 3 * reference))
     assert heat.relative_strength == pytest.approx((1, 3))
     assert heat.faint == (False, False)
 
 
 def test_without_first_maps_nothing_is_said_about_them() -> None:
-    heat = heatmap(blob(), ColourScale())
+    heat = heatmap(blob(), ColorScale())
     assert heat.relative_strength[0] != heat.relative_strength[0]
     assert heat.faint == (False,)
 
 
 def test_indexing_selects_one_sample() -> None:
-    heat = heatmap(torch.cat([blob(), torch.zeros(1, 1, 16, 16)]), ColourScale(), signed=True)
+    heat = heatmap(torch.cat([blob(), torch.zeros(1, 1, 16, 16)]), ColorScale(), signed=True)
     last = heat[-1]
     assert isinstance(last, Heatmap)
     assert len(last) == 1
     assert last.fault == ("zero",)
     assert last.signed
-    assert torch.equal(last.colour, heat.colour[1:])
+    assert torch.equal(last.color, heat.color[1:])
     with pytest.raises(IndexError):
         heat[2]
 
 
-def test_as_bytes_only_the_colours_change() -> None:
-    heat = heatmap(torch.cat([blob(), torch.zeros(1, 1, 16, 16)]), ColourScale(), signed=True)
+def test_as_bytes_only_the_colors_change() -> None:
+    heat = heatmap(torch.cat([blob(), torch.zeros(1, 1, 16, 16)]), ColorScale(), signed=True)
     drawn = heat.as_bytes()
-    assert drawn.colour.dtype == torch.uint8
-    assert torch.equal(drawn.colour, (heat.colour * 255).round().byte())
+    assert drawn.color.dtype == torch.uint8
+    assert torch.equal(drawn.color, (heat.color * 255).round().byte())
     assert drawn.opacity is heat.opacity
     assert (drawn.fault, drawn.scale, drawn.signed) == (heat.fault, heat.scale, heat.signed)
 
@@ -153,16 +153,16 @@ def test_as_bytes_only_the_colours_change() -> None:
 def test_any_float_gives_float32_and_the_map_is_not_changed(dtype: torch.dtype) -> None:
     saliency = blob().to(dtype).requires_grad_()
     before = saliency.detach().clone()
-    heat = heatmap(saliency, ColourScale())
-    assert heat.colour.dtype == heat.opacity.dtype == torch.float32
-    assert not heat.colour.requires_grad
+    heat = heatmap(saliency, ColorScale())
+    assert heat.color.dtype == heat.opacity.dtype == torch.float32
+    assert not heat.color.requires_grad
     assert torch.equal(saliency.detach(), before)
 
 
 @pytest.mark.parametrize("peak", [1e-38, 3e38])
 def test_extreme_maps_look_like_any_other(peak: float) -> None:
-    usual = heatmap(blob(), ColourScale())
-    extreme = heatmap(blob(peak=peak), ColourScale())
+    usual = heatmap(blob(), ColorScale())
+    extreme = heatmap(blob(peak=peak), ColorScale())
     assert extreme.fault == ("",)
     torch.testing.assert_close(extreme.opacity, usual.opacity, rtol=1e-4, atol=1e-5)
 
@@ -170,10 +170,10 @@ def test_extreme_maps_look_like_any_other(peak: float) -> None:
 @pytest.mark.parametrize("shape", [(4, 4), (1, 3, 4, 4), (0, 1, 4, 4), (1, 1, 0, 4)])
 def test_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"\(N, 1, H, W\)"):
-        heatmap(torch.zeros(shape), ColourScale())
+        heatmap(torch.zeros(shape), ColorScale())
 
 
 def test_drawing_uses_no_random_stream() -> None:
     before = torch.get_rng_state()
-    heatmap(blob(), ColourScale())
+    heatmap(blob(), ColorScale())
     assert torch.equal(torch.get_rng_state(), before)

@@ -25,7 +25,7 @@ def test_one_mask_has_its_pixels_beside_it() -> None:
     assert (kept.picture[:, 1:] == 0.5).all()
 
 
-def test_what_a_mask_deletes_is_grey() -> None:
+def test_what_a_mask_deletes_is_gray() -> None:
     ((_, rest),) = mask_rows(IMAGE, masks(1), [0.1], [float("nan")], deleted=True)
     assert rest.title == "rest"
     assert rest.picture is not None

@@ -2,21 +2,21 @@ import pytest
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering import ColourScale, heatmap, overlay
+from lightning_saliency.rendering import ColorScale, heatmap, overlay
 from lightning_saliency.rendering.colormap import apply_colormap
 
-UNIT = ColourScale("value", full=1.0)
+UNIT = ColorScale("value", full=1.0)
 
 
-def test_where_the_map_is_zero_the_image_is_grey() -> None:
+def test_where_the_map_is_zero_the_image_is_gray() -> None:
     image = torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
     laid = overlay(image, heatmap(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), UNIT))
     luma = 0.299 * 1.0 + 0.587 * 0.5
-    grey = 0.1 + 0.55 * luma
-    assert laid[0, :, 0, 0].tolist() == pytest.approx([grey] * 3)
+    gray = 0.1 + 0.55 * luma
+    assert laid[0, :, 0, 0].tolist() == pytest.approx([gray] * 3)
 
 
-def test_where_the_map_is_full_its_colour_covers_all_but_a_tenth() -> None:
+def test_where_the_map_is_full_its_color_covers_all_but_a_tenth() -> None:
     image = torch.full((1, 3, 1, 2), 0.4)
     laid = overlay(image, heatmap(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), UNIT))
     full = apply_colormap(torch.ones(1, 1, 1, 1)).flatten()
@@ -24,19 +24,19 @@ def test_where_the_map_is_full_its_colour_covers_all_but_a_tenth() -> None:
     torch.testing.assert_close(laid[0, :, 0, 1], expected)
 
 
-def test_a_quarter_of_full_colour_is_half_opaque() -> None:
+def test_a_quarter_of_full_color_is_half_opaque() -> None:
     laid = overlay(
         torch.zeros(1, 3, 1, 2), heatmap(torch.tensor([0.0, 0.25]).view(1, 1, 1, 2), UNIT)
     )
-    colour = apply_colormap(torch.full((1, 1, 1, 1), 0.25)).flatten()
-    torch.testing.assert_close(laid[0, :, 0, 1], 0.1 + 0.45 * (colour - 0.1))
+    color = apply_colormap(torch.full((1, 1, 1, 1), 0.25)).flatten()
+    torch.testing.assert_close(laid[0, :, 0, 1], 0.1 + 0.45 * (color - 0.1))
 
 
 def test_a_signed_map_is_as_opaque_as_it_is_large() -> None:
     saliency = torch.tensor([0.0, -0.25]).view(1, 1, 1, 2)
     laid = overlay(torch.zeros(1, 3, 1, 2), heatmap(saliency, UNIT, signed=True))
-    colour = apply_colormap(torch.full((1, 1, 1, 1), 0.375), "RdBu_r").flatten()
-    torch.testing.assert_close(laid[0, :, 0, 1], 0.1 + 0.225 * (colour - 0.1))
+    color = apply_colormap(torch.full((1, 1, 1, 1), 0.375), "RdBu_r").flatten()
+    torch.testing.assert_close(laid[0, :, 0, 1], 0.1 + 0.225 * (color - 0.1))
 
 
 def test_a_hatched_map_covers_its_image() -> None:
@@ -45,8 +45,8 @@ def test_a_hatched_map_covers_its_image() -> None:
     maps[1, 0, 2, 2] = 1
     heat = heatmap(maps, UNIT)
     laid = overlay(image, heat)
-    assert torch.equal(laid[0], heat.colour[0])
-    assert not torch.equal(laid[1], heat.colour[1])
+    assert torch.equal(laid[0], heat.color[0])
+    assert not torch.equal(laid[1], heat.color[1])
 
 
 def test_a_smaller_map_is_enlarged_without_blurring() -> None:
@@ -63,7 +63,7 @@ def test_result_is_a_picture() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(3, 3, 8, 8, generator=generator, requires_grad=True)
     saliency = torch.randn(3, 1, 8, 8, generator=generator)
-    laid = overlay(image, heatmap(saliency, ColourScale(), signed=True))
+    laid = overlay(image, heatmap(saliency, ColorScale(), signed=True))
     assert laid.dtype == torch.float32
     assert not laid.requires_grad
     assert float(laid.min()) >= 0

@@ -6,7 +6,7 @@ import torch
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import (
     Cell,
-    ColourScale,
+    ColorScale,
     Heatmap,
     canvas,
     compare_panel,
@@ -17,7 +17,7 @@ from lightning_saliency.rendering import (
     to_bytes,
 )
 
-SCALE = ColourScale(reference=0.5)
+SCALE = ColorScale(reference=0.5)
 
 
 def sample(size: int = 64) -> tuple[torch.Tensor, Heatmap, torch.Tensor]:
@@ -47,7 +47,7 @@ def test_input_map_and_overlay_stand_side_by_side_enlarged() -> None:
     image, heat, laid = sample(64)
     picture = panel(image, heat, laid, ["epoch 3"])
     assert picture.shape == (3, 10 + 20 + 128 + 6 + 20 + 20 + 10, 10 + 3 * 128 + 2 * 6 + 10)
-    for place, small in enumerate((image, heat.colour[0], laid)):
+    for place, small in enumerate((image, heat.color[0], laid)):
         left = 10 + place * 134
         shown = picture[:, 30:158, left : left + 128]
         large = small.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -65,7 +65,7 @@ def test_bytes_look_as_the_numbers_do() -> None:
 @pytest.mark.parametrize("signed", [False, True])
 def test_the_remark_fits_beside_the_legend(signed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.zeros(1, 3, 64, 64)
-    heat = heatmap(1e-4 * torch.eye(64)[None, None], ColourScale(reference=0.02), signed)
+    heat = heatmap(1e-4 * torch.eye(64)[None, None], ColorScale(reference=0.02), signed)
     fitted: list[str] = []
     shorten = canvas.shorten
     monkeypatch.setattr(
@@ -113,7 +113,7 @@ def test_a_map_of_another_size_is_shown_as_large_as_the_image() -> None:
     heat = heatmap(torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), SCALE)
     picture = panel(image[0], heat, overlay(image, heat)[0])
     shown = picture[:, 30:158, 144:272]
-    expected = heat.colour[0].repeat_interleave(16, 1).repeat_interleave(16, 2)
+    expected = heat.color[0].repeat_interleave(16, 1).repeat_interleave(16, 2)
     assert torch.equal(shown, to_bytes(expected))
 
 
@@ -158,16 +158,16 @@ def test_a_map_without_information_is_named(
 @pytest.mark.parametrize(
     ("change", "scale", "remark"),
     [
-        (lambda m: m, ColourScale(), "mean 1"),
+        (lambda m: m, ColorScale(), "mean 1"),
         (lambda m: 200 * m, SCALE, "mean 2e+02, 400x first"),
         (lambda m: 1e-4 * m, SCALE, "faint, mean 0.0001, 0.0002x first"),
-        (lambda m: m, ColourScale("value", 1.5), "25% beyond, mean 1"),
-        (lambda m: m.where(m > 0, torch.nan), ColourScale(), "25.0% NaN, mean 1.3"),
+        (lambda m: m, ColorScale("value", 1.5), "25% beyond, mean 1"),
+        (lambda m: m.where(m > 0, torch.nan), ColorScale(), "25.0% NaN, mean 1.3"),
     ],
 )
-def test_the_remark_says_what_colours_do_not_show(
+def test_the_remark_says_what_colors_do_not_show(
     change: Callable[[torch.Tensor], torch.Tensor],
-    scale: ColourScale,
+    scale: ColorScale,
     remark: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -235,14 +235,14 @@ def test_long_names_stand_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "".join(lines[5:7]) == endless
 
 
-def test_each_meaning_of_the_colours_has_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_meaning_of_the_colors_has_its_legend(monkeypatch: pytest.MonkeyPatch) -> None:
     image, heat, laid = sample(16)
     maps = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     heats = {
         "a": heat,
-        "b": heatmap(maps, ColourScale(reference=9.0)),
+        "b": heatmap(maps, ColorScale(reference=9.0)),
         "c": heatmap(maps, SCALE, signed=True),
-        "d": heatmap(maps, ColourScale("value", 2.0)),
+        "d": heatmap(maps, ColorScale("value", 2.0)),
     }
     lines = written(monkeypatch, lambda: compare_panel(image, heats, dict.fromkeys(heats, laid)))
     assert [line for line in lines if "≥" in line] == ["≥ 10x mean", "≥ 10x mean", "≥ 2"]

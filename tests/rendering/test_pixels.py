@@ -25,7 +25,7 @@ def test_to_bytes_rounds_to_fewer_steps() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (2, 3, 5, 7), (1, 3, 1, 1), (2, 3, 0, 4)])
-def test_the_colours_of_a_pixel_lie_together(shape: tuple[int, ...]) -> None:
+def test_the_colors_of_a_pixel_lie_together(shape: tuple[int, ...]) -> None:
     for picture in (noise(*shape), torch.rand(shape, generator=torch.Generator().manual_seed(0))):
         pixels = to_bytes(picture)
         assert pixels.shape == shape

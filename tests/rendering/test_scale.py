@@ -7,8 +7,8 @@ import torch
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.scale import (
-    ColourScale,
-    colour_scale,
+    ColorScale,
+    color_scale,
     is_informative,
     strength,
 )
@@ -36,39 +36,39 @@ def test_strength_does_not_overflow_in_double() -> None:
 
 
 def test_a_share_is_relative_to_the_mean_of_the_map() -> None:
-    # Mean 2.5, so full colour at 10 times that: 25.
-    position = ColourScale().position(as_map(1, 2, 3, 4))
+    # Mean 2.5, so full color at 10 times that: 25.
+    position = ColorScale().position(as_map(1, 2, 3, 4))
     assert position.flatten().tolist() == pytest.approx([0.04, 0.08, 0.12, 0.16])
 
 
 def test_shares_do_not_depend_on_the_size_of_the_gradients() -> None:
-    scale = ColourScale(reference=1.0)
+    scale = ColorScale(reference=1.0)
     saliency = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.1
     torch.testing.assert_close(scale.position(saliency), scale.position(60 * saliency))
 
 
-def test_at_most_a_tenth_of_a_map_is_at_full_colour() -> None:
+def test_at_most_a_tenth_of_a_map_is_at_full_color() -> None:
     generator = torch.Generator().manual_seed(0)
     for exponent in (0.1, 1, 5, 30):
         maps = torch.rand(16, 1, 32, 32, generator=generator) ** exponent
-        beyond = (ColourScale().position(maps) >= 1).double().mean((1, 2, 3))
+        beyond = (ColorScale().position(maps) >= 1).double().mean((1, 2, 3))
         assert float(beyond.max()) <= 0.1
 
 
 def test_a_value_means_the_same_in_every_map() -> None:
-    scale = ColourScale("value", full=4.0, reference=1.0)
+    scale = ColorScale("value", full=4.0, reference=1.0)
     maps = torch.cat([as_map(1, 2), as_map(2, 800)])
     assert scale.position(maps).flatten().tolist() == [0.25, 0.5, 0.5, 200.0]
 
 
 def test_positions_keep_the_sign_and_mark_what_is_not_finite() -> None:
-    position = ColourScale("value", full=2.0).position(as_map(-1, NAN, INF, -INF)).flatten()
+    position = ColorScale("value", full=2.0).position(as_map(-1, NAN, INF, -INF)).flatten()
     assert position[0] == -0.5
     assert position[1:].isnan().all()
 
 
 def test_a_map_that_vanishes_fades_in_proportion() -> None:
-    scale = ColourScale(reference=1.0)
+    scale = ColorScale(reference=1.0)
     saliency = as_map(0, 0, 0, 4)  # strength 1, share of the last pixel 4
     assert float(scale.position(saliency).max()) == pytest.approx(0.4)
     assert float(scale.position(0.01 * saliency).max()) == pytest.approx(0.4)
@@ -78,34 +78,34 @@ def test_a_map_that_vanishes_fades_in_proportion() -> None:
 
 def test_the_first_maps_settle_the_scale() -> None:
     maps = torch.cat([as_map(1, 3), as_map(0, 0), as_map(5, 5), as_map(NAN, NAN), as_map(0, 1)])
-    scale = colour_scale(maps)
+    scale = color_scale(maps)
     # Of the maps that show something: strengths 2 and 0.5.
-    assert scale == ColourScale("share", 10.0, reference=2.0)
+    assert scale == ColorScale("share", 10.0, reference=2.0)
 
 
-def test_full_colour_of_values_is_a_high_quantile_of_all_first_maps() -> None:
+def test_full_color_of_values_is_a_high_quantile_of_all_first_maps() -> None:
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(4, 1, 20, 20, generator=generator)
-    scale = colour_scale(maps, "value")
+    scale = color_scale(maps, "value")
     assert scale is not None
     expected = np.sort(np.abs(maps.double().numpy()).ravel())[math.ceil(0.995 * 1600) - 1]
     assert scale.full == pytest.approx(float(expected))
     assert float((maps.abs() > scale.full).double().mean()) == pytest.approx(0.005)
 
 
-def test_an_outlier_does_not_settle_full_colour() -> None:
+def test_an_outlier_does_not_settle_full_color() -> None:
     maps = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
     maps[0, 0, 3, 3] = 1e6
     maps[0, 0, 4, 4] = INF
-    scale = colour_scale(maps, "value")
+    scale = color_scale(maps, "value")
     assert scale is not None
     assert scale.full <= 1
 
 
-def test_full_colour_is_positive_also_for_a_single_pixel() -> None:
+def test_full_color_is_positive_also_for_a_single_pixel() -> None:
     maps = torch.zeros(1, 1, 40, 40)
     maps[0, 0, 1, 1] = 0.25
-    scale = colour_scale(maps, "value")
+    scale = color_scale(maps, "value")
     assert scale is not None
     assert scale.full == 0.25
 
@@ -113,7 +113,7 @@ def test_full_colour_is_positive_also_for_a_single_pixel() -> None:
 @pytest.mark.parametrize("unit", ["share", "value"])
 def test_nothing_can_be_settled_without_information(unit: str) -> None:
     maps = torch.cat([as_map(0, 0), as_map(5, 5), as_map(NAN, INF)])
-    assert colour_scale(maps, unit) is None
+    assert color_scale(maps, unit) is None
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_large_doubles_of_unlike_sign_show_something() -> None:
 
 
 def test_the_scale_survives_a_checkpoint() -> None:
-    scale = ColourScale("value", 0.5, 0.25)
-    assert ColourScale(**dataclasses.asdict(scale)) == scale
+    scale = ColorScale("value", 0.5, 0.25)
+    assert ColorScale(**dataclasses.asdict(scale)) == scale
 
 
-def test_labels_say_what_full_colour_is() -> None:
-    assert ColourScale().label() == "10x mean"
-    assert ColourScale("value", 0.03125).label() == "0.0312"
+def test_labels_say_what_full_color_is() -> None:
+    assert ColorScale().label() == "10x mean"
+    assert ColorScale("value", 0.03125).label() == "0.0312"
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_labels_say_what_full_colour_is() -> None:
 )
 def test_settings_out_of_range_are_errors(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ColourScale(**settings)
+        ColorScale(**settings)
 
 
 def test_an_unknown_unit_is_an_error() -> None:
     with pytest.raises(InputError, match="'percent'"):
-        colour_scale(as_map(1, 2), "percent")
+        color_scale(as_map(1, 2), "percent")

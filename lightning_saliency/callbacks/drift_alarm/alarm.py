@@ -34,9 +34,9 @@ class DriftAlarm(pl.Callback):
 
     - drift from the ``previous`` explanation, and any other number: is it higher than the median of
       the last ``window`` ones by more than ``factor`` * max(1.4826 MAD, 0.02)? See
-      :func:`~lightning_saliency.metrics.alarm.spike_score`;
+      :func:`~lightning_saliency.metrics.change_detection.spike_score`;
     - drift from the ``pinned`` explanation: did it rise above its trend? See
-      :func:`~lightning_saliency.metrics.alarm.creep_score`.
+      :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`.
 
     A drift sounds when two of its measures agree; as many drifts are watched, each must then be out
     of the usual by twice that. Similarities, and what lies on an object, count as 1 - value, so

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.callbacks.stages.references import Reference, References
-from lightning_saliency.metrics.comparable import comparable
-from lightning_saliency.metrics.described import Described
+from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.metrics.drift import MEASURES, calibrated_drift, chance_of, mean_drift
 from lightning_saliency.metrics.map_similarity import similarity
+from lightning_saliency.metrics.map_statistics import MapStatistics
 
 __all__ = ["DriftTracker", "DriftResult", "SIMILARITIES", "STABLE"]
 
@@ -115,7 +115,7 @@ class DriftTracker:
         """
         if self.references.last is None:
             return {}
-        maps = Described(comparable(again.saliency))
+        maps = MapStatistics(canonical(again.saliency))
         means = mean_drift(similarity(maps, self.references.last.described))
         self.noise = {measure: float(means[measure]) for measure in MEASURES}
         return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.callbacks.settings import Pinned
-from lightning_saliency.metrics.comparable import comparable
-from lightning_saliency.metrics.described import Described
+from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.map_statistics import MapStatistics
 
 __all__ = ["Reference", "References"]
 
@@ -39,7 +39,7 @@ class Reference:
     def of(cls, explanation: Explanation, epoch: int) -> Reference:
         """Return what is kept of an explanation."""
         return cls(
-            comparable(explanation.saliency),
+            canonical(explanation.saliency),
             explanation.target,
             explanation.predicted,
             explanation.probability,
@@ -47,9 +47,9 @@ class Reference:
         )
 
     @cached_property
-    def described(self) -> Described:
+    def described(self) -> MapStatistics:
         """The maps with what the measures need of each: it is compared with more than once."""
-        return Described(self.maps)
+        return MapStatistics(self.maps)
 
 
 class References:

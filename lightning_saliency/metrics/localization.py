@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.comparable import check_maps, degenerate, widen
+from lightning_saliency.metrics.canonical import check_maps, degenerate, to_float64
 from lightning_saliency.metrics.map_similarity import top10
 
 __all__ = [
@@ -177,7 +177,7 @@ def _pixels(maps: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
     """Return maps and regions, (N, H * W), on one device, on which sums in float64 can be made."""
     regions = check_regions(maps, regions)
     on_device = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
-    values = (widen(maps) if maps.device.type == "mps" else on_device).flatten(1)
+    values = (to_float64(maps) if maps.device.type == "mps" else on_device).flatten(1)
     return values, regions.flatten(1).to(values.device)
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import MEASURES, sample_drift
-from lightning_saliency.metrics.described import Described
 from lightning_saliency.metrics.map_similarity import similarity
+from lightning_saliency.metrics.map_statistics import MapStatistics
 
 WHAT = ["is_degenerate", "largest_tenth", "ranks", "center", "log2_norm"]
 
@@ -25,7 +25,7 @@ def same(first: Tensor, second: Tensor) -> bool:
 
 def test_all_measures_at_once_are_the_measures() -> None:
     current, reference = maps(0), maps(1)
-    found = similarity(Described(current), Described(reference))
+    found = similarity(MapStatistics(current), MapStatistics(reference))
     assert list(found) == list(MEASURES)
     for name, measure in MEASURES.items():
         assert same(found[name], measure(current, reference)), name
@@ -33,7 +33,7 @@ def test_all_measures_at_once_are_the_measures() -> None:
 
 def test_some_maps_of_a_description_are_those_maps_described() -> None:
     chosen = torch.tensor([3, 0, 2])
-    some, alone = Described(maps()).of(chosen), Described(maps()[chosen])
+    some, alone = MapStatistics(maps()).of(chosen), MapStatistics(maps()[chosen])
     assert len(some) == 3
     for what in WHAT:
         assert same(getattr(some, what), getattr(alone, what)), what
@@ -43,14 +43,14 @@ def test_some_maps_of_a_description_are_those_maps_described() -> None:
 
 def test_ranks_have_no_mean_and_equal_values_share_theirs() -> None:
     levels = torch.tensor([[3.0, 1.0], [1.0, 2.0]])[None, None]
-    assert Described(levels).ranks.tolist() == [[1.5, -1.0, -1.0, 0.5]]
+    assert MapStatistics(levels).ranks.tolist() == [[1.5, -1.0, -1.0, 0.5]]
 
 
 def test_a_description_is_used_again_and_not_made_anew() -> None:
-    current, reference = Described(maps(0)), Described(maps(1))
+    current, reference = MapStatistics(maps(0)), MapStatistics(maps(1))
     similarity(current, reference)
     kept = [getattr(reference, what) for what in WHAT]
-    again = similarity(Described(maps(2)), reference)
+    again = similarity(MapStatistics(maps(2)), reference)
     assert all(getattr(reference, what) is one for what, one in zip(WHAT, kept, strict=True))
     for name, values in sample_drift(maps(2), maps(1)).items():
         assert same(values, again[name]), name
@@ -58,13 +58,13 @@ def test_a_description_is_used_again_and_not_made_anew() -> None:
 
 def test_a_description_made_without_gradients_serves_later() -> None:
     with torch.inference_mode():
-        reference = Described(maps(1).clone())
-        similarity(Described(maps(0).clone()), reference)
-    later = similarity(Described(maps(0).requires_grad_()), reference)
+        reference = MapStatistics(maps(1).clone())
+        similarity(MapStatistics(maps(0).clone()), reference)
+    later = similarity(MapStatistics(maps(0).requires_grad_()), reference)
     assert not any(values.requires_grad for values in later.values())
     assert same(later["ssim"], MEASURES["ssim"](maps(0), maps(1)))
 
 
 def test_what_is_no_batch_of_maps_is_refused() -> None:
     with pytest.raises(InputError, match=r"\(N, 1, H, W\)"):
-        Described(torch.rand(3, 8, 8))
+        MapStatistics(torch.rand(3, 8, 8))

@@ -11,12 +11,20 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from logger_doubles import (
+    CometExperiment,
+    MlflowClient,
+    MlflowLogger,
+    OldMlflowClient,
+    WeightsAndBiases,
+    WithExperiment,
+)
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.loggers import log_image, takes_images
+from lightning_saliency.loggers import adapter_for
 
 TAG = "saliency/grad_cam/sample_0"
 
@@ -38,10 +46,10 @@ def read_back(folder: str) -> EventAccumulator:
 @pytest.mark.parametrize("kind", [TensorBoardLogger, pytorch_lightning.loggers.TensorBoardLogger])
 def test_tensorboard_shows_the_image_to_the_last_bit(kind: Any, tmp_path: Path) -> None:
     logger = kind(tmp_path)
-    assert takes_images(logger)
+    assert adapter_for(logger).takes_images
     images = {step: picture() * (step / 7) for step in (3, 7)}
     for step, image in images.items():
-        assert log_image(logger, TAG, image, step)
+        assert adapter_for(logger).image(TAG, image, step)
     logger.experiment.close()
     reader = read_back(logger.log_dir)
     assert reader.Tags()["images"] == [TAG]
@@ -55,7 +63,7 @@ def test_tensorboard_shows_the_image_to_the_last_bit(kind: Any, tmp_path: Path) 
 
 def test_the_same_as_add_image_of_the_rounded_picture(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    log_image(logger, "ours", picture(), 1)
+    adapter_for(logger).image("ours", picture(), 1)
     logger.experiment.add_image("theirs", torch.from_numpy(as_png(picture())), 1, dataformats="HWC")
     logger.experiment.close()
     reader = read_back(logger.log_dir)
@@ -70,7 +78,7 @@ def test_any_dtype_and_memory_layout(dtype: torch.dtype, tmp_path: Path) -> None
     steps = torch.tensor([0, 64, 255], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 4)
     image = steps if dtype == torch.uint8 else (steps.double() / 255).to(dtype)
     logger = TensorBoardLogger(tmp_path)
-    assert log_image(logger, TAG, image, 0)
+    assert adapter_for(logger).image(TAG, image, 0)
     logger.experiment.close()
     event = read_back(logger.log_dir).Images(TAG)[0]
     shown = np.array(Image.open(BytesIO(event.encoded_image_string)))
@@ -80,14 +88,14 @@ def test_any_dtype_and_memory_layout(dtype: torch.dtype, tmp_path: Path) -> None
 def test_values_outside_the_range_are_clipped_and_nan_is_black(tmp_path: Path) -> None:
     image = torch.tensor([-1.0, 2.0, float("nan")]).view(3, 1, 1)
     logger = TensorBoardLogger(tmp_path)
-    log_image(logger, TAG, image.requires_grad_(), 0)
+    adapter_for(logger).image(TAG, image.requires_grad_(), 0)
     logger.experiment.close()
     event = read_back(logger.log_dir).Images(TAG)[0]
     assert np.array(Image.open(BytesIO(event.encoded_image_string))).tolist() == [[[0, 255, 0]]]
 
 
 def test_a_palette_is_smaller_and_nearly_the_same(tmp_path: Path) -> None:
-    # Smooth and noisy parts in many colours, and one small patch in a colour of its own.
+    # Smooth and noisy parts in many colors, and one small patch in a color of its own.
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.meshgrid(
         torch.linspace(0, 1, 96), torch.linspace(0, 1, 96), indexing="ij"
@@ -96,8 +104,8 @@ def test_a_palette_is_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     image[:, :32] = torch.rand(1, 32, 96, generator=generator) * 0.5
     image[:, 50:53, 50:53] = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1)
     logger = TensorBoardLogger(tmp_path)
-    log_image(logger, "all", image, 0)
-    log_image(logger, "few", image, 0, palette=True)
+    adapter_for(logger).image("all", image, 0)
+    adapter_for(logger).image("few", image, 0, palette=True)
     logger.experiment.close()
     reader = read_back(logger.log_dir)
     files = [reader.Images(tag)[0].encoded_image_string for tag in ("all", "few")]
@@ -106,7 +114,7 @@ def test_a_palette_is_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     assert np.array_equal(every, as_png(image))
     assert len(np.unique(few.reshape(-1, 3), axis=0)) <= 256
     assert np.abs(few - every).mean() < 6
-    # A rare colour stays what it is: it may say that a pixel is not finite.
+    # A rare color stays what it is: it may say that a pixel is not finite.
     red, green, blue = few[51, 51]
     assert green > 220 > 40 > max(red, blue)
 
@@ -135,15 +143,10 @@ class OwnWriter(SummaryWriter):
         super().add_image("own/" + tag, *args, **kwargs)
 
 
-class WithExperiment:
-    def __init__(self, experiment: Any) -> None:
-        self.experiment = experiment
-
-
 def test_another_writer_with_the_same_method() -> None:
     logger = WithExperiment(OtherWriter())
-    assert takes_images(logger)
-    assert log_image(logger, TAG, picture(), 3)
+    assert adapter_for(logger).takes_images
+    assert adapter_for(logger).image(TAG, picture(), 3)
     [(tag, pixels, step, formats)] = logger.experiment.images
     assert (tag, step, formats) == (TAG, 3, "HWC")
     assert pixels.dtype == np.uint8
@@ -152,81 +155,15 @@ def test_another_writer_with_the_same_method() -> None:
 
 def test_a_writer_that_overrides_add_image(tmp_path: Path) -> None:
     writer = OwnWriter(str(tmp_path))
-    assert log_image(WithExperiment(writer), TAG, picture(), 3)
+    assert adapter_for(WithExperiment(writer)).image(TAG, picture(), 3)
     writer.close()
     assert read_back(str(tmp_path)).Tags()["images"] == ["own/" + TAG]
 
 
-class WeightsAndBiases:
-    """The documented method of ``WandbLogger``."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    @property
-    def experiment(self) -> object:
-        raise AssertionError("a run would be started for the question alone")
-
-    def log_image(
-        self, key: str, images: list[Any], step: int | None = None, **kwargs: Any
-    ) -> None:
-        self.calls.append((key, images, step))
-
-
-class MlflowClient:
-    """The documented method of ``mlflow.MlflowClient``, from version 2.13 on."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def log_image(
-        self,
-        run_id: str,
-        image: Any,
-        artifact_file: str | None = None,
-        key: str | None = None,
-        step: int | None = None,
-        timestamp: int | None = None,
-        synchronous: bool | None = None,
-    ) -> None:
-        self.calls.append((run_id, image, artifact_file, key, step))
-
-
-class OldMlflowClient:
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def log_image(self, run_id: str, image: Any, artifact_file: str) -> None:
-        self.calls.append((run_id, image, artifact_file))
-
-
-class MlflowLogger(WithExperiment):
-    @property
-    def run_id(self) -> str:
-        return "abc"
-
-
-class CometExperiment:
-    """The documented method of Comet's experiments."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def log_image(
-        self,
-        image_data: Any,
-        name: str | None = None,
-        overwrite: bool = False,
-        image_format: str = "png",
-        step: int | None = None,
-    ) -> None:
-        self.calls.append((image_data, name, step))
-
-
 def test_weights_and_biases() -> None:
     logger = WeightsAndBiases()
-    assert takes_images(logger)
-    assert log_image(logger, TAG, picture(), 3)
+    assert adapter_for(logger).takes_images
+    assert adapter_for(logger).image(TAG, picture(), 3)
     [(key, [image], step)] = logger.calls
     assert (key, step) == (TAG, 3)
     assert np.array_equal(np.asarray(image), as_png(picture()))
@@ -234,8 +171,8 @@ def test_weights_and_biases() -> None:
 
 def test_mlflow() -> None:
     logger = MlflowLogger(MlflowClient())
-    assert takes_images(logger)
-    assert log_image(logger, "saliency/grad_cam/sample_0:é", picture(), 3)
+    assert adapter_for(logger).takes_images
+    assert adapter_for(logger).image("saliency/grad_cam/sample_0:é", picture(), 3)
     [(run, image, file, key, step)] = logger.experiment.calls
     assert (run, file, key, step) == ("abc", None, "saliency/grad_cam/sample_0__", 3)
     assert np.array_equal(np.asarray(image), as_png(picture()))
@@ -243,15 +180,15 @@ def test_mlflow() -> None:
 
 def test_mlflow_before_images_had_steps() -> None:
     logger = MlflowLogger(OldMlflowClient())
-    assert log_image(logger, TAG, picture(), 3)
+    assert adapter_for(logger).image(TAG, picture(), 3)
     [(run, _, file)] = logger.experiment.calls
     assert (run, file) == ("abc", "saliency/grad_cam/sample_0/00000003.png")
 
 
 def test_comet() -> None:
     logger = WithExperiment(CometExperiment())
-    assert takes_images(logger)
-    assert log_image(logger, TAG, picture(), 3)
+    assert adapter_for(logger).takes_images
+    assert adapter_for(logger).image(TAG, picture(), 3)
     [(image, name, step)] = logger.experiment.calls
     assert (name, step) == (TAG, 3)
     assert np.array_equal(np.asarray(image), as_png(picture()))
@@ -259,8 +196,8 @@ def test_comet() -> None:
 
 def test_loggers_without_images_are_left_alone(tmp_path: Path) -> None:
     for logger in (None, DummyLogger(), CSVLogger(tmp_path), object()):
-        assert not takes_images(logger)
-        assert not log_image(logger, TAG, picture(), 0)
+        assert not adapter_for(logger).takes_images
+        assert not adapter_for(logger).image(TAG, picture(), 0)
 
 
 def test_above_rank_zero_there_is_nothing_to_write_to(
@@ -272,10 +209,10 @@ def test_above_rank_zero_there_is_nothing_to_write_to(
         def experiment(self) -> Any:
             return OtherWriter()
 
-    assert takes_images(Logger())
+    assert adapter_for(Logger()).takes_images
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert not takes_images(Logger())
-    assert not log_image(Logger(), TAG, picture(), 0)
+    assert not adapter_for(Logger()).takes_images
+    assert not adapter_for(Logger()).image(TAG, picture(), 0)
 
 
 @pytest.mark.parametrize(
@@ -290,4 +227,4 @@ def test_above_rank_zero_there_is_nothing_to_write_to(
 )
 def test_other_shapes_and_types_are_errors(image: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        log_image(None, TAG, image, 0)
+        adapter_for(None).image(TAG, image, 0)

@@ -6,7 +6,7 @@ answer to any name and do nothing, so ``hasattr`` says nothing about them.
 
 import inspect
 
-__all__ = ["has_attribute", "has_method"]
+__all__ = ["answers_to_any_name", "has_attribute", "has_method"]
 
 
 def has_method(owner: object, name: str) -> bool:
@@ -28,3 +28,12 @@ def has_attribute(owner: object, name: str) -> bool:
     """
     missing = object()
     return inspect.getattr_static(owner, name, missing) is not missing
+
+
+def answers_to_any_name(owner: object) -> bool:
+    """Return whether ``owner`` has an attribute of any name, as Lightning's placeholders do.
+
+    Args:
+        owner: anything.
+    """
+    return hasattr(owner, "no_logger_has_an_attribute_of_this_name")

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["check_maps", "comparable", "degenerate", "widen"]
+__all__ = ["canonical", "check_maps", "degenerate", "to_float64"]
 
 # A constant map that was resized or blurred in float32 varies by a few roundings (6e-8 each).
 _SMALLEST_SPREAD = 1e-6
 
 
-def comparable(maps: Tensor, size: int = 64) -> Tensor:
+def canonical(maps: Tensor, size: int = 64) -> Tensor:
     """Bring maps to the form in which they are kept and compared.
 
     They are shrunk, never enlarged, so that the longer side has at most ``size`` pixels; each new
@@ -37,7 +37,7 @@ def comparable(maps: Tensor, size: int = 64) -> Tensor:
     if longest > size:
         height, width = (max(1, round(side * size / longest)) for side in maps.shape[2:])
         # In float64, where the mean of equal float32 values is that value.
-        shrunk = F.interpolate(widen(maps), size=(height, width), mode="area")
+        shrunk = F.interpolate(to_float64(maps), size=(height, width), mode="area")
         return shrunk.to(dtype).to(maps.device)
     return maps.detach().to(dtype, copy=True)
 
@@ -60,7 +60,7 @@ def degenerate(maps: Tensor) -> Tensor:
     check_maps(maps)
     flat = maps.detach().flatten(1)
     # Only the extremes are needed in float64.
-    low, high = (widen(extreme) for extreme in (flat.amin(1), flat.amax(1)))
+    low, high = (to_float64(extreme) for extreme in (flat.amin(1), flat.amax(1)))
     # Spelled so that NaN and inf, for which the comparison is never true, count as degenerate.
     varies = high - low > _SMALLEST_SPREAD * torch.maximum(low.abs(), high.abs())
     return ~varies.to(maps.device)
@@ -87,7 +87,7 @@ def check_maps(maps: object) -> Tensor:
     return maps
 
 
-def widen(maps: Tensor) -> Tensor:
+def to_float64(maps: Tensor) -> Tensor:
     """Return ``maps`` detached and in float64, on the CPU if their device has no float64.
 
     Args:

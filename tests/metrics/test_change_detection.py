@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics import creep_score, spike_score
-from lightning_saliency.metrics.alarm import Creep
+from lightning_saliency.metrics import page_hinkley_score, spike_score
+from lightning_saliency.metrics.change_detection import PageHinkley
 
 Score = Callable[[Sequence[float]], float]
 EXPLANATIONS, CHANGE = 30, 18
@@ -75,33 +75,33 @@ def test_creep_is_pages_test_on_the_steps(seed: int, length: int) -> None:
     series = [0.0]
     for _ in range(length):
         series.append(series[-1] + generator.gauss(0.02, 0.05) + 0.4 * (generator.random() < 0.1))
-    assert alarms(creep_score, series) == reference_creep(series)
+    assert alarms(page_hinkley_score, series) == reference_creep(series)
 
 
 def test_creep_value_by_value_needs_no_more_for_a_long_series() -> None:
     generator = random.Random(0)
-    creep, series, sizes = Creep(), [], []
+    creep, series, sizes = PageHinkley(), [], []
     for _ in range(400):
         series.append(generator.random())
-        before = Creep(**json.loads(json.dumps(asdict(creep))))
+        before = PageHinkley(**json.loads(json.dumps(asdict(creep))))
         score = creep.add(series[-1], factor=0.5)
         assert before.add(series[-1], factor=0.5) == score or math.isnan(score)
         sizes.append(len(creep.steps))
-    assert creep_score(series, factor=0.5) == score
+    assert page_hinkley_score(series, factor=0.5) == score
     assert sizes[100:] == [64] * 300
 
 
 def test_a_straight_rise_is_the_trend_itself() -> None:
-    assert alarms(creep_score, [0.03 * i for i in range(60)]) == []
+    assert alarms(page_hinkley_score, [0.03 * i for i in range(60)]) == []
 
 
 def test_creep_needs_four_steps() -> None:
     series = [0.0] * 9 + [5.0]
-    assert all(math.isnan(creep_score(series[:end])) for end in range(10))
-    assert creep_score(series) > 1
+    assert all(math.isnan(page_hinkley_score(series[:end])) for end in range(10))
+    assert page_hinkley_score(series) > 1
 
 
-@pytest.mark.parametrize("score", [spike_score, creep_score])
+@pytest.mark.parametrize("score", [spike_score, page_hinkley_score])
 def test_values_that_are_missing_are_passed_over(score: Score) -> None:
     series = [0.1, 0.1, 0.12, 0.1, 0.11, 0.1, 0.13, 0.1, 0.12, 0.11, 0.1, 0.12]
     with_gap = [*series[:8], math.nan, *series[8:]]
@@ -114,13 +114,13 @@ def test_values_that_are_missing_are_passed_over(score: Score) -> None:
     )
 
 
-@pytest.mark.parametrize("score", [spike_score, creep_score])
+@pytest.mark.parametrize("score", [spike_score, page_hinkley_score])
 @pytest.mark.parametrize("series", [[], [0.5], [math.nan] * 20, [0.1] * 20 + [math.nan]])
 def test_nothing_to_judge(score: Score, series: list[float]) -> None:
     assert math.isnan(score(series))
 
 
-@pytest.mark.parametrize("score", [spike_score, creep_score])
+@pytest.mark.parametrize("score", [spike_score, page_hinkley_score])
 def test_the_series_is_all_the_state(score: Score) -> None:
     generator = random.Random(1)
     series = [generator.random() / 10 for _ in range(20)]
@@ -136,8 +136,8 @@ def test_the_series_is_all_the_state(score: Score) -> None:
         (lambda: spike_score([], window=3), "window of at least 4 values, got 3"),
         (lambda: spike_score([], floor=0), "floor to be above 0, got 0"),
         (lambda: spike_score([], factor=math.nan), "factor to be 0 or more, got nan"),
-        (lambda: creep_score([], allowance=-0.1), r"allowance to be 0 or more, got -0\.1"),
-        (lambda: creep_score([], floor=-1), "floor to be above 0, got -1"),
+        (lambda: page_hinkley_score([], allowance=-0.1), r"allowance to be 0 or more, got -0\.1"),
+        (lambda: page_hinkley_score([], floor=-1), "floor to be above 0, got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(call: Callable[[], float], message: str) -> None:
@@ -184,10 +184,10 @@ def ramp(size: float, length: int) -> list[float]:
         (spike_score, settling, spike(0.15), 0.02, 0.02, 0.90),
         (spike_score, settling, spike(0.30), 0.02, 0.02, 0.99),
         (spike_score, settling, spike(0.30), 0.05, 0.25, 0.85),
-        (creep_score, receding, ramp(0.3, 5), 0.01, 0.01, 0.80),
-        (creep_score, receding, ramp(0.5, 10), 0.02, 0.01, 0.80),
-        (creep_score, receding, ramp(0.4, 1), 0.02, 0.01, 0.99),
-        (creep_score, receding, ramp(0.5, 10), 0.05, 0.10, 0.25),
+        (page_hinkley_score, receding, ramp(0.3, 5), 0.01, 0.01, 0.80),
+        (page_hinkley_score, receding, ramp(0.5, 10), 0.02, 0.01, 0.80),
+        (page_hinkley_score, receding, ramp(0.4, 1), 0.02, 0.01, 0.99),
+        (page_hinkley_score, receding, ramp(0.5, 10), 0.05, 0.10, 0.25),
     ],
 )
 def test_false_alarms_and_changes_that_are_seen(

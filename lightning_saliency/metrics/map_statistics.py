@@ -12,17 +12,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_saliency.metrics.comparable import check_maps, degenerate, widen
+from lightning_saliency.metrics.canonical import check_maps, degenerate, to_float64
 from lightning_saliency.metrics.structural_similarity import LocalStatistics, local_statistics
 
-__all__ = ["Described", "top_tenth"]
+__all__ = ["MapStatistics", "top_tenth"]
 
 
-class Described:
+class MapStatistics:
     """A batch of maps; what the measures need of each is computed when it is first asked for.
 
     All is on the device on which the measures compute (see
-    :func:`~lightning_saliency.metrics.comparable.widen`), in float64, and takes eight times the
+    :func:`~lightning_saliency.metrics.canonical.to_float64`), in float64, and takes eight times the
     memory of float32 maps once it has been asked for. In a degenerate map it means nothing.
 
     Args:
@@ -42,13 +42,13 @@ class Described:
     def __len__(self) -> int:
         return len(self.maps)
 
-    def of(self, index: Tensor) -> Described:
+    def of(self, index: Tensor) -> MapStatistics:
         """Return some of the maps, described; nothing is computed anew for them.
 
         Args:
             index: which, int64, (M,).
         """
-        chosen = Described(self.maps[index.to(self.maps.device)])
+        chosen = MapStatistics(self.maps[index.to(self.maps.device)])
         index = index.to(self.is_degenerate.device)
         chosen.is_degenerate = self.is_degenerate[index]
         chosen.largest_tenth = self.largest_tenth[index]
@@ -61,7 +61,7 @@ class Described:
     @property
     def wide(self) -> Tensor:
         """The maps in float64."""
-        return widen(self.maps)
+        return to_float64(self.maps)
 
     @cached_property
     def is_degenerate(self) -> Tensor:
@@ -96,7 +96,7 @@ class Described:
 
     @cached_property
     def center(self) -> Tensor:
-        """The centre of mass (N, 2) in pixels, (row, column), after subtracting the minimum."""
+        """The center of mass (N, 2) in pixels, (row, column), after subtracting the minimum."""
         mass = self.local.maps[:, 0]
         rows = torch.arange(mass.shape[1], device=mass.device, dtype=mass.dtype)
         columns = torch.arange(mass.shape[2], device=mass.device, dtype=mass.dtype)

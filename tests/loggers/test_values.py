@@ -1,13 +1,13 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from logger_doubles import CometExperiment, MlflowClient, WeightsAndBiases, WithExperiment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_saliency.loggers import log_histogram, log_scalars, log_text
+from lightning_saliency.loggers import adapter_for
 
 
 def read_back(logger: TensorBoardLogger) -> EventAccumulator:
@@ -19,7 +19,7 @@ def read_back(logger: TensorBoardLogger) -> EventAccumulator:
 
 def test_tensorboard_scalars(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    assert log_scalars(logger, {"a/b": 1.5, "a/c": torch.tensor([2.5])}, 7)
+    assert adapter_for(logger).scalars({"a/b": 1.5, "a/c": torch.tensor([2.5])}, 7)
     reader = read_back(logger)
     for tag, value in (("a/b", 1.5), ("a/c", 2.5)):
         assert [(event.step, event.value) for event in reader.Scalars(tag)] == [(7, value)]
@@ -27,16 +27,16 @@ def test_tensorboard_scalars(tmp_path: Path) -> None:
 
 def test_csv_takes_scalars_only(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path)
-    assert log_scalars(logger, {"a": 1.5}, 7)
-    assert not log_text(logger, "t", "text", 7)
-    assert not log_histogram(logger, "h", torch.ones(3), 7)
+    assert adapter_for(logger).scalars({"a": 1.5}, 7)
+    assert not adapter_for(logger).text("t", "text", 7)
+    assert not adapter_for(logger).histogram("h", torch.ones(3), 7)
     logger.save()
     assert "1.5" in Path(logger.log_dir, "metrics.csv").read_text()
 
 
 def test_tensorboard_text(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    assert log_text(logger, "alarm", "**moved**: sample 3", 7)
+    assert adapter_for(logger).text("alarm", "**moved**: sample 3", 7)
     reader = read_back(logger)
     [event] = reader.Tensors("alarm/text_summary")
     assert event.step == 7
@@ -46,7 +46,7 @@ def test_tensorboard_text(tmp_path: Path) -> None:
 def test_tensorboard_histogram_of_the_finite_values(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     values = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")]], requires_grad=True)
-    assert log_histogram(logger, "h", values, 7)
+    assert adapter_for(logger).histogram("h", values, 7)
     [event] = read_back(logger).Histograms("h")
     assert event.step == 7
     found = event.histogram_value
@@ -56,64 +56,20 @@ def test_tensorboard_histogram_of_the_finite_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", [[], [float("nan")], [float("inf"), float("nan")]])
 def test_nothing_finite_is_no_histogram(values: list[float], tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    assert not log_histogram(logger, "h", torch.tensor(values), 7)
+    assert not adapter_for(logger).histogram("h", torch.tensor(values), 7)
     assert read_back(logger).Tags()["histograms"] == []
-
-
-class WeightsAndBiases:
-    """The documented method of ``WandbLogger``."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def log_text(
-        self,
-        key: str,
-        columns: list[str] | None = None,
-        data: list[list[str]] | None = None,
-        dataframe: Any | None = None,
-        step: int | None = None,
-    ) -> None:
-        self.calls.append((key, columns, data, step))
-
-
-class CometExperiment:
-    """The documented methods of Comet's experiments."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-
-    def log_text(
-        self, text: str, step: int | None = None, metadata: dict[str, Any] | None = None
-    ) -> None:
-        self.calls.append((text, step, metadata))
-
-    def log_histogram_3d(
-        self, values: Any, name: str | None = None, step: int | None = None, **kwargs: Any
-    ) -> None:
-        self.calls.append((values, name, step))
-
-
-class MlflowClient:
-    def log_text(self, run_id: str, text: str, artifact_file: str) -> None:
-        raise AssertionError("a file of the run is no text of a step")
-
-
-class WithExperiment:
-    def __init__(self, experiment: Any) -> None:
-        self.experiment = experiment
 
 
 def test_weights_and_biases() -> None:
     logger = WeightsAndBiases()
-    assert log_text(logger, "alarm", "moved", 7)
+    assert adapter_for(logger).text("alarm", "moved", 7)
     assert logger.calls == [("alarm", ["text"], [["moved"]], 7)]
 
 
 def test_comet() -> None:
     logger = WithExperiment(CometExperiment())
-    assert log_text(logger, "alarm", "moved", 7)
-    assert log_histogram(logger, "h", torch.tensor([1, 2]), 8)
+    assert adapter_for(logger).text("alarm", "moved", 7)
+    assert adapter_for(logger).histogram("h", torch.tensor([1, 2]), 8)
     assert logger.experiment.calls == [
         ("moved", 7, {"tag": "alarm"}),
         ([1.0, 2.0], "h", 8),
@@ -121,11 +77,11 @@ def test_comet() -> None:
 
 
 def test_mlflow_takes_no_texts() -> None:
-    assert not log_text(WithExperiment(MlflowClient()), "alarm", "moved", 7)
+    assert not adapter_for(WithExperiment(MlflowClient())).text("alarm", "moved", 7)
 
 
 def test_loggers_that_do_nothing_are_left_alone() -> None:
     for logger in (None, DummyLogger(), object()):
-        assert not log_text(logger, "t", "text", 0)
-        assert not log_histogram(logger, "h", torch.ones(3), 0)
-    assert not log_scalars(None, {"a": 1.0}, 0)
+        assert not adapter_for(logger).text("t", "text", 0)
+        assert not adapter_for(logger).histogram("h", torch.ones(3), 0)
+    assert not adapter_for(None).scalars({"a": 1.0}, 0)

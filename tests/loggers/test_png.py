@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_saliency.loggers.png_file import png_file
+from lightning_saliency.loggers.png import png_file
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_a_new_row_of_an_enlarged_picture_stands_there_as_it_is() -> None:
     assert np.array_equal(lines[::3, 1:4], noise(16, 20)[:, 0])
 
 
-def test_a_palette_has_at_most_256_colours_and_is_smaller() -> None:
+def test_a_palette_has_at_most_256_colors_and_is_smaller() -> None:
     pixels = picture("noise")
     file = png_file(pixels, palette=True)
     image = Image.open(BytesIO(file))

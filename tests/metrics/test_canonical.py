@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics import comparable, degenerate
+from lightning_saliency.metrics import canonical, degenerate
 
 
 def area_mean(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def area_mean(image: np.ndarray, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(224, 224), (100, 65), (65, 3), (128, 64)])
 def test_large_maps_are_shrunk_to_the_mean_of_the_area(size: tuple[int, int]) -> None:
     maps = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(0))
-    small = comparable(maps)
+    small = canonical(maps)
     assert max(small.shape[2:]) == 64
     for one, expected in zip(small[:, 0].numpy(), maps[:, 0].double().numpy(), strict=True):
         np.testing.assert_allclose(one, area_mean(expected, *small.shape[2:]), rtol=1e-6, atol=1e-7)
@@ -42,11 +42,11 @@ def test_large_maps_are_shrunk_to_the_mean_of_the_area(size: tuple[int, int]) ->
 def test_the_aspect_ratio_stays_and_nothing_is_enlarged(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert comparable(torch.rand(3, 1, *size)).shape == (3, 1, *expected)
+    assert canonical(torch.rand(3, 1, *size)).shape == (3, 1, *expected)
 
 
 def test_the_size_can_be_chosen() -> None:
-    assert comparable(torch.rand(1, 1, 40, 20), size=10).shape == (1, 1, 10, 5)
+    assert canonical(torch.rand(1, 1, 40, 20), size=10).shape == (1, 1, 10, 5)
 
 
 @pytest.mark.parametrize("size", [4, 96])
@@ -63,7 +63,7 @@ def test_the_result_is_a_detached_copy_of_at_least_single_precision(
     dtype: torch.dtype, expected: torch.dtype, size: int
 ) -> None:
     maps = torch.rand(2, 1, size, size).to(dtype).requires_grad_()
-    small = comparable(maps)
+    small = canonical(maps)
     assert small.dtype == expected
     assert not small.requires_grad
     small.zero_()
@@ -71,13 +71,13 @@ def test_the_result_is_a_detached_copy_of_at_least_single_precision(
 
 
 def test_shrinking_twice_is_shrinking_once() -> None:
-    small = comparable(torch.rand(2, 1, 150, 100))
-    assert torch.equal(comparable(small), small)
+    small = canonical(torch.rand(2, 1, 150, 100))
+    assert torch.equal(canonical(small), small)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7e-30, 1e38, -1e38])
 def test_a_constant_map_stays_constant(value: float) -> None:
-    small = comparable(torch.full((1, 1, 1000, 700), value))
+    small = canonical(torch.full((1, 1, 1000, 700), value))
     assert bool((small == value).all())
     assert degenerate(small).tolist() == [True]
 
@@ -85,21 +85,21 @@ def test_a_constant_map_stays_constant(value: float) -> None:
 def test_the_sum_of_huge_values_does_not_overflow() -> None:
     maps = torch.full((1, 1, 500, 500), 3e38)
     maps[..., 0] = 0
-    assert bool(comparable(maps).isfinite().all())
-    assert degenerate(comparable(maps)).tolist() == [False]
+    assert bool(canonical(maps).isfinite().all())
+    assert degenerate(canonical(maps)).tolist() == [False]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_single_bad_pixel_survives_shrinking(bad: float) -> None:
     maps = torch.rand(2, 1, 224, 224)
     maps[1, 0, 100, 17] = bad
-    assert degenerate(comparable(maps)).tolist() == [False, True]
+    assert degenerate(canonical(maps)).tolist() == [False, True]
 
 
 def test_infinities_of_both_signs_are_degenerate() -> None:
     maps = torch.rand(1, 1, 224, 224)
     maps[0, 0, 0, 0], maps[0, 0, 0, 1] = torch.inf, -torch.inf
-    assert degenerate(maps).tolist() == degenerate(comparable(maps)).tolist() == [True]
+    assert degenerate(maps).tolist() == degenerate(canonical(maps)).tolist() == [True]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -131,7 +131,7 @@ def test_a_map_of_one_pixel_is_degenerate() -> None:
 
 
 def test_no_maps_at_all() -> None:
-    assert comparable(torch.rand(0, 1, 224, 224)).shape == (0, 1, 64, 64)
+    assert canonical(torch.rand(0, 1, 224, 224)).shape == (0, 1, 64, 64)
     assert degenerate(torch.rand(0, 1, 8, 8)).shape == (0,)
 
 
@@ -146,11 +146,11 @@ def test_no_maps_at_all() -> None:
     ],
 )
 def test_what_is_no_map_is_refused(maps: object, message: str) -> None:
-    for function in (comparable, degenerate):
+    for function in (canonical, degenerate):
         with pytest.raises(InputError, match=message):
             function(maps)
 
 
 def test_a_size_below_one_pixel_is_refused() -> None:
     with pytest.raises(InputError, match="at least 1 pixel, got 0"):
-        comparable(torch.rand(1, 1, 8, 8), size=0)
+        canonical(torch.rand(1, 1, 8, 8), size=0)
