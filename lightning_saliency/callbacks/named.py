@@ -5,14 +5,15 @@
 configuration files, ``help`` and editors can read. The classes are made here from the methods that
 :mod:`lightning_saliency.attribution` exports: a new method has its callback by being exported.
 
-``python -m lightning_saliency.callbacks.named`` writes ``named.pyi`` beside this file, for editors
-and type checkers, which do not run code. ``make`` does so with each installation.
+Editors and type checkers, which do not run code, read ``named.pyi`` beside this file.
+:func:`write_stub` makes it, and ``make stubs`` calls that; it is part of every release.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,9 @@ _METHODS: dict[str, type[AttributionMethod]] = {
 
 __all__ = sorted(_METHODS)
 
+_SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_INDENT = " " * 4
+
 
 def named_callback(name: str, method: type[AttributionMethod]) -> type[SaliencyCallback]:
     """Return a callback class that takes the settings of a method and those of the callback.
@@ -42,60 +46,110 @@ def named_callback(name: str, method: type[AttributionMethod]) -> type[SaliencyC
         method: its fields come first, with their defaults, then all settings of
             :class:`SaliencyCallback` but ``method``.
     """
-    of_method = _parameters(method)
-    of_callback = _parameters(SaliencyCallback)
-    del of_callback["method"]
+    of_method, of_callback = _method_parameters(method), _callback_parameters()
     signature = inspect.Signature(
-        [
-            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *of_method.values(),
-            *of_callback.values(),
-        ],
-        return_annotation=None,
+        [_SELF, *of_method.values(), *of_callback.values()], return_annotation=None
     )
 
-    def __init__(self: SaliencyCallback, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: SaliencyCallback, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         try:
             given = signature.bind(self, *args, **kwargs).arguments
         except TypeError as error:
-            raise TypeError(f"{type(self).__name__}.__init__() {error}") from None
+            raise TypeError(f"{name}.__init__() {error}") from None
         settings = {key: value for key, value in given.items() if key in of_method}
         rest = {key: value for key, value in given.items() if key in of_callback}
         SaliencyCallback.__init__(self, method(**settings), **rest)
 
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
-    __init__.__qualname__ = f"{name}.__init__"
     documented = _documented(method) | _documented(SaliencyCallback)
-    entries = [f"    {key}: {documented[key]}" for key in [*of_method, *of_callback]]
-    summary = inspect.cleandoc(method.__doc__ or "").split("\n\nArgs:")[0]
-    __init__.__doc__ = "\n".join([f"Make the callback of {method.__name__}.", "", "Args:", *entries])
+    entries = [f"{_INDENT}{key}: {documented[key]}" for key in (*of_method, *of_callback)]
+    summary, _, _ = inspect.cleandoc(method.__doc__ or "").partition("\n\nArgs:")
+    text = f"Explain the same validation samples by {method.__name__} while a network trains."
+    described: Any = __init__
+    described.__signature__ = signature
+    described.__qualname__ = f"{name}.__init__"
+    described.__annotations__ = {
+        each.name: each.annotation for each in (*of_method.values(), *of_callback.values())
+    }
     namespace = {
         "__init__": __init__,
         "__module__": __name__,
         "__qualname__": name,
-        "__doc__": "\n".join(
-            [
-                f"Explain the validation samples by {method.__name__} while a network trains.",
-                "",
-                summary,
-                "",
-                "Args:",
-                *entries,
-            ]
-        ),
+        "__doc__": "\n".join([text, "", summary, "", "Args:", *entries, ""]),
     }
     return type(name, (SaliencyCallback,), namespace)
 
 
-def _parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a class, with types instead of their names."""
-    hints = typing.get_type_hints(kind.__init__)
+def write_stub() -> Path:
+    """Write ``named.pyi`` beside this file: the same classes, spelled out.
+
+    Returns:
+        The file.
+    """
+    path = Path(__file__).with_suffix(".pyi")
+    classes = [_class_stub(name, method) for name, method in sorted(_METHODS.items())]
+    text = "\n\n".join(classes)
+    types = "\n".join(line for line in text.splitlines() if line.startswith(_INDENT * 2))
+    modules = sorted(set(re.findall(r"\b([a-z_]\w*(?:\.[a-z_]\w*)*)\.[A-Z]", types)))
+    imports = [f"import {module}" for module in modules]
+    listed = "\n".join(f'{_INDENT}"{name}",' for name in sorted(_METHODS))
+    head = [
+        '"""Written by named.write_stub: change the methods, not this file."""',
+        "",
+        *imports,
+        "",
+        f"from {SaliencyCallback.__module__} import SaliencyCallback",
+        "",
+        f"__all__ = [\n{listed}\n]",
+    ]
+    path.write_text("\n".join(head) + "\n\n" + text + "\n")
+    return path
+
+
+def _class_stub(name: str, method: type[AttributionMethod]) -> str:
+    kind = globals()[name]
+    parameters = [*_method_parameters(method).values(), *_callback_parameters().values()]
+    text = textwrap.indent(f'"""{inspect.cleandoc(kind.__doc__)}\n"""', _INDENT)
+    settings = [
+        f"{_INDENT * 2}{each.name}: {_type_text(each.annotation)} = {each.default!r},"
+        for each in parameters
+    ]
+    return "\n".join(
+        [
+            f"class {name}(SaliencyCallback):",
+            text,
+            f"{_INDENT}def __init__(",
+            f"{_INDENT * 2}self,",
+            *settings,
+            f"{_INDENT}) -> None: ...",
+        ]
+    )
+
+
+def _method_parameters(method: type[AttributionMethod]) -> dict[str, inspect.Parameter]:
+    return _typed(inspect.signature(method), typing.get_type_hints(method))
+
+
+def _callback_parameters() -> dict[str, inspect.Parameter]:
+    hints = typing.get_type_hints(SaliencyCallback.__init__)
+    found = _typed(inspect.signature(SaliencyCallback), hints)
+    del found["method"]
+    return found
+
+
+def _typed(signature: inspect.Signature, hints: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters with types instead of their names."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return {
-        name: parameter.replace(
-            kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=hints.get(name, Any)
-        )
-        for name, parameter in inspect.signature(kind).parameters.items()
+        name: parameter.replace(kind=kind, annotation=hints[name])
+        for name, parameter in signature.parameters.items()
     }
+
+
+def _type_text(annotation: Any) -> str:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        module = annotation.__module__
+        return annotation.__name__ if module == "builtins" else f"{module}.{annotation.__name__}"
+    return repr(annotation).replace("NoneType", "None")
 
 
 def _documented(kind: type) -> dict[str, str]:
@@ -110,8 +164,3 @@ def _documented(kind: type) -> dict[str, str]:
 
 
 globals().update({name: named_callback(name, method) for name, method in _METHODS.items()})
-
-
-def __getattr__(name: str) -> type[SaliencyCallback]:
-    # For type checkers that find no named.pyi: the names above are made by code.
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -240,7 +240,6 @@ class SaliencyCallback(pl.Callback):
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Be ready for another trainer; let a process that was spawned hand its numbers back."""
-        self._is_set_up = False
         self._last_round = None
         shorten_handed_back_metrics(trainer)
 
@@ -374,7 +373,8 @@ class SaliencyCallback(pl.Callback):
         """What this callback's state is filed under in a checkpoint: the tags that it writes."""
         key = self._generate_state_key(tags=sorted(self._families))
         # The Trainer asks for a key at once, and refuses equal ones without saying what to do;
-        # setup, which comes before any checkpoint, looks for equal tags and says it.
+        # setup, which comes before any checkpoint, looks for equal tags and says it. Once known,
+        # the key stays: checkpoints are also saved after the run.
         return key if self._is_set_up else f"{key}@{id(self)}"
 
     # How the hooks do it.

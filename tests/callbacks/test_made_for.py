@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, GradCAM, Gradient
-from lightning_saliency.callbacks.measurement.made_for import describe_method
+from lightning_saliency.callbacks.resume import describe_method
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET
@@ -99,7 +99,7 @@ def test_the_words_for_a_method_are_the_same_in_every_process() -> None:
             return image[:, :1]
 
     words = [
-        describe_method(SaliencyCallback(Method()).monitor.methods[0].method) for _ in range(2)
+        describe_method(SaliencyCallback(Method())._explainer.methods[0].method) for _ in range(2)
     ]
     assert words[0] == words[1]
     assert "0x" not in words[0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient, LinearApprox
-from lightning_saliency.callbacks.measurement.sane import copied_module
+from lightning_saliency.callbacks.stages.sanity import copied_module
 from lightning_saliency.errors import InputError, ModelError
 from lightning_saliency.metrics import FAITHFULNESS
 from lightning_saliency.trust import TrustChecks, measure_faithfulness, sanity_check
@@ -95,7 +95,7 @@ def test_time_is_booked_and_held_back_by_the_budget(tmp_path: Path) -> None:
     callback = SaliencyCallback(
         Gradient(), samples=2, trust=TrustChecks(["deletion"]), max_overhead=1e-6
     )
-    callback.budget.allows_next = lambda progress: progress > 0  # type: ignore[method-assign]
+    callback._budget.allows_next = lambda progress: progress > 0  # type: ignore[method-assign]
     fit(tmp_path, callback)
     # Explanations have room, and what comes on top has none.
     assert tags(tmp_path, "scalars", "saliency_target")

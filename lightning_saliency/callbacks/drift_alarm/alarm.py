@@ -120,11 +120,6 @@ class DriftAlarm(pl.Callback):
             self._tags.check(_sources(callbacks), [alarm._tags for alarm in alarms])
         self._is_set_up = True
 
-    @override
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Be ready for another trainer."""
-        self._is_set_up = False
-
     def on_explained(
         self,
         trainer: pl.Trainer,
