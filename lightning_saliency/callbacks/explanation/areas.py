@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturbation
+from lightning_saliency.attribution.mask_search.rewards import Variant
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.attribution.reward import Variant
 
 __all__ = ["AreaMasks", "area_names", "area_numbers", "maps_and_areas"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.attribution.shared_maps import shared_maps
+from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.callbacks.explanation.areas import AreaMasks, maps_and_areas
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.errors import InputError
@@ -187,7 +187,7 @@ def begin(
     """Do what the methods have in common.
 
     Methods that can share passes do, also with the one that the probabilities come from; see
-    :func:`~lightning_saliency.attribution.shared_maps.shared_maps`.
+    :func:`~lightning_saliency.attribution.shared_pass.shared_maps`.
 
     Args:
         model: in any state; it is not changed.

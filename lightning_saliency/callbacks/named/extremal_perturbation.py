@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from lightning_saliency.attribution.extremal_perturbation import ExtremalPerturbation
-from lightning_saliency.attribution.mask_recipe import SearchPreset
-from lightning_saliency.attribution.reward import Reward, RewardName, Variant
+from lightning_saliency.attribution.mask_search.presets import SearchPreset
+from lightning_saliency.attribution.mask_search.rewards import Reward, RewardName, Variant
 from lightning_saliency.callbacks.explanation.explain import ClassChoice
 from lightning_saliency.callbacks.explanation.faults import OnError
 from lightning_saliency.callbacks.explanation.forward import Forward
@@ -38,7 +38,8 @@ class ExtremalPerturbationCallback(SaliencyCallback):
         variant: ``"preserve"``: the area alone keeps the score; ``"delete"``: without the area the
             score is lost; ``"dual"``: both, at twice the cost.
         reward_func: ``"simple"`` (the logit), ``"contrastive"`` (how far it lies above the other
-            logits), or a function, see :data:`~lightning_saliency.attribution.reward.Reward`.
+            logits), or a function, see
+            :data:`~lightning_saliency.attribution.mask_search.rewards.Reward`.
         preset: None; ``"torchray"`` for what TorchRay does in each iteration: 800 steps of
             gradient descent, lengths that do not depend on the image, a blur that darkens the
             edges, an area that is measured on a canvas larger than the image.

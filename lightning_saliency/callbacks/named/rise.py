@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lightning_saliency.attribution.rise import RISE
-from lightning_saliency.attribution.rise_estimator import RISEPreset
+from lightning_saliency.attribution.rise_estimation.presets import RISEPreset
 from lightning_saliency.callbacks.explanation.explain import ClassChoice
 from lightning_saliency.callbacks.explanation.faults import OnError
 from lightning_saliency.callbacks.explanation.forward import Forward
