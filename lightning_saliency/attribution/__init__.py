@@ -10,9 +10,9 @@ from lightning_saliency.attribution.grad_cam import GradCAM
 from lightning_saliency.attribution.gradient import Gradient
 from lightning_saliency.attribution.guided_backprop import GuidedBackprop
 from lightning_saliency.attribution.linear_approx import LinearApprox
-from lightning_saliency.attribution.mask_average import RISEEstimate
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.rise import RISE
+from lightning_saliency.attribution.rise_estimation.estimators import RISEEstimate
 
 __all__ = [
     "AttributionMethod",

@@ -15,16 +15,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from lightning_saliency.attribution.excitation_method import ExcitationMethod
+from lightning_saliency.attribution.gradient_bases import ExcitationMethod
 from lightning_saliency.errors import LayerError, NoGradientError
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
     classifier_nodes,
-    in_units,
     node_of,
     nodes_below,
     record_excitation,
+    unit_scale,
 )
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
@@ -94,7 +94,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)
-        return in_units(
+        return unit_scale(
             score_gradient(UNIT_SIGNAL * scores, layers[self.saliency_layer], self.saliency_layer)
         )
 

@@ -21,14 +21,14 @@ from lightning_saliency.attribution.contrastive_excitation_backprop import (
     contrastive_excitation_backprop,
     contrastive_excitation_map,
 )
-from lightning_saliency.attribution.excitation_method import ExcitationMethod, warn_of_loss
+from lightning_saliency.attribution.gradient_bases import ExcitationMethod, warn_of_loss
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
     classifier_nodes,
-    in_units,
     passes_nothing_by,
     record_excitation,
+    unit_scale,
 )
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
@@ -99,10 +99,10 @@ class ExcitationBackprop(ExcitationMethod):
         is_all = passes_nothing_by(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
-            return in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+            return unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
         # Class 0 of a model with one unit is its dual unit, at which a signal of -1 arrives.
         classifier_nodes(scores, "classifier")
-        signal = in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+        signal = unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
         if is_all:
             warn_of_loss(signal)
         return signal

@@ -9,24 +9,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.gradient_method import GradientMethod
+from lightning_saliency.attribution.gradient_bases import GradientMethod, gradient_map
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import fold
 from lightning_saliency.network.score import Target
 
 __all__ = ["Gradient", "gradient", "gradient_map"]
-
-
-def gradient_map(gradient: Tensor) -> Tensor:
-    """Return the largest absolute derivative over the channels.
-
-    Args:
-        gradient: (N, C, H, W), derivative of the score with respect to the image or to a layer.
-
-    Returns:
-        (N, 1, H, W), >= 0.
-    """
-    return gradient.abs().amax(1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.layer_method import LayerMethod
+from lightning_saliency.attribution.gradient_bases import LayerMethod
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import Layout
 from lightning_saliency.network.score import Target

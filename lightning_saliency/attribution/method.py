@@ -82,7 +82,7 @@ class AttributionMethod(ABC):
             model: any module that takes ``image`` and returns class scores, in whatever state; it
                 is not changed.
             image: (N, C, H, W), floating point, finite, on the model's device, in the form that
-                the model takes (normalised, for instance).
+                the model takes (normalized, for instance).
             target: a class index for all images; one for each, as a sequence or an integer tensor
                 (N,); ``"predicted"``; or a callable from the model's output to scores (N,).
 

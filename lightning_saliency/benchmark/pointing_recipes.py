@@ -27,16 +27,16 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import resize
 
-__all__ = ["CENTRE", "METHODS", "PointingPreset", "Recipe", "pointing_recipe"]
+__all__ = ["CENTER", "METHODS", "PointingPreset", "Recipe", "pointing_recipe"]
 
 PointingPreset: TypeAlias = Literal["torchray"]
 """``"torchray"``: RISE and extremal perturbation exactly as in the published benchmark."""
 
-CENTRE = "center"
-"""The baseline that points at the picture's centre, whatever is there."""
+CENTER = "center"
+"""The baseline that points at the picture's center, whatever is there."""
 
 METHODS = (
-    CENTRE,
+    CENTER,
     *("gradient", "deconvnet", "guided_backprop", "linear_approx", "excitation_backprop"),
     *("contrastive_excitation_backprop", "rise", "grad_cam", "extremal_perturbation"),
 )
@@ -54,7 +54,7 @@ class Recipe:
 
     Attributes:
         name: of the method, as it stands in the table.
-        method: from model, images and targets to maps; None for the centre of the picture.
+        method: from model, images and targets to maps; None for the center of the picture.
         smooth: sigma of the blur of the map at the picture's size, as a fraction of a side.
         smooth_side: which side that is.
         square: whether the method sees pictures that are resized to a square.
@@ -87,7 +87,7 @@ class Recipe:
             InputError: the recipe has no method.
         """
         if self.method is None:
-            raise InputError("Expected a method that makes maps, got the centre of the picture.")
+            raise InputError("Expected a method that makes maps, got the center of the picture.")
         target = list(classes) if self.whole else PointingScore(tuple(classes))
         maps = resize(self.method(module, images, target), size)
         side = max(size) if self.smooth_side == "longer" else min(size)
@@ -121,7 +121,7 @@ def pointing_recipe(
         raise InputError(f"Expected preset to be None or 'torchray', got {preset!r}.")
     layers = model.layers
     recipes = {
-        CENTRE: Recipe(CENTRE, None),
+        CENTER: Recipe(CENTER, None),
         "gradient": Recipe("gradient", Gradient(resize=False), _DERIVATIVE_BLUR),
         "deconvnet": Recipe("deconvnet", DeconvNet(resize=False), _DERIVATIVE_BLUR),
         "guided_backprop": Recipe(
