@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.callbacks.explanation import (
@@ -88,7 +88,7 @@ class Explainer:
         """
         model = explained_model(pl_module, self.forward)
         for entry in self.methods:
-            for layer in entry.method.named_layers():
+            for layer in entry.method.layers():
                 find_layer(model, layer)
 
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
@@ -148,7 +148,9 @@ class Explainer:
             def begin() -> SharedForward:
                 model = explained_model(context.pl_module, self.forward)
                 mine = stack.enter_context(isolated_share(context, model, samples))
-                return shared_forward(model, [entry.method for entry, _ in wanted], mine, self.choices)
+                return shared_forward(
+                    model, [entry.method for entry, _ in wanted], mine, self.choices
+                )
 
             shared = context.require(begin)
             for row, (entry, choices) in enumerate(wanted):
@@ -202,7 +204,7 @@ def shared_forward(
     samples: SampleSet,
     choices: Sequence[ClassChoice],
 ) -> SharedForward:
-    """Make the passes that the methods can share, see :func:`~.attribution.shared_pass.shared_maps`.
+    """Make the passes that the methods can share.
 
     Args:
         model: in any state; it is not changed.
@@ -246,7 +248,7 @@ class MethodCall:
         """Explain the samples; whatever the method raises comes out."""
         found = self._shared.maps.get(self._place)
         if found is not None:
-            return self._explanation(found)
+            return self._explanation(Attribution(found))
         with self._while_explaining:
             return self._alone(slice(None))
 
@@ -263,19 +265,19 @@ class MethodCall:
     def _alone(self, which: slice) -> Explanation:
         shared = self._shared
         target = shared.targets[self._place[1]][which]
-        saliency, extras = self._method.explain(shared.model, shared.images[which], target)
-        return self._explanation(saliency, extras, which)
+        found = self._method.explain(shared.model, shared.images[which], target)
+        return self._explanation(found, which)
 
-    def _explanation(self, saliency, extras=None, which: slice = slice(None)) -> Explanation:
+    def _explanation(self, found: Attribution, which: slice = slice(None)) -> Explanation:
         logits = self._shared.logits[which]
         target = self._shared.targets[self._place[1]][which]
         return Explanation(
-            saliency=saliency.float().cpu(),
+            saliency=found.saliency.float().cpu(),
             target=target.cpu(),
             predicted=logits.argmax(1).cpu(),
             probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
             log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
-            extras=extras,
+            extras=found.extras,
         )
 
     def _culprit(self, numbers: Sequence[int], error: BaseException) -> str:

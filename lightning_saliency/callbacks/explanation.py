@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.method import AttributionMethod, Extras
+from lightning_saliency.attribution.extras import Extras
+from lightning_saliency.attribution.method import AttributionMethod
 
 __all__ = [
     "ClassChoice",

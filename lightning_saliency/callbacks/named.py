@@ -88,7 +88,11 @@ def write_stub() -> Path:
     path = Path(__file__).with_suffix(".pyi")
     classes = [_class_stub(name, method) for name, method in sorted(_METHODS.items())]
     text = "\n\n".join(classes)
-    types = "\n".join(line for line in text.splitlines() if line.startswith(_INDENT * 2))
+    types = "\n".join(
+        _type_text(each.annotation)
+        for method in _METHODS.values()
+        for each in (*_method_parameters(method).values(), *_callback_parameters().values())
+    )
     modules = sorted(set(re.findall(r"\b([a-z_]\w*(?:\.[a-z_]\w*)*)\.[A-Z]", types)))
     imports = [f"import {module}" for module in modules]
     listed = "\n".join(f'{_INDENT}"{name}",' for name in sorted(_METHODS))

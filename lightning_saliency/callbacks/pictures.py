@@ -1,4 +1,4 @@
-"""The pictures of a run: panels, side-by-side panels, filmstrips; one colour scale for each."""
+"""The pictures of a run: panels, side-by-side panels, filmstrips; one color scale for each."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Pictures:
         rows: Sequence[str],
         title: str,
     ) -> Tensor:
-        """Draw samples at a few times, in the colours of the run.
+        """Draw samples at a few times, in the colors of the run.
 
         Args:
             series: for instance ``"grad_cam"``.
@@ -211,7 +211,7 @@ class Pictures:
         return self._last_strip[series]()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the colour scales and the filmstrips for a checkpoint."""
+        """Return the color scales and the filmstrips for a checkpoint."""
         return {
             series: {
                 "scale": None if strip.scale is None else asdict(strip.scale),
@@ -224,7 +224,7 @@ class Pictures:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the colour scales and filmstrips of a checkpoint.
+        """Go on with the color scales and filmstrips of a checkpoint.
 
         Args:
             state: from :meth:`state_dict`.
@@ -247,11 +247,9 @@ class Pictures:
         return [f"epoch {epoch}: {self.class_name(target)} ({probability:.2f}), {verdict}"]
 
     def _masks(self, explanation: Explanation, image: Tensor, index: int) -> list[list[Cell]]:
-        found = explanation.areas
-        if found is None:
-            return []
-        scores = found.probability[index].tolist()
-        return mask_rows(image, found.masks[index], found.areas, scores, found.variant == "delete")
+        extras = explanation.extras
+        shown = None if extras is None else extras.mask_panel(index)
+        return [] if shown is None else mask_rows(image, *shown)
 
     def _strip_of(
         self, series: str, shown: Tensor, explanation: Explanation

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
 from lightning_saliency.callbacks.samples.sample_set import Samples
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["ResumeFingerprint", "describe_method", "describe_samples"]
-
-# These change how an explanation is made, not what it is.
-_NO_MATTER = ("batch_size", "autocast")
+__all__ = ["ResumeFingerprint", "describe_samples"]
 
 
 class ResumeFingerprint:
@@ -40,7 +35,7 @@ class ResumeFingerprint:
         self.samples = describe_samples(samples, dataloader_idx)
         classes = " and ".join(map(str, choices))
         self.methods = {
-            entry.name: f"{describe_method(entry.method)} for target {classes}" for entry in methods
+            entry.name: f"{entry.method.describe()} for target {classes}" for entry in methods
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,24 +101,3 @@ def describe_samples(samples: Samples, dataloader_idx: int) -> str:
             # As float64, in which tensors of every type have bytes.
             digest.update(tensor.double().contiguous().numpy().tobytes())
     return f"{samples.count} given images, {digest.hexdigest()[:12]}"
-
-
-def describe_method(method: AttributionMethod) -> str:
-    """Return a method and the settings that its maps depend on, the same in every process.
-
-    Args:
-        method: as the user gave it.
-    """
-    settings = ", ".join(
-        f"{field.name}={_words(getattr(method, field.name))}"
-        for field in fields(method)
-        if field.name not in _NO_MATTER
-    )
-    return f"{type(method).__name__}({settings})"
-
-
-def _words(value: object) -> str:
-    if isinstance(value, AttributionMethod):
-        return describe_method(value)
-    # The usual text of a function or an object says where in memory it lies.
-    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else repr(value)

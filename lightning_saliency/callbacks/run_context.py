@@ -257,7 +257,7 @@ def is_fast_dev_run(trainer: pl.Trainer) -> bool:
 
 
 def followed_checkpoint(trainer: pl.Trainer) -> Any:
-    """Return the first ModelCheckpoint of the run that looks for the best, None if there is none."""
+    """Return the run's first ModelCheckpoint that looks for the best; None if there is none."""
     found: Iterable[Any] = cast("Any", trainer).callbacks
     for callback in found:
         # Not by class: pytorch_lightning has a ModelCheckpoint of its own.

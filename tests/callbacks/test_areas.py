@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_saliency.attribution.mask_search.areas import AreaMasks, area_numbers, maps_and_areas
 from scipy.integrate import trapezoid
 from small_runs import QUIET, events, fit
 from tiny_models import make_images, make_model
@@ -16,7 +17,6 @@ from tiny_models import make_images, make_model
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import ExtremalPerturbation, Gradient
 from lightning_saliency.attribution.mask_search.search import MaskSearch
-from lightning_saliency.attribution.mask_search.areas import AreaMasks, area_numbers, maps_and_areas
 
 pytestmark = QUIET
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.callbacks import budget as module
+from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.failures import FailureLog
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stage_runner import StageRunner
-from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.errors import InputError
 
 pytestmark = QUIET

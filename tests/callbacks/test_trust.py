@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient, LinearApprox
+from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.sanity import copied_module
 from lightning_saliency.errors import InputError, ModelError
 from lightning_saliency.metrics import FAITHFULNESS
@@ -301,5 +302,8 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     # The second is the older name.
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes
     made: pl.Callback = make(parser.parse_path(file)).callback
-    assert made.trust.checks == TrustChecks(["insertion", "road"], 5, True)
+    assert isinstance(made, GradCAMCallback)
+    (faithfulness,) = [s for s in made._later_stages if isinstance(s, FaithfulnessStage)]
+    assert (faithfulness._measures, faithfulness._every) == (["insertion", "road"], 5)
+    assert made._sanity.at_the_end
     assert made.trust.checks.sanity_check is True

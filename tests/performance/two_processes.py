@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
 from lightning_saliency.attribution import ExtremalPerturbation  # noqa: E402
+from lightning_saliency.callbacks.run_context import RunContext  # noqa: E402
 
 SAMPLES = 16
 SIDE = 64

@@ -144,8 +144,7 @@ class DriftAlarm(pl.Callback):
             self._watched.setdefault(tag, Watched(tag))
         members = Counter(self._watched[tag].group for tag in tags)
         findings = {
-            tag: self._judge(tag, round, source, members[self._watched[tag].group])
-            for tag in tags
+            tag: self._judge(tag, round, source, members[self._watched[tag].group]) for tag in tags
         }
         scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
         context.log_numbers(scores, len(round.samples))

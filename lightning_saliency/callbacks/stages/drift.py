@@ -15,9 +15,10 @@ from lightning_saliency.callbacks.samples.regions import Regions
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.settings import Pinned
 from lightning_saliency.callbacks.stages.drift_tracker import DriftResult, DriftTracker
+from lightning_saliency.callbacks.stages.locate import locate, location_names
 from lightning_saliency.callbacks.stages.references import References
 from lightning_saliency.callbacks.stages.stage import Stage
-from lightning_saliency.metrics.localization import locate, location_names, region_area
+from lightning_saliency.metrics.localization import region_area
 
 __all__ = ["DriftStage"]
 
@@ -88,7 +89,7 @@ class DriftStage(Stage):
             values[f"{prefix}saliency_region_area/{name}"] = float(area)
         for name, explanation in round.explanations.items():
             series = round.series[name]
-            located = locate(explanation.saliency, regions, series.method.map_traits)
+            located = locate(explanation.saliency, regions, series.method)
             moved = self.trackers[name].measure(
                 explanation, context.epoch, best_score(context.trainer)
             )

@@ -59,7 +59,9 @@ class DriftTracker:
         self.references = references or References()
         self.noise: dict[str, float] = {}
 
-    def measure(self, explanation: Explanation, epoch: int = 0, best: float | None = None) -> DriftResult:
+    def measure(
+        self, explanation: Explanation, epoch: int = 0, best: float | None = None
+    ) -> DriftResult:
         """Compare with the references, and take the explanation as the next previous one.
 
         Args:

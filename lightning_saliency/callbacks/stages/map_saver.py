@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.explanation_round import ExplanationRound
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.errors import SaliencyWarning
@@ -100,7 +97,7 @@ class MapSaver:
                     found.probability,
                     tuple(round.sample_ids),
                     marks,
-                    _settings(round.series[series].method),
+                    round.series[series].method.settings(),
                     round.epoch,
                     round.step,
                 )
@@ -134,21 +131,6 @@ class _Reported:
             category=SaliencyWarning,
         )
         return True
-
-
-def _settings(method: AttributionMethod) -> dict[str, Any]:
-    """Return the method and its settings as JSON can hold them."""
-    plain = {name: _plain(value) for name, value in asdict(method).items()}
-    return {"method": type(method).__name__, **plain}
-
-
-def _plain(value: object) -> object:
-    """Return what JSON can hold: plain values as they are, others in words."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return repr(value)
 
 
 def _set_aside(folder: Path, epoch: int, step: int) -> None:

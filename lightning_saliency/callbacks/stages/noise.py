@@ -46,9 +46,7 @@ class NoiseStage(Stage):
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
-        again, failures = self._explainer.explain(
-            context, round.samples, methods=self._reseeded()
-        )
+        again, failures = self._explainer.explain(context, round.samples, methods=self._reseeded())
         for name, explanation in again.items():
             measure = partial(self._trackers[name].measure_noise, explanation)
             noise = context.broadcast(context.require(measure))

@@ -60,8 +60,8 @@ class References:
     from the first explanation on.
 
     Args:
-        pinned: see :data:`~lightning_saliency.callbacks.settings.Pinned`. ``"first"`` and ``"best"`` settle after the warm-up, an epoch
-            in that epoch, or at the first explanation after it. ``"best"`` is then exchanged
+        pinned: see :data:`~.settings.Pinned`. ``"first"`` and ``"best"`` settle after the warm-up, an
+            epoch in that epoch, or at the first explanation after it. ``"best"`` is then exchanged
             whenever a better checkpoint has been saved, for the last explanation before that.
         warmup_epochs: of the warm-up.
 

@@ -28,7 +28,7 @@ class Stage(ABC):
     name: ClassVar[str]
     needs_room: ClassVar[bool] = False
 
-    def prepare(self, context: RunContext, probe: SampleSet) -> None:
+    def prepare(self, context: RunContext, probe: SampleSet) -> None:  # noqa: B027 (most need none)
         """Check before the first training step that the settings fit the samples and the module.
 
         Args:
