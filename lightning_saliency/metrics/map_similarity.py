@@ -17,7 +17,7 @@ measure             equal maps range        unchanged by (of either map)
 They have in common:
 
 - Pairs that are equal pixel by pixel give exactly the value for equal maps.
-- A pair with a :func:`~lightning_saliency.metrics.canonical.degenerate` map (constant, all zero,
+- A pair with a :func:`~lightning_saliency.image.saliency_map.degenerate` map (constant, all zero,
   not finite) has no similarity: NaN.
 - They take maps of any size; :func:`~lightning_saliency.metrics.canonical.canonical` brings maps
   to the size at which they are meant to be compared.
@@ -45,7 +45,7 @@ from typing_extensions import override
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.ranks import correlation_of_ranks
-from lightning_saliency.metrics.canonical import degenerate, to_float64
+from lightning_saliency.image.saliency_map import degenerate, to_float64
 from lightning_saliency.metrics.map_statistics import MapStatistics, top_tenth
 from lightning_saliency.metrics.measure import Measure
 from lightning_saliency.metrics.structural_similarity import structural_similarity

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.image.ranks import mean_ranks
-from lightning_saliency.metrics.canonical import check_maps, degenerate, to_float64
+from lightning_saliency.image.saliency_map import check_maps, degenerate, to_float64
 from lightning_saliency.metrics.structural_similarity import LocalStatistics, local_statistics
 
 __all__ = ["MapStatistics", "top_tenth"]
@@ -22,9 +22,9 @@ __all__ = ["MapStatistics", "top_tenth"]
 class MapStatistics:
     """A batch of maps; what the measures need of each is computed when it is first asked for.
 
-    All is on the device on which the measures compute (see
-    :func:`~lightning_saliency.metrics.canonical.to_float64`), in float64, and takes eight times the
-    memory of float32 maps once it has been asked for. In a degenerate map it means nothing.
+    All is in float64, on the device on which the measures compute (see
+    :func:`~lightning_saliency.image.saliency_map.to_float64`), and takes eight times the memory of
+    float32 maps once it has been asked for. In a degenerate map it means nothing.
 
     Args:
         maps: (N, 1, H, W), floating point. They are not copied, and must not be changed.
