@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.canonical import canonical, degenerate
 from lightning_saliency.rendering import (
     ColorScale,
     Frame,
@@ -31,7 +31,6 @@ from lightning_saliency.rendering import (
 )
 from lightning_saliency.rendering.grid import Cell
 from lightning_saliency.rendering.pixels import resized
-from lightning_saliency.rendering.scale import is_informative
 
 __all__ = ["Pictures"]
 
@@ -65,7 +64,7 @@ class _Strip:
         if self.scale is None:
             self.scale = color_scale(saliency)
             if self.scale is not None:
-                self.signed = bool((saliency[is_informative(saliency)] < 0).any())
+                self.signed = bool((saliency[~degenerate(saliency)] < 0).any())
         return heatmap(saliency, self.scale or ColorScale(), self.signed)
 
     def add(self, frame: Frame, epoch: int) -> None:

@@ -2,90 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from lightning_saliency.errors import InputError
+from lightning_saliency.history.comparison import Comparison
 from lightning_saliency.history.load import SavedMaps, load_maps, series_folders
 from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.metrics.drift import MEASURES, chance_drift, mean_drift, sample_drift
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["Comparison", "compare"]
-
-_COLUMNS = (*MEASURES, "disagree", "degenerate_frac")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The maps of one series in two runs, at the epochs that both have.
-
-    ``str()`` gives a table, :meth:`figure` a picture.
-
-    Attributes:
-        series: the method, and the choice of class if there were several.
-        names: what the two runs are called.
-        epochs: (E,), int64.
-        table: each (E,), float32, means over the samples: the measures of
-            :data:`~lightning_saliency.metrics.drift.MEASURES`, from the second run to the first;
-            ``disagree``, the share of samples for which the runs predict different classes;
-            ``degenerate_frac``, the share of samples of which one of the maps is constant or not
-            finite, which the other means leave out.
-        chance: for each measure, what it gives for maps of different samples of the first run, at
-            the last of these epochs: no relation at all.
-        per_sample: for each measure (E, N).
-        sample_ids: N, as in :class:`~lightning_saliency.history.SavedMaps`.
-        maps: of both runs, each (E, N, 1, h, w), as they were compared: at most 64 x 64.
-        pictures: (N, 3, H, W), uint8; None if they were not saved.
-    """
-
-    series: str
-    names: tuple[str, str]
-    epochs: Tensor
-    table: Mapping[str, Tensor]
-    chance: Mapping[str, float]
-    per_sample: Mapping[str, Tensor]
-    sample_ids: tuple[int, ...]
-    maps: tuple[Tensor, Tensor]
-    pictures: Tensor | None
-
-    def __str__(self) -> str:
-        """Return a table with a row for each epoch."""
-        widths = [max(8, len(name)) for name in _COLUMNS]
-        head = "  ".join(name.rjust(width) for name, width in zip(_COLUMNS, widths, strict=True))
-        lines = [
-            f"{self.series}: {self.names[1]} beside {self.names[0]}, "
-            f"{len(self.sample_ids)} samples",
-            f"epoch  {head}",
-        ]
-        for row, epoch in enumerate(self.epochs.tolist()):
-            cells = [f"{float(self.table[name][row]):.3f}" for name in _COLUMNS]
-            lines.append(f"{epoch:5d}  " + _aligned(cells, widths))
-        apart = [f"{self.chance[name]:.3f}" if name in self.chance else "-" for name in _COLUMNS]
-        lines.append("other  " + _aligned(apart, widths))
-        lines.append(
-            '"other": maps of different samples; as far apart as maps can be expected to be.'
-        )
-        return "\n".join(lines)
-
-    def figure(self) -> Figure:
-        """Draw the curves, and the samples that differ most at the last epoch.
-
-        Returns:
-            A figure of matplotlib; save it with ``savefig``.
-        """
-        # Drawing takes longer to import than the rest.
-        from lightning_saliency.history.compare_figure import draw
-
-        return draw(self)
+__all__ = ["compare"]
 
 
 def compare(
@@ -204,7 +134,3 @@ def _names(run_a: str | PathLike[str], run_b: str | PathLike[str]) -> tuple[str,
 
 def _span(run: SavedMaps) -> str:
     return f"epochs {int(run.epochs.min())} to {int(run.epochs.max())}"
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

@@ -3,8 +3,6 @@
 from lightning_saliency.metrics.canonical import canonical, degenerate
 from lightning_saliency.metrics.change_detection import page_hinkley_score, spike_score
 from lightning_saliency.metrics.drift import (
-    MEASURES,
-    NO_DRIFT,
     SaliencyDrift,
     calibrated_drift,
     chance_drift,
@@ -28,6 +26,11 @@ from lightning_saliency.metrics.localization import (
     top10_region_iou,
 )
 from lightning_saliency.metrics.map_similarity import (
+    MEASURES,
+    NO_DRIFT,
+    RANKING,
+    SIMILARITIES,
+    MapMeasure,
     center_shift,
     log2_norm_ratio,
     spearman,
@@ -35,6 +38,8 @@ from lightning_saliency.metrics.map_similarity import (
     top10,
     top10_iou,
 )
+from lightning_saliency.metrics.measure import Measure
+from lightning_saliency.metrics.object_measures import OBJECT_MEASURES, ObjectMeasure, region_share
 from lightning_saliency.metrics.pointing_game import (
     PointingGame,
     PointingTally,
@@ -47,9 +52,15 @@ __all__ = [
     "FAITHFULNESS",
     "Faithfulness",
     "MEASURES",
+    "MapMeasure",
+    "Measure",
     "NO_DRIFT",
+    "OBJECT_MEASURES",
+    "ObjectMeasure",
     "PointingGame",
     "PointingTally",
+    "RANKING",
+    "SIMILARITIES",
     "SaliencyDrift",
     "calibrated_drift",
     "canonical",
@@ -69,6 +80,7 @@ __all__ = [
     "rank_accuracy",
     "region_area",
     "region_mass",
+    "region_share",
     "removal_contrast",
     "sample_drift",
     "spearman",

@@ -5,8 +5,7 @@ maps of different images may be alike to begin with. So it can also be given rel
 :func:`calibrated_drift`.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,15 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_saliency.metrics.canonical import canonical, to_float64
-from lightning_saliency.metrics.map_similarity import (
-    NO_DRIFT,
-    center_shift,
-    log2_norm_ratio,
-    similarity,
-    spearman,
-    ssim,
-    top10_iou,
-)
+from lightning_saliency.metrics.map_similarity import MEASURES, NO_DRIFT, similarity
 from lightning_saliency.metrics.map_statistics import MapStatistics
 
 __all__ = [
@@ -39,17 +30,6 @@ __all__ = [
 ]
 
 _Number = TypeVar("_Number", float, Tensor)
-
-MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {
-        "top10_iou": top10_iou,
-        "spearman": spearman,
-        "ssim": ssim,
-        "center_shift": center_shift,
-        "log2_norm_ratio": log2_norm_ratio,
-    }
-)
-"""The measures by the names under which they are logged."""
 
 
 def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str, Tensor]:
@@ -125,13 +105,13 @@ def drift_amount(measure: str, value: _Number) -> _Number:
     """Turn a measure's value into one that is 0 for equal maps and larger the more they differ.
 
     That is 1 - value for the similarities, the value itself for ``center_shift``, and the
-    magnitude for ``log2_norm_ratio``. Alarms watch this.
+    magnitude for ``log2_norm_ratio``; the same as ``MEASURES[measure].amount(value)``.
 
     Args:
         measure: a name of :data:`MEASURES`.
         value: what it gave.
     """
-    return abs(NO_DRIFT[measure] - value)
+    return MEASURES[measure].amount(value)
 
 
 def calibrated_drift(
@@ -155,10 +135,10 @@ def calibrated_drift(
         NaN where noise moves the maps as far as chance does, so that nothing can be said.
     """
     relative = {}
-    for name in MEASURES:
-        if name != "log2_norm_ratio":
-            amount, most = drift_amount(name, values[name]), drift_amount(name, chance[name])
-            least = torch.zeros_like(most) if noise is None else drift_amount(name, noise[name])
+    for name, measure in MEASURES.items():
+        if measure.is_calibrated:
+            amount, most = measure.amount(values[name]), measure.amount(chance[name])
+            least = torch.zeros_like(most) if noise is None else measure.amount(noise[name])
             share = (amount - least).clamp_min(0) / (most - least)
             relative[name] = share.where(most > least, torch.nan)
     return relative

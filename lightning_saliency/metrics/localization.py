@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.canonical import check_maps, degenerate, to_float64
+from lightning_saliency.image.saliency_map import check_maps, degenerate, to_float64
 from lightning_saliency.metrics.map_similarity import top10
 
 __all__ = [

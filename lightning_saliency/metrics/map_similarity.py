@@ -1,7 +1,8 @@
 """How alike two saliency maps of one image are.
 
-Five measures, each a function of two batches of maps that gives one number for each pair. Three
-are similarities (1 for equal maps, near 0 by chance), one is a distance, one a ratio:
+Five measures, each an object that is called like a function of two batches of maps and gives one
+number for each pair. Three are similarities (1 for equal maps, near 0 by chance), one is a
+distance, one a ratio:
 
 =================== ========== ============ ====================================================
 measure             equal maps range        unchanged by (of either map)
@@ -16,7 +17,7 @@ measure             equal maps range        unchanged by (of either map)
 They have in common:
 
 - Pairs that are equal pixel by pixel give exactly the value for equal maps.
-- A pair with a :func:`~lightning_saliency.metrics.canonical.degenerate` map (constant, all zero,
+- A pair with a :func:`~lightning_saliency.image.saliency_map.degenerate` map (constant, all zero,
   not finite) has no similarity: NaN.
 - They take maps of any size; :func:`~lightning_saliency.metrics.canonical.canonical` brings maps
   to the size at which they are meant to be compared.
@@ -30,21 +31,36 @@ Ghorbani, Abid, Zou. Interpretation of neural networks is fragile. AAAI 2019, ar
 which also has the shift of the center.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.canonical import degenerate, to_float64
+from lightning_saliency.image.ranks import correlation_of_ranks
+from lightning_saliency.image.saliency_map import degenerate, to_float64
 from lightning_saliency.metrics.map_statistics import MapStatistics, top_tenth
+from lightning_saliency.metrics.measure import Measure
 from lightning_saliency.metrics.structural_similarity import structural_similarity
 
 __all__ = [
+    "CenterShift",
+    "Log2NormRatio",
+    "MEASURES",
+    "MapMeasure",
     "NO_DRIFT",
+    "RANKING",
+    "SIMILARITIES",
+    "SSIM",
+    "Spearman",
+    "Top10IoU",
     "center_shift",
     "log2_norm_ratio",
     "similarity",
@@ -54,10 +70,167 @@ __all__ = [
     "top10_iou",
 ]
 
-_Formula: TypeAlias = Callable[[MapStatistics, MapStatistics], Tensor]
+
+class MapMeasure(Measure, ABC):
+    """How alike two maps of one image are, or how far they are apart.
+
+    Called with two batches of maps (N, 1, H, W), floating point, of one shape and device, it
+    returns one number for each pair, (N,); NaN where a map is degenerate.
+
+    Attributes:
+        unrelated: about what unrelated maps have; None if that depends on the maps.
+        is_similarity: whether 1 stands for equal maps, and unrelated ones have about 0. Only
+            similarities are also logged for some of the samples and relative to noise and chance,
+            and watched by alarms unless others are named.
+        is_calibrated: whether it means something relative to chance.
+        meaning: what it sees, in a few words.
+    """
+
+    unrelated: ClassVar[float | None] = None
+    is_similarity: ClassVar[bool] = False
+    is_calibrated: ClassVar[bool] = True
+    meaning: ClassVar[str]
+
+    @abstractmethod
+    def compute(self, current: MapStatistics, reference: MapStatistics) -> Tensor:
+        """Return the number of each pair; in degenerate maps it means nothing.
+
+        Args:
+            current: N maps that are not all equal to the references.
+            reference: maps of the same images, of the same shape.
+
+        Returns:
+            (N,), float64, on the device of the statistics.
+        """
+
+    def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
+        """Return the number of each pair, (N,).
+
+        Args:
+            current: (N, 1, H, W), floating point.
+            reference: maps of the same images, of the same shape.
+
+        Raises:
+            InputError: these are no maps, or they differ in shape or device.
+        """
+        pair = MapStatistics(current), MapStatistics(reference)
+        return similarity(*pair, [self])[self.name]
+
+    def column(self, reference: str) -> str:
+        """Return the heading of the measure in a table of samples.
+
+        Args:
+            reference: what the maps are compared with, such as ``"previous"``.
+        """
+        return f"{self.name} to {reference}"
+
+
+class Top10IoU(MapMeasure):
+    """The overlap (intersection over union) of the tenths with the largest values, in [0, 1].
+
+    :func:`top10` says what happens to ties.
+    """
+
+    name = "top10_iou"
+    best = 1.0
+    unrelated = 0.05
+    is_similarity = True
+    meaning = "whether the strongest tenth of the pixels is the same"
+
+    @override
+    def compute(self, current: MapStatistics, reference: MapStatistics) -> Tensor:
+        a, b = current.largest_tenth, reference.largest_tenth
+        return (a & b).sum(1).double() / (a | b).sum(1)
+
+
+class Spearman(MapMeasure):
+    """The rank correlation of the pixels, in [-1, 1]; equal values share their mean rank.
+
+    The sign of the values counts.
+    """
+
+    name = "spearman"
+    best = 1.0
+    unrelated = 0.0
+    is_similarity = True
+    meaning = "whether the pixels have the same order"
+
+    @override
+    def compute(self, current: MapStatistics, reference: MapStatistics) -> Tensor:
+        return correlation_of_ranks(current.ranks, reference.ranks)
+
+
+class SSIM(MapMeasure):
+    """The structural similarity of the maps, each scaled to [0, 1] by its own range, in [-1, 1].
+
+    Without the scaling, SSIM of a map and its negative is nearly 1. See
+    :func:`~lightning_saliency.metrics.structural_similarity.structural_similarity`.
+    """
+
+    name = "ssim"
+    best = 1.0
+    unrelated = 0.0
+    is_similarity = True
+    meaning = "whether the map, scaled to [0, 1], has the same structure"
+
+    @override
+    def compute(self, current: MapStatistics, reference: MapStatistics) -> Tensor:
+        return structural_similarity(current.local, reference.local)
+
+
+class CenterShift(MapMeasure):
+    """How far the center of mass moved, as a fraction of the map's diagonal, in [0, 1).
+
+    A map's minimum is subtracted first: what all pixels have in common has its center in the
+    middle of the picture and would hold the center there.
+    """
+
+    name = "center_shift"
+    best = 0.0
+    meaning = "how far the center of mass moved, in image diagonals"
+
+    @override
+    def compute(self, current: MapStatistics, reference: MapStatistics) -> Tensor:
+        distance: Tensor = torch.linalg.vector_norm(current.center - reference.center, dim=1)
+        return distance / math.hypot(*current.maps.shape[2:])
+
+
+class Log2NormRatio(MapMeasure):
+    """By how many powers of two the sum of the magnitudes grew.
+
+    1 means that the current map is twice as large as the reference, -1 half as large. The size of
+    a map follows the scale of the network's scores; it grows in ordinary training.
+    """
+
+    name = "log2_norm_ratio"
+    best = 0.0
+    is_calibrated = False
+    meaning = "how many times stronger the map became, in powers of 2"
+
+    @override
+    def compute(self, current: MapStatistics, reference: MapStatistics) -> Tensor:
+        return current.log2_norm - reference.log2_norm
+
+
+top10_iou = Top10IoU()
+spearman = Spearman()
+ssim = SSIM()
+center_shift = CenterShift()
+log2_norm_ratio = Log2NormRatio()
+
+MEASURES: Mapping[str, MapMeasure] = MappingProxyType(
+    {each.name: each for each in (top10_iou, spearman, ssim, center_shift, log2_norm_ratio)}
+)
+"""The measures of drift, by name."""
+
+SIMILARITIES: tuple[str, ...] = tuple(name for name, each in MEASURES.items() if each.is_similarity)
+"""The names of those that are similarities."""
+
+RANKING: MapMeasure = top10_iou
+"""The measure that says which samples moved most."""
 
 NO_DRIFT: Mapping[str, float] = MappingProxyType(
-    {"top10_iou": 1.0, "spearman": 1.0, "ssim": 1.0, "center_shift": 0.0, "log2_norm_ratio": 0.0}
+    {name: each.best for name, each in MEASURES.items()}
 )
 """What each measure gives for equal maps, exactly."""
 
@@ -85,108 +258,17 @@ def top10(maps: Tensor) -> Tensor:
     return top_tenth(to_float64(maps)).to(maps.device) & shown[:, None, None, None]
 
 
-def top10_iou(current: Tensor, reference: Tensor) -> Tensor:
-    """Return the overlap (intersection over union) of the tenths with the largest values.
-
-    0.05 is what two unrelated maps have. :func:`top10` says what happens to ties.
-
-    Args:
-        current: (N, 1, H, W), floating point.
-        reference: maps of the same images, of the same shape.
-
-    Returns:
-        (N,), in [0, 1], 1 for equal maps; NaN where a map is degenerate.
-
-    Raises:
-        InputError: these are no maps, or they differ in shape or device.
-    """
-    return _one("top10_iou", current, reference)
-
-
-def spearman(current: Tensor, reference: Tensor) -> Tensor:
-    """Return the rank correlation of the pixels; equal values share their mean rank.
-
-    The sign of the values counts. 0 is what two unrelated maps have.
-
-    Args:
-        current: (N, 1, H, W), floating point.
-        reference: maps of the same images, of the same shape.
-
-    Returns:
-        (N,), in [-1, 1], 1 for equal maps; NaN where a map is degenerate.
-
-    Raises:
-        InputError: these are no maps, or they differ in shape or device.
-    """
-    return _one("spearman", current, reference)
-
-
-def ssim(current: Tensor, reference: Tensor) -> Tensor:
-    """Return the structural similarity of the maps, each scaled to [0, 1] by its own range.
-
-    Without the scaling, SSIM of a map and its negative is nearly 1. See
-    :func:`~lightning_saliency.metrics.structural_similarity.structural_similarity`.
-
-    Args:
-        current: (N, 1, H, W), floating point.
-        reference: maps of the same images, of the same shape.
-
-    Returns:
-        (N,), in [-1, 1], 1 for equal maps; NaN where a map is degenerate.
-
-    Raises:
-        InputError: these are no maps, or they differ in shape or device.
-    """
-    return _one("ssim", current, reference)
-
-
-def center_shift(current: Tensor, reference: Tensor) -> Tensor:
-    """Return how far the center of mass moved, as a fraction of the map's diagonal.
-
-    A map's minimum is subtracted first: what all pixels have in common has its center in the
-    middle of the picture and would hold the center there.
-
-    Args:
-        current: (N, 1, H, W), floating point.
-        reference: maps of the same images, of the same shape.
-
-    Returns:
-        (N,), in [0, 1), 0 for equal maps; NaN where a map is degenerate.
-
-    Raises:
-        InputError: these are no maps, or they differ in shape or device.
-    """
-    return _one("center_shift", current, reference)
-
-
-def log2_norm_ratio(current: Tensor, reference: Tensor) -> Tensor:
-    """Return by how many powers of two the sum of the magnitudes grew.
-
-    1 means that the current map is twice as large as the reference, -1 half as large. The size of
-    a map follows the scale of the network's scores; it grows in ordinary training.
-
-    Args:
-        current: (N, 1, H, W), floating point.
-        reference: maps of the same images, of the same shape.
-
-    Returns:
-        (N,), 0 for equal maps; NaN where a map is degenerate.
-
-    Raises:
-        InputError: these are no maps, or they differ in shape or device.
-    """
-    return _one("log2_norm_ratio", current, reference)
-
-
 def similarity(
-    current: MapStatistics, reference: MapStatistics, measures: Iterable[str] = tuple(NO_DRIFT)
+    current: MapStatistics,
+    reference: MapStatistics,
+    measures: Iterable[MapMeasure] = tuple(MEASURES.values()),
 ) -> dict[str, Tensor]:
     """Return what the measures give for each pair.
 
     Args:
         current: N maps.
         reference: maps of the same images, of the same shape.
-        measures: names of :data:`NO_DRIFT`.
+        measures: all of :data:`MEASURES`, or some.
 
     Returns:
         For each measure (N,), on the maps' device; NaN where a map is degenerate.
@@ -206,49 +288,8 @@ def similarity(
     all_equal = bool((same | missing).all())
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     found = {}
-    for name in measures:
-        equal = torch.full(same.shape, NO_DRIFT[name], dtype=torch.float64, device=same.device)
-        values = equal if all_equal else equal.where(same, _FORMULAS[name](current, reference))
-        found[name] = values.where(~missing, torch.nan).to(dtype).to(first.device)
+    for measure in measures:
+        equal = torch.full(same.shape, measure.best, dtype=torch.float64, device=same.device)
+        values = equal if all_equal else equal.where(same, measure.compute(current, reference))
+        found[measure.name] = values.where(~missing, torch.nan).to(dtype).to(first.device)
     return found
-
-
-def _one(name: str, current: Tensor, reference: Tensor) -> Tensor:
-    return similarity(MapStatistics(current), MapStatistics(reference), [name])[name]
-
-
-def _top10_iou(first: MapStatistics, second: MapStatistics) -> Tensor:
-    a, b = first.largest_tenth, second.largest_tenth
-    return (a & b).sum(1).double() / (a | b).sum(1)
-
-
-def _spearman(first: MapStatistics, second: MapStatistics) -> Tensor:
-    # torchmetrics' spearman_corrcoef is not used: it adds up the ranks of ties in int32, which
-    # overflows from 65,536 pixels on, correlates in float32, and ranks map by map and pair by pair.
-    a, b = first.ranks, second.ranks
-    size = (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return ((a * b).sum(1) / size).clamp(-1, 1)
-
-
-def _ssim(first: MapStatistics, second: MapStatistics) -> Tensor:
-    return structural_similarity(first.local, second.local)
-
-
-def _center_shift(first: MapStatistics, second: MapStatistics) -> Tensor:
-    distance: Tensor = torch.linalg.vector_norm(first.center - second.center, dim=1)
-    return distance / math.hypot(*first.maps.shape[2:])
-
-
-def _log2_norm_ratio(first: MapStatistics, second: MapStatistics) -> Tensor:
-    return first.log2_norm - second.log2_norm
-
-
-_FORMULAS: Mapping[str, _Formula] = MappingProxyType(
-    {
-        "top10_iou": _top10_iou,
-        "spearman": _spearman,
-        "ssim": _ssim,
-        "center_shift": _center_shift,
-        "log2_norm_ratio": _log2_norm_ratio,
-    }
-)

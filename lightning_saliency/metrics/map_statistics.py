@@ -12,7 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_saliency.metrics.canonical import check_maps, degenerate, to_float64
+from lightning_saliency.image.ranks import mean_ranks
+from lightning_saliency.image.saliency_map import check_maps, degenerate, to_float64
 from lightning_saliency.metrics.structural_similarity import LocalStatistics, local_statistics
 
 __all__ = ["MapStatistics", "top_tenth"]
@@ -21,9 +22,9 @@ __all__ = ["MapStatistics", "top_tenth"]
 class MapStatistics:
     """A batch of maps; what the measures need of each is computed when it is first asked for.
 
-    All is on the device on which the measures compute (see
-    :func:`~lightning_saliency.metrics.canonical.to_float64`), in float64, and takes eight times the
-    memory of float32 maps once it has been asked for. In a degenerate map it means nothing.
+    All is in float64, on the device on which the measures compute (see
+    :func:`~lightning_saliency.image.saliency_map.to_float64`), and takes eight times the memory of
+    float32 maps once it has been asked for. In a degenerate map it means nothing.
 
     Args:
         maps: (N, 1, H, W), floating point. They are not copied, and must not be changed.
@@ -50,12 +51,11 @@ class MapStatistics:
         """
         chosen = MapStatistics(self.maps[index.to(self.maps.device)])
         index = index.to(self.is_degenerate.device)
-        chosen.is_degenerate = self.is_degenerate[index]
-        chosen.largest_tenth = self.largest_tenth[index]
-        chosen.ranks = self.ranks[index]
-        chosen.local = self.local.of(index)
-        chosen.center = self.center[index]
-        chosen.log2_norm = self.log2_norm[index]
+        for name, kind in vars(MapStatistics).items():
+            if isinstance(kind, cached_property):
+                value = getattr(self, name)
+                rows = value.of(index) if isinstance(value, LocalStatistics) else value[index]
+                setattr(chosen, name, rows)
         return chosen
 
     @property
@@ -75,19 +75,8 @@ class MapStatistics:
 
     @cached_property
     def ranks(self) -> Tensor:
-        """The ranks of the pixels (N, H * W), less their mean; equal values get their mean rank.
-
-        They are multiples of 1/2, and so are their sums exact.
-        """
-        ordered, place = self.wide.flatten(1).sort(1)
-        index = torch.arange(ordered.shape[1], device=ordered.device)
-        rises = ordered[:, 1:] > ordered[:, :-1]
-        edge = torch.ones_like(rises[:, :1])
-        # Of each run of equal values the first and the last place.
-        first = torch.where(torch.cat([edge, rises], 1), index, 0).cummax(1).values
-        last = torch.where(torch.cat([rises, edge], 1), index, len(index)).flip(1).cummin(1).values
-        mean = (first + last.flip(1)).double() / 2 - (len(index) - 1) / 2
-        return torch.zeros_like(ordered).scatter_(1, place, mean)
+        """The ranks of the pixels (N, H * W), less their mean; equal values get their mean rank."""
+        return mean_ranks(self.wide.flatten(1))
 
     @cached_property
     def local(self) -> LocalStatistics:

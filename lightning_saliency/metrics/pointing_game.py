@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.canonical import check_maps, degenerate
+from lightning_saliency.image.saliency_map import check_maps, degenerate
 from lightning_saliency.metrics.localization import check_regions
 
 __all__ = ["PointingGame", "PointingTally", "largest_point", "point_hit", "pointing_hit"]

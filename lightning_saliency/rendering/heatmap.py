@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
+from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.rendering.colormap import DIVERGING, SEQUENTIAL, apply_colormap
 from lightning_saliency.rendering.pixels import to_bytes
-from lightning_saliency.rendering.scale import FAINT, ColorScale, is_informative, strength
+from lightning_saliency.rendering.scale import FAINT, ColorScale, strength
 
 __all__ = ["Heatmap", "heatmap"]
 
@@ -29,11 +30,11 @@ class Heatmap:
     Attributes:
         color: (N, 3, H, W), float32 in [0, 1], on the CPU; uint8 after :meth:`as_bytes`.
         opacity: (N, 1, H, W), float32 in [0, 1]: how much each pixel shows of the map when it is
-            laid over the image; 0 where the map is zero, 1 at full color, at pixels that are not
-            finite and in hatched maps.
-        fault: for each map ``""``, or why it is hatched: ``"NaN"`` (no finite pixel), ``"zero"``,
-            ``"constant"``, ``"negative"`` (no pixel is positive, and the map was not said to have
-            a sign).
+            laid over the image; 0 where the map is zero, 1 at full color and in hatched maps.
+        fault: for each map ``""``, or why it is hatched: it is degenerate, ``"NaN"`` (a pixel is
+            not finite), ``"zero"`` or ``"constant"``; or ``"negative"`` (no pixel is positive, and
+            the map was not said to have a sign). See
+            :func:`~lightning_saliency.image.saliency_map.degenerate`.
         strength: mean absolute value of each map, in the map's units.
         clipped: for each map the fraction of its finite pixels beyond full color.
         non_finite: for each map the fraction of pixels that are NaN or infinite.
@@ -118,7 +119,7 @@ def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatma
     else:
         color = apply_colormap(position, SEQUENTIAL)
         height = position
-    opacity = height.clamp(0, 1).nan_to_num(1.0).float()
+    opacity = height.clamp(0, 1).float()
     fault = _faults(maps, signed)
     faulty = torch.tensor([bool(word) for word in fault]).view(-1, 1, 1, 1)
     finite = maps.isfinite()
@@ -136,21 +137,19 @@ def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatma
 
 
 def _faults(maps: Tensor, signed: bool) -> tuple[str, ...]:
-    finite = maps.isfinite()
-    values = torch.where(finite, maps, 0.0)
     words = []
-    for some_finite, informative, some, positive in zip(
-        finite.any(3).any(2).any(1).tolist(),
-        is_informative(maps).tolist(),
-        (values != 0).any(3).any(2).any(1).tolist(),
-        (values > 0).any(3).any(2).any(1).tolist(),
+    for finite, missing, some, positive in zip(
+        maps.isfinite().flatten(1).all(1).tolist(),
+        degenerate(maps).tolist(),
+        (maps != 0).flatten(1).any(1).tolist(),
+        (maps > 0).flatten(1).any(1).tolist(),
         strict=True,
     ):
-        if not some_finite:
+        if not finite:
             words.append("NaN")
         elif not some:
             words.append("zero")
-        elif not informative:
+        elif missing:
             words.append("constant")
         else:
             words.append("" if positive or signed else "negative")

@@ -106,7 +106,7 @@ def _check_single(heat: Heatmap) -> None:
 def _remark(heat: Heatmap) -> str:
     """Return how strong the map is, and what its colors do not show."""
     words = []
-    if heat.non_finite[0] > 0 and heat.fault[0] != "NaN":
+    if 0 < heat.non_finite[0] < 1:
         words.append(f"{heat.non_finite[0]:.1%} NaN")
     if heat.scale.unit == "value" and heat.clipped[0] > _NOTABLE:
         words.append(f"{heat.clipped[0]:.0%} beyond")

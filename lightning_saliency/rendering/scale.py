@@ -35,8 +35,9 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
+from lightning_saliency.image.saliency_map import degenerate
 
-__all__ = ["ColorScale", "ColorUnit", "FAINT", "color_scale", "is_informative", "strength"]
+__all__ = ["ColorScale", "ColorUnit", "FAINT", "color_scale", "strength"]
 
 ColorUnit: TypeAlias = Literal["share", "value"]
 """What a color stands for: a pixel's share of its map, or the value itself."""
@@ -44,8 +45,6 @@ ColorUnit: TypeAlias = Literal["share", "value"]
 FAINT = 0.01
 """Maps weaker than this fraction of the strongest first one are faint, and fade."""
 
-# Differences of this fraction of the largest value are rounding, not information.
-_ROUNDING = 1e-6
 # A few outliers must not decide what full color is.
 _FULL_QUANTILE = 0.995
 
@@ -127,13 +126,13 @@ def color_scale(saliency: Tensor, unit: ColorUnit = "share") -> ColorScale | Non
     if unit not in get_args(ColorUnit):
         raise InputError(f"Expected unit 'share' or 'value', got '{unit}'.")
     maps = saliency.detach().double().cpu()
-    maps = maps[is_informative(maps)]
+    maps = maps[~degenerate(maps)]
     if len(maps) == 0:
         return None
     reference = float(strength(maps).max())
     if unit == "share":
         return ColorScale(unit, reference=reference)
-    magnitude = maps[maps.isfinite()].abs()
+    magnitude = maps.abs().flatten()
     # Not torch.quantile, which takes no more than 16 million values.
     rank = math.ceil(_FULL_QUANTILE * len(magnitude))
     full = float(magnitude.kthvalue(rank).values)
@@ -155,21 +154,3 @@ def strength(saliency: Tensor) -> Tensor:
     # Divided by the peak first: the sum of values near the largest float is infinite.
     share = magnitude / torch.where(peak > 0, peak, 1.0)[:, None]
     return share.sum(1) / finite.flatten(1).sum(1).clamp(min=1) * peak
-
-
-def is_informative(saliency: Tensor) -> Tensor:
-    """Return which maps show anything: finite pixels that are not all the same.
-
-    Args:
-        saliency: (N, 1, H, W), floating point.
-
-    Returns:
-        (N,), bool. Differences below a millionth of the largest value count as rounding.
-    """
-    value = saliency.double().flatten(1)
-    finite = value.isfinite()
-    high = torch.where(finite, value, -torch.inf).amax(1)
-    low = torch.where(finite, value, torch.inf).amin(1)
-    # Halved, because the difference of two large values of unlike sign can be infinite.
-    spread = high / 2 - low / 2
-    return finite.any(1) & (spread > _ROUNDING / 2 * torch.maximum(high.abs(), low.abs()))

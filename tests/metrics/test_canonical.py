@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -154,3 +156,27 @@ def test_what_is_no_map_is_refused(maps: object, message: str) -> None:
 def test_a_size_below_one_pixel_is_refused() -> None:
     with pytest.raises(InputError, match="at least 1 pixel, got 0"):
         canonical(torch.rand(1, 1, 8, 8), size=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((1, 2), False),
+        ((0, 1e-30), False),
+        ((-3e38, 3e38), False),
+        ((math.nan, 1, 2), True),
+        ((1, 2, math.inf), True),
+        ((0, 0), True),
+        ((5, 5 * (1 + 1e-7)), True),
+        ((math.nan, math.nan), True),
+    ],
+)
+def test_which_maps_show_nothing(values: tuple[float, ...], expected: bool) -> None:
+    assert degenerate(torch.tensor(values, dtype=torch.float32).view(1, 1, 1, -1)).tolist() == [
+        expected
+    ]
+
+
+def test_the_largest_doubles_of_unlike_sign_are_not_degenerate() -> None:
+    maps = torch.tensor([-1.7e308, 1.7e308], dtype=torch.float64).view(1, 1, 1, 2)
+    assert degenerate(maps).tolist() == [False]

@@ -171,6 +171,10 @@ def test_chance_passes_over_degenerate_maps() -> None:
     assert torch.equal(chance_drift(images)["ssim"], chance_drift(images[[0, 2, 3]])["ssim"])
 
 
+def test_maps_of_one_pixel_have_no_chance_level() -> None:
+    assert all(len(values) == 0 for values in chance_drift(torch.rand(3, 1, 1, 1)).values())
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_there_is_no_chance_level_without_two_maps(count: int) -> None:
     images = torch.zeros(4, 1, 8, 8)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.colormap import DIVERGING, NON_FINITE, apply_colormap
+from lightning_saliency.metrics import degenerate
+from lightning_saliency.rendering.colormap import DIVERGING, apply_colormap
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap
 from lightning_saliency.rendering.scale import ColorScale, color_scale
 
@@ -38,14 +39,15 @@ def test_signed_maps_are_neutral_at_zero_and_symmetric() -> None:
     [
         ((0, 0, 0, 0), False, "zero"),
         ((0.7, 0.7, 0.7, 0.7), False, "constant"),
-        ((0.7, 0.7, NAN, 0.7), False, "constant"),
+        ((0.7, 0.7, NAN, 0.7), False, "NaN"),
         ((-0.7, -0.7, -0.7, -0.7), True, "constant"),
         ((NAN, NAN, INF, -INF), False, "NaN"),
-        ((0, 0, NAN, 0), False, "zero"),
+        ((0, 0, NAN, 0), False, "NaN"),
         ((-1, -2, 0, 0), False, "negative"),
         ((-1, -2, 0, 0), True, ""),
         ((-1, 2, 0, 0), False, ""),
-        ((1, 2, NAN, 0), False, ""),
+        ((1, 2, NAN, 0), False, "NaN"),
+        ((1, 2, INF, 0), True, "NaN"),
     ],
 )
 def test_a_map_without_information_is_hatched(
@@ -78,19 +80,17 @@ def test_the_hatch_has_eight_stripes_on_any_map() -> None:
         assert edges == min(2 * 8, size // 2) - 1
 
 
-def test_non_finite_pixels_are_marked_and_the_others_are_painted_as_ever() -> None:
-    saliency = blob()
-    broken = saliency.clone()
-    broken[0, 0, 3, 4] = NAN
-    broken[0, 0, 5, 6] = -INF
-    heat, whole = heatmap(broken, UNIT), heatmap(saliency, UNIT)
-    for place in ((3, 4), (5, 6)):
-        assert heat.color[0, :, place[0], place[1]].tolist() == list(NON_FINITE)
-        assert float(heat.opacity[0, 0, place[0], place[1]]) == 1
-    same = torch.ones(16, 16, dtype=torch.bool)
-    same[3, 4] = same[5, 6] = False
-    assert torch.equal(heat.color[0][:, same], whole.color[0][:, same])
-    assert heat.non_finite == (2 / 256,)
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_map_with_one_pixel_that_is_not_finite_is_hatched_as_it_is_degenerate(
+    value: float,
+) -> None:
+    maps = torch.cat([blob(), blob(), torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16)])
+    maps[1, 0, 3, 4] = value
+    heat = heatmap(maps, UNIT)
+    hatched = [bool(word) for word in heat.fault]
+    assert hatched == degenerate(maps).tolist() == [False, True, True, True]
+    assert torch.equal(heat.color[1], heat.color[2])
+    assert heat.non_finite == (0, 1 / 256, 0, 0)
 
 
 def test_the_same_value_has_the_same_color_in_every_epoch_of_a_fixed_scale() -> None:

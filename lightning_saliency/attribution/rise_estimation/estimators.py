@@ -11,13 +11,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_saliency.image.random_mask import MaskBlock
+from lightning_saliency.image.ranks import rank_correlation
 
 __all__ = [
     "MaskAverage",
     "MaskEstimator",
     "RISEEstimate",
     "estimate_maps",
-    "rank_correlation",
 ]
 
 
@@ -236,21 +236,3 @@ class MaskAverage(MaskEstimator):
         chosen._scores = self._scores[:, images]
         chosen._weighted = self._weighted[:, images]
         return chosen
-
-
-def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Spearman's correlation along the last dimension; NaN where one side is constant.
-
-    Args:
-        first: (..., n); equal values are ranked in any order, so there should be few of them.
-        second: (..., n).
-
-    Returns:
-        (...).
-    """
-    ranks = [values.argsort(-1).argsort(-1).to(values.dtype) for values in (first, second)]
-    middle = (first.shape[-1] - 1) / 2
-    products = (ranks[0] - middle) * (ranks[1] - middle)
-    correlation = products.mean(-1) / ((first.shape[-1] ** 2 - 1) / 12)
-    constant = (first.amax(-1) == first.amin(-1)) | (second.amax(-1) == second.amin(-1))
-    return correlation.masked_fill(constant, torch.nan)
