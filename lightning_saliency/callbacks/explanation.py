@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.extras import Extras
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.callbacks.failures import Failure
+from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.map_statistics import MapStatistics
 
 __all__ = [
     "ClassChoice",
+    "DriftResult",
     "Explanation",
+    "ExplanationRound",
     "Method",
     "NamedMethod",
+    "Painter",
+    "Reference",
+    "ReferencePair",
     "Series",
     "series_in",
     "value_tag",
@@ -89,6 +99,146 @@ class Explanation:
             change(self.log_probability),
             self.extras and self.extras.each(change),
         )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An explanation, as far as it is needed to compare with it.
+
+    Attributes:
+        maps: (N, 1, h, w), float32, on the CPU, at most 64 x 64.
+        target: (N,), the classes that were explained.
+        predicted: (N,), the classes that the model predicted.
+        probability: (N,), of the explained classes.
+        epoch: when it was made.
+    """
+
+    maps: Tensor
+    target: Tensor
+    predicted: Tensor
+    probability: Tensor
+    epoch: int
+
+    @classmethod
+    def of(cls, explanation: Explanation, epoch: int) -> Reference:
+        """Return what is kept of an explanation."""
+        return cls(
+            canonical(explanation.saliency),
+            explanation.target,
+            explanation.predicted,
+            explanation.probability,
+            epoch,
+        )
+
+    @cached_property
+    def described(self) -> MapStatistics:
+        """The maps with what the measures need of each: it is compared with more than once."""
+        return MapStatistics(self.maps)
+
+
+@dataclass(frozen=True)
+class ReferencePair:
+    """What an explanation was compared with.
+
+    Attributes:
+        previous: the explanation before; of the first one, itself.
+        pinned: the pinned explanation; as long as none is settled, the explanation itself.
+        is_settled: whether later explanations are compared with the same pinned one.
+    """
+
+    previous: Reference
+    pinned: Reference
+    is_settled: bool
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """What has been measured of one explanation.
+
+    Attributes:
+        numbers: over the samples, by the name that stands in the tags, such as
+            ``drift/previous/ssim``.
+        samples: for each reference and measure, such as ``previous/ssim``, one value for each
+            sample, (N,); NaN for degenerate maps.
+        flipped: for each reference, which samples have another predicted class, bool, (N,).
+        references: what the maps were compared with.
+    """
+
+    numbers: dict[str, float]
+    samples: dict[str, Tensor]
+    flipped: dict[str, Tensor]
+    references: ReferencePair
+
+
+class Painter(Protocol):
+    """Draws in the colors of the run."""
+
+    def show(self, images: Tensor) -> Tensor:
+        """Return the model's images (N, C, H, W) as RGB, (N, 3, H, W) in [0, 1], on the CPU."""
+
+    def at_times(
+        self,
+        series: str,
+        images: Tensor,
+        maps: Sequence[tuple[str, Tensor]],
+        rows: Sequence[str],
+        title: str,
+    ) -> Tensor:
+        """Draw samples at a few times, (3, height, width), RGB, uint8.
+
+        Args:
+            series: for instance ``"grad_cam"``.
+            images: (N, C, H, W), as the model takes them.
+            maps: what is written above a column, and its maps (N, 1, h, w), of any size.
+            rows: written beside each sample.
+            title: written above all.
+        """
+
+
+@dataclass
+class ExplanationRound:
+    """One explanation of all samples by all methods, the same on all processes.
+
+    The explainer makes it, the drift stage fills in what was measured, the stages after it and
+    callbacks with a method ``on_explained`` read it.
+
+    Attributes:
+        epoch: of the run.
+        step: at which the numbers and pictures of this explanation stand.
+        samples: (N samples) as the model takes them.
+        sample_ids: N indices into the validation dataset, or places among its first samples.
+        series: what was to be explained, by name.
+        explanations: what was, by series.
+        failures: for each series that was tried, what went wrong, None if nothing did.
+        pictures: draws in the colors of the run.
+        count: explanations without failure so far, this one included.
+        values: the numbers, by the tags under which they are logged.
+        drift: by series, how far each sample has moved.
+        located: by series, what each map lies on: values (N,) by the name of the number.
+    """
+
+    epoch: int
+    step: int
+    samples: SampleSet
+    sample_ids: list[int]
+    series: dict[str, Series]
+    explanations: dict[str, Explanation]
+    failures: dict[str, Failure | None]
+    pictures: Painter
+    count: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+    drift: dict[str, DriftResult] = field(default_factory=dict)
+    located: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the drift stage has filled in its part."""
+        return bool(self.drift)
+
+    @property
+    def references(self) -> dict[str, ReferencePair]:
+        """By series, what the maps were compared with."""
+        return {name: drift.references for name, drift in self.drift.items()}
 
 
 def value_tag(series: str, what: str) -> str:

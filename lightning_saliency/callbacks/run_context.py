@@ -18,7 +18,7 @@ from lightning_saliency.callbacks.failures import (
     describe_error,
 )
 from lightning_saliency.loggers import LogAdapter, adapters_of
-from lightning_saliency.metrics.drift import NO_DRIFT
+from lightning_saliency.metrics.map_similarity import NO_DRIFT
 
 __all__ = ["RunContext", "best_score", "followed_checkpoint", "is_fast_dev_run"]
 
@@ -80,6 +80,13 @@ class RunContext:
     def is_rank_zero(self) -> bool:
         """Whether this process writes to the loggers and to the disk."""
         return self.trainer.is_global_zero
+
+    @property
+    def is_spawned(self) -> bool:
+        """Whether Lightning trains in a process that it started for that, and that hands back."""
+        # By name: Lightning has the class in two packages, neither of them public.
+        launcher = getattr(self.trainer.strategy, "launcher", None)
+        return any(kind.__name__ == "_MultiProcessingLauncher" for kind in type(launcher).__mro__)
 
     @property
     def device(self) -> torch.device:

@@ -13,10 +13,10 @@ from typing_extensions import override
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.explainer import Explainer
 from lightning_saliency.callbacks.explanation import ClassChoice, Method, Series
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
-from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.resume import ResumeFingerprint
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.callbacks.samples.batch import Unpack
@@ -185,12 +185,18 @@ class SaliencyCallback(pl.Callback):
             SampleTableStage(self._pictures.class_name),
             ImagesStage(self._pictures, prefix),
         ]
-        self._later_stages: list[Stage] = [
-            NoiseStage(self._explainer, self._drift.trackers, noise_every),
-            FaithfulnessStage(self._explainer, checks.faithfulness, checks.every, prefix),
-            self._sanity,
-            self._history,
-        ]
+        self._later_stages: list[Stage] = []
+        if noise_every is not None and any(entry.method.stochastic for entry in methods):
+            self._later_stages.append(
+                NoiseStage(self._explainer, self._drift.trackers, noise_every)
+            )
+        if checks.faithfulness:
+            self._later_stages.append(
+                FaithfulnessStage(self._explainer, checks.faithfulness, checks.every, prefix)
+            )
+        if checks.sanity_check is not False:
+            self._later_stages.append(self._sanity)
+        self._later_stages.append(self._history)
 
         self._last_epoch: int | None = None
         self._last_round: ExplanationRound | None = None
@@ -241,7 +247,8 @@ class SaliencyCallback(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Be ready for another trainer; let a process that was spawned hand its numbers back."""
         self._last_round = None
-        shorten_handed_back_metrics(trainer)
+        if RunContext(trainer, pl_module).is_spawned:
+            shorten_handed_back_metrics(trainer)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

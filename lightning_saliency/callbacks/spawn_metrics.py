@@ -32,8 +32,6 @@ def shorten_handed_back_metrics(trainer: pl.Trainer) -> None:
     Args:
         trainer: at the end of its run.
     """
-    if not _is_spawned(trainer):
-        return
     metrics = trainer.callback_metrics
     limit = _PIPE - (0 if trainer.state.fn == "fit" else _RESULT * len(metrics))
     _into_one_storage(metrics)
@@ -51,12 +49,6 @@ def shorten_handed_back_metrics(trainer: pl.Trainer) -> None:
             'them back does not hold so many. They are logged; strategy="ddp" has no pipe.',
             category=SaliencyWarning,
         )
-
-
-def _is_spawned(trainer: pl.Trainer) -> bool:
-    # By name: Lightning has the class in two packages, neither of them public.
-    launcher = getattr(trainer.strategy, "launcher", None)
-    return any(kind.__name__ == "_MultiProcessingLauncher" for kind in type(launcher).__mro__)
 
 
 def _into_one_storage(metrics: dict[str, Any]) -> None:

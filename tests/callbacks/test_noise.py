@@ -13,9 +13,8 @@ from tiny_models import make_images, make_model
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, AttributionMethod, ExtremalPerturbation, Gradient
-from lightning_saliency.callbacks.stages.drift_tracker import SIMILARITIES
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics import mean_drift, sample_drift
+from lightning_saliency.metrics import SIMILARITIES, mean_drift, sample_drift
 
 pytestmark = QUIET
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 from lightning_saliency.callbacks.drift_alarm.report import Finding, Report
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched, alarm_amount, alarm_tag
 from lightning_saliency.callbacks.drift_alarm.watched_tags import WatchedTags, series_of
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.saliency import SaliencyCallback
@@ -174,9 +174,9 @@ class DriftAlarm(pl.Callback):
         self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int
     ) -> Finding:
         watched, value = self._watched[tag], round.values[tag]
-        pinned = round.references[str(series_of(tag, source))].pinned
+        pinned = round.references[str(series_of(tag, source))].pinned.epoch
         alone = min(self._rules.agree, members) == 1
-        score = watched.judge(value, self._rules, pinned.epoch if pinned else None, alone)
+        score = watched.judge(value, self._rules, pinned, alone)
         usual = watched.usual(self._rules)
         if usual is not None and alarm_amount(tag, 0.0) == 1.0:
             usual = 1 - usual[1], 1 - usual[0]

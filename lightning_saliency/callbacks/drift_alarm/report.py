@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
-from lightning_saliency.callbacks.stages.references import Reference
-from lightning_saliency.metrics.drift import MEASURES, drift_amount, sample_drift
+from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 
 __all__ = ["Finding", "Report"]
 
 _MOST_SHOWN = 6
-_RANKING = "top10_iou"
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,7 @@ class Report:
         self._round = round
         self._now = round.explanations[series]
         references = round.references[series]
-        before = references.pinned if reference == "pinned" else references.previous
-        # There is always one: the first explanation is its own.
-        self._before = before or Reference.of(self._now, round.epoch)
+        self._before = references.pinned if reference == "pinned" else references.previous
         self._amounts = _moved(self._now.saliency, self._before.maps, findings)
 
     @property
@@ -153,10 +149,8 @@ class Report:
 def _moved(now: Tensor, before: Tensor, findings: Sequence[Finding]) -> Tensor:
     """Return how far each map moved, (N,), by the measure of the first finding that has one."""
     named = (finding.tag.rpartition("/")[2] for finding in findings if "_drift/" in finding.tag)
-    measure = next((name for name in named if name in MEASURES), _RANKING)
-    with torch.no_grad():
-        values: Mapping[str, Tensor] = sample_drift(now, before)
-    return drift_amount(measure, values[measure])
+    measure = next((MEASURES[name] for name in named if name in MEASURES), RANKING)
+    return measure.amount(measure(canonical(now), canonical(before)))
 
 
 def _span(usual: tuple[float, float]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.change_detection import PageHinkley, spike_score
-from lightning_saliency.metrics.drift import MEASURES, drift_amount
+from lightning_saliency.metrics.map_similarity import MEASURES
+from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 
 __all__ = ["Rules", "Watched", "alarm_amount", "alarm_tag"]
 
@@ -78,16 +79,16 @@ def alarm_amount(tag: str, value: float) -> float:
         value: the number.
 
     Returns:
-        For a measure of drift its :func:`~lightning_saliency.metrics.drift.drift_amount`; for what
-        lies on an object and for probabilities 1 - value; else the value.
+        For a measure of drift and of what lies on an object its :meth:`~.Measure.amount`; for
+        probabilities 1 - value; else the value.
     """
     family, _, rest = tag.rpartition("saliency_")[2].partition("/")
     measure = rest.rpartition("/")[2]
     if family == "drift" and measure in MEASURES:
-        return drift_amount(measure, value)
-    if family == "object" or measure == "probability":
-        return 1 - value
-    return value
+        return MEASURES[measure].amount(value)
+    if family == "object" and measure in OBJECT_MEASURES:
+        return OBJECT_MEASURES[measure].amount(value)
+    return 1 - value if measure == "probability" else value
 
 
 @dataclass

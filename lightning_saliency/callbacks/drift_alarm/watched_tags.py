@@ -10,8 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.callbacks.explanation import series_in
 from lightning_saliency.callbacks.saliency import SaliencyCallback
-from lightning_saliency.callbacks.stages.drift_tracker import SIMILARITIES
 from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.metrics.map_similarity import SIMILARITIES
 
 __all__ = ["WatchedTags", "series_of"]
 

@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.explanation import Series
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import DriftResult, ExplanationRound, Series
 from lightning_saliency.callbacks.run_context import RunContext, best_score
 from lightning_saliency.callbacks.samples.regions import Regions
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.settings import Pinned
-from lightning_saliency.callbacks.stages.drift_tracker import DriftResult, DriftTracker
+from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
 from lightning_saliency.callbacks.stages.locate import locate, location_names
 from lightning_saliency.callbacks.stages.references import References
 from lightning_saliency.callbacks.stages.stage import Stage
@@ -63,7 +62,6 @@ class DriftStage(Stage):
         # What is monitored must be the same everywhere, on unlike machines too.
         round.values = context.broadcast(values)
         round.drift, round.located = drift, located
-        round.references = {name: each.references for name, each in self.trackers.items()}
         context.log_numbers(round.values, len(round.samples))
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,7 +87,7 @@ class DriftStage(Stage):
             values[f"{prefix}saliency_region_area/{name}"] = float(area)
         for name, explanation in round.explanations.items():
             series = round.series[name]
-            located = locate(explanation.saliency, regions, series.method)
+            located = locate(explanation.saliency, regions, series.method) if regions else {}
             moved = self.trackers[name].measure(
                 explanation, context.epoch, best_score(context.trainer)
             )

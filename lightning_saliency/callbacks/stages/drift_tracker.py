@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.explanation import Explanation
-from lightning_saliency.callbacks.stages.references import Reference, References
+from lightning_saliency.callbacks.explanation import DriftResult, Explanation, Reference
+from lightning_saliency.callbacks.stages.references import References
 from lightning_saliency.metrics.canonical import canonical
-from lightning_saliency.metrics.drift import MEASURES, calibrated_drift, chance_of, mean_drift
-from lightning_saliency.metrics.map_similarity import similarity
+from lightning_saliency.metrics.drift import calibrated_drift, chance_of, mean_drift
+from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES, similarity
 from lightning_saliency.metrics.map_statistics import MapStatistics
 
-__all__ = ["DriftTracker", "DriftResult", "SIMILARITIES", "STABLE"]
-
-SIMILARITIES = ("top10_iou", "spearman", "ssim")
-"""The measures that are also given for some of the samples, and relative to chance and noise."""
+__all__ = ["DriftTracker", "STABLE"]
 
 STABLE = 0.1
 """A sample is stable if its predicted class is the same as at the reference, and the probability of
 its explained class has changed by less than this."""
-
-
-@dataclass(frozen=True)
-class DriftResult:
-    """What has been measured of one explanation.
-
-    Attributes:
-        numbers: over the samples, by the name that stands in the tags, such as
-            ``drift/previous/ssim``.
-        samples: for each reference and measure, such as ``previous/ssim``, one value for each
-            sample, (N,); NaN for degenerate maps.
-        flipped: for each reference, which samples have another predicted class, bool, (N,).
-    """
-
-    numbers: dict[str, float]
-    samples: dict[str, Tensor]
-    flipped: dict[str, Tensor]
 
 
 class DriftTracker:
@@ -82,13 +61,13 @@ class DriftTracker:
             explanation, and ``degenerate_frac``, the share of maps that are constant or not finite.
         """
         current = Reference.of(explanation, epoch)
-        self.references.advance(current, best)
+        references = self.references.advance(current, best)
         chance = mean_drift(chance_of(current.described))
         numbers: dict[str, float] = {}
         samples: dict[str, Tensor] = {}
         flipped: dict[str, Tensor] = {}
         for name in ("previous", "pinned"):
-            reference: Reference = getattr(self.references, name)
+            reference: Reference = getattr(references, name)
             values = similarity(current.described, reference.described)
             means = mean_drift(values)
             numbers |= _named(f"drift/{name}", means, MEASURES)
@@ -97,13 +76,13 @@ class DriftTracker:
             relative = calibrated_drift(means, chance, self._noise())
             numbers |= _named(f"drift_relative/{name}", relative)
             samples |= {f"{name}/{measure}": value for measure, value in values.items()}
-        numbers["drift/pinned/epoch"] = float(getattr(self.references.pinned, "epoch", epoch))
+        numbers["drift/pinned/epoch"] = float(references.pinned.epoch)
         numbers |= _named("drift_level/chance", chance)
         numbers["target/probability"] = float(explanation.probability.mean())
         numbers["target/log_probability"] = float(explanation.log_probability.mean())
         numbers["target/flips"] = float(flipped["previous"].float().mean())
         numbers["target/degenerate_frac"] = float(current.described.is_degenerate.float().mean())
-        return DriftResult(numbers, samples, flipped)
+        return DriftResult(numbers, samples, flipped, references)
 
     def measure_noise(self, again: Explanation) -> dict[str, float]:
         """Compare the newest explanation with one of the same weights and another seed.
@@ -161,10 +140,12 @@ def _of_some(
     found = _named(f"drift_stable/{name}", _mean_over(similarities, stable))
     if bool(flipped.any()):
         found |= _named(f"drift_flipped/{name}", _mean_over(similarities, flipped))
-    overlap = values["top10_iou"].nan_to_num(torch.inf)
-    worst = int(overlap.argmin())
-    has_moved = float(overlap[worst]) < 1
-    found[f"drift_worst/{name}/top10_iou"] = float(values["top10_iou"][worst])
+    ranking = values[RANKING.name]
+    # Maps that could not be compared come last.
+    amounts = RANKING.amount(ranking).nan_to_num(-1.0)
+    worst = int(amounts.argmax())
+    has_moved = float(amounts[worst]) > 0
+    found[f"drift_worst/{name}/{RANKING.name}"] = float(ranking[worst])
     found[f"drift_worst/{name}/sample"] = float(worst if has_moved else -1)
     return found
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_saliency.callbacks.explainer import Explainer, isolated_share
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stages.stage import Stage
@@ -26,7 +26,7 @@ class FaithfulnessStage(Stage):
 
     Args:
         explainer: knows how the module is called.
-        measures: names of :data:`~lightning_saliency.metrics.FAITHFULNESS`; none for no measuring.
+        measures: names of :data:`~lightning_saliency.metrics.FAITHFULNESS`.
         every: at the first and every so many explanations.
         prefix: stands before all tags.
     """
@@ -44,7 +44,7 @@ class FaithfulnessStage(Stage):
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return bool(self._measures) and (round.count - 1) % self._every == 0
+        return (round.count - 1) % self._every == 0
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:

@@ -8,9 +8,9 @@ from typing import ClassVar
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error
-from lightning_saliency.callbacks.pictures import Pictures
+from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.stage import Stage
@@ -97,7 +97,7 @@ class HistoryStage(Stage):
         for series in round.explanations:
             references = round.references[series]
             pinned = references.pinned
-            if pinned is None or not references.is_settled:
+            if not references.is_settled:
                 continue
             if self._pinned_epochs.get(series) == pinned.epoch:
                 continue

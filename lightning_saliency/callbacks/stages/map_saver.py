@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.history.load import FOLDER

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.explainer import Explainer
 from lightning_saliency.callbacks.explanation import NamedMethod
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import StageError
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
@@ -25,14 +25,14 @@ class NoiseStage(Stage):
     Args:
         explainer: of the callback.
         trackers: by series; they are told the noise, to set drift in relation to it.
-        every: at the first and every so many explanations; None for never.
+        every: at the first and every so many explanations.
     """
 
     name: ClassVar[str] = "noise"
     needs_room: ClassVar[bool] = True
 
     def __init__(
-        self, explainer: Explainer, trackers: Mapping[str, DriftTracker], every: int | None
+        self, explainer: Explainer, trackers: Mapping[str, DriftTracker], every: int
     ) -> None:
         self._explainer = explainer
         self._trackers = trackers
@@ -40,9 +40,7 @@ class NoiseStage(Stage):
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        if self._every is None or (round.count - 1) % self._every != 0:
-            return False
-        return bool(self._reseeded())
+        return (round.count - 1) % self._every == 0
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:

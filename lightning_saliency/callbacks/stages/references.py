@@ -3,53 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
-
-from lightning_saliency.callbacks.explanation import Explanation
+from lightning_saliency.callbacks.explanation import Reference, ReferencePair
 from lightning_saliency.callbacks.settings import Pinned
-from lightning_saliency.metrics.canonical import canonical
-from lightning_saliency.metrics.map_statistics import MapStatistics
 
-__all__ = ["Reference", "References"]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An explanation, as far as it is needed to compare with it.
-
-    Attributes:
-        maps: (N, 1, h, w), float32, on the CPU, at most 64 x 64.
-        target: (N,), the classes that were explained.
-        predicted: (N,), the classes that the model predicted.
-        probability: (N,), of the explained classes.
-        epoch: when it was made.
-    """
-
-    maps: Tensor
-    target: Tensor
-    predicted: Tensor
-    probability: Tensor
-    epoch: int
-
-    @classmethod
-    def of(cls, explanation: Explanation, epoch: int) -> Reference:
-        """Return what is kept of an explanation."""
-        return cls(
-            canonical(explanation.saliency),
-            explanation.target,
-            explanation.predicted,
-            explanation.probability,
-            epoch,
-        )
-
-    @cached_property
-    def described(self) -> MapStatistics:
-        """The maps with what the measures need of each: it is compared with more than once."""
-        return MapStatistics(self.maps)
+__all__ = ["References"]
 
 
 class References:
@@ -60,9 +20,10 @@ class References:
     from the first explanation on.
 
     Args:
-        pinned: see :data:`~.settings.Pinned`. ``"first"`` and ``"best"`` settle after the warm-up, an
-            epoch in that epoch, or at the first explanation after it. ``"best"`` is then exchanged
-            whenever a better checkpoint has been saved, for the last explanation before that.
+        pinned: see :data:`~.settings.Pinned`. ``"first"`` and ``"best"`` settle after the
+            warm-up, an epoch in that epoch, or at the first explanation after it. ``"best"`` is
+            then exchanged whenever a better checkpoint has been saved, for the last explanation
+            before that.
         warmup_epochs: of the warm-up.
 
     Attributes:
@@ -80,13 +41,8 @@ class References:
         self.previous: Reference | None = None
         self.pinned: Reference | None = None
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether there is a pinned explanation, that later ones are compared with."""
-        return self._settled
-
-    def advance(self, current: Reference, best: float | None = None) -> None:
-        """Settle what an explanation is compared with.
+    def advance(self, current: Reference, best: float | None = None) -> ReferencePair:
+        """Settle and return what an explanation is compared with.
 
         Args:
             current: the new explanation.
@@ -100,6 +56,7 @@ class References:
         if not self._settled:
             self.pinned, self._settled = current, current.epoch >= self._start
         self.last = current
+        return ReferencePair(self.previous, self.pinned or current, self._settled)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references for a checkpoint; empty before the first explanation."""

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.explanation import Explanation
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import DriftResult, Explanation, ExplanationRound
 from lightning_saliency.callbacks.run_context import RunContext
-from lightning_saliency.callbacks.stages.drift_tracker import DriftResult
 from lightning_saliency.callbacks.stages.stage import Stage
+from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
+from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 
 __all__ = ["SampleTableStage", "sample_table"]
 
 # A longer table is not read; the samples that moved most come first.
 _MOST_ROWS = 20
-_SHOWN = ("top10_iou", "spearman", "ssim", "center_shift", "log2_norm_ratio")
 
 
 class SampleTableStage(Stage):
@@ -52,8 +50,8 @@ class SampleTableStage(Stage):
             for adapter in context.adapters():
                 adapter.text(tag, table, round.step)
                 for reference in ("previous", "pinned"):
-                    overlaps = drift.samples[f"{reference}/top10_iou"]
-                    adapter.histogram(f"{tag}/{reference}/top10_iou", overlaps, round.step)
+                    overlaps = drift.samples[f"{reference}/{RANKING.name}"]
+                    adapter.histogram(f"{tag}/{reference}/{RANKING.name}", overlaps, round.step)
 
 
 def sample_table(
@@ -70,17 +68,21 @@ def sample_table(
         located: what each map lies on, by the name of the number, (N,) each.
         class_name: from a class index to what is shown.
     """
-    overlaps = moved.samples["previous/top10_iou"]
+    amounts = RANKING.amount(moved.samples[f"previous/{RANKING.name}"])
     # Maps that could not be compared come last.
-    order = overlaps.nan_to_num(torch.inf).argsort(stable=True).tolist()
-    columns = [f"{measure} to previous" for measure in _SHOWN] + ["top10_iou to pinned"]
+    order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True).tolist()
+    columns = [measure.column("previous") for measure in MEASURES.values()]
+    columns.append(RANKING.column("pinned"))
     rows = [
         ["sample", "class", "probability", "predicted", *columns, *map(_shown_name, located)],
     ]
     for i in order[:_MOST_ROWS]:
         predicted = class_name(int(explanation.predicted[i]))
-        values = [moved.samples[f"previous/{measure}"][i] for measure in _SHOWN]
-        values += [moved.samples["pinned/top10_iou"][i], *(each[i] for each in located.values())]
+        values = [moved.samples[f"previous/{measure}"][i] for measure in MEASURES]
+        values += [
+            moved.samples[f"pinned/{RANKING.name}"][i],
+            *(each[i] for each in located.values()),
+        ]
         rows.append(
             [
                 str(i),
@@ -97,7 +99,7 @@ def sample_table(
 
 def _shown_name(name: str) -> str:
     kind, _, measure = name.partition("/")
-    return f"{measure} on object" if kind == "object" else f"share in {measure}"
+    return OBJECT_MEASURES[measure].column() if kind == "object" else f"share in {measure}"
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ from lightning_saliency.callbacks.explainer import (
     isolated_share,
     predict,
 )
-from lightning_saliency.callbacks.explanation_round import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
@@ -51,7 +51,7 @@ class SanityStage(Stage):
 
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
-        if self._when is not False and not self._is_done:
+        if not self._is_done:
             copied_module(context.pl_module)
 
     @override
@@ -59,7 +59,7 @@ class SanityStage(Stage):
         if self.at_the_end:
             # Outside of training there is one explanation, and it is the last.
             return not context.is_fitting
-        return self._when is not False and not self._is_done and context.epoch >= self._when
+        return not self._is_done and context.epoch >= self._when
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
