@@ -234,10 +234,12 @@ def test_memory_format_changes_nothing(name: str) -> None:
     wide = make_images(2, (16, 40))
     wide[:, :, :, ::2] = images
     channels_last = images.contiguous(memory_format=torch.channels_last)
+    # The iterations of a search for masks enlarge the rounding of the first; masks are in [0, 1].
+    atol = 1e-4 if name == "ExtremalPerturbation" else 1e-6
     for same in (channels_last, wide[:, :, :, ::2], images.permute(0, 1, 3, 2).contiguous().mT):
-        torch.testing.assert_close(method(model, same, 1), wanted, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(method(model, same, 1), wanted, rtol=1e-4, atol=atol)
     model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(method(model, channels_last, 1), wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(method(model, channels_last, 1), wanted, rtol=1e-4, atol=atol)
 
 
 @every_method

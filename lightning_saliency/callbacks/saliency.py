@@ -12,11 +12,9 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.explainer import Explainer
-from lightning_saliency.callbacks.explanation import ClassChoice, Method, Series
-from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.explanation import ClassChoice, ExplanationRound, Method, Series
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
-from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.resume import ResumeFingerprint
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.callbacks.samples.batch import Unpack
@@ -36,16 +34,15 @@ from lightning_saliency.callbacks.settings import (
     warn_of_missing_images,
 )
 from lightning_saliency.callbacks.spawn_metrics import shorten_handed_back_metrics
-from lightning_saliency.callbacks.stage_runner import StageRunner
+from lightning_saliency.callbacks.stage_runner import Stage, StageRunner
 from lightning_saliency.callbacks.stages.drift import DriftStage
 from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.history import HistoryStage
-from lightning_saliency.callbacks.stages.images import ImagesStage
+from lightning_saliency.callbacks.stages.images import ImagesStage, Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
-from lightning_saliency.callbacks.stages.stage import Stage
 from lightning_saliency.callbacks.weight_averaging import averaged_weights, move_before_averaging
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.undisturbed import lazy_layer
@@ -336,8 +333,8 @@ class SaliencyCallback(pl.Callback):
         """Make the sanity check that was kept for the end."""
         if self._sanity.at_the_end and self._last_round is not None:
             context = RunContext(trainer, pl_module)
-            act = partial(self._sanity.run, context, self._last_round)
-            self._runner.run(self._sanity.name, act, context)
+            check = partial(self._sanity.run, context, self._last_round)
+            self._runner.run(self._sanity.name, check, context)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -457,13 +454,15 @@ class SaliencyCallback(pl.Callback):
             round = run(_EVERYTHING, explain, context)
             if round is not None:
                 self._failures.record(round.failures, context.epoch)
-                self._run_stages(self._explanation_stages, context, round)
+                for stage in self._explanation_stages:
+                    self._runner.run_stage(stage, context, round)
         context.set_fallback_metrics(self._families_without_numbers(round))
         if round is None or not round.is_measured:
             return
         round.count = self._budget.made
         self._last_round = round if self._sanity.at_the_end else None
-        self._run_stages(self._later_stages, context, round)
+        for stage in self._later_stages:
+            self._runner.run_stage(stage, context, round)
         notify = partial(self._notify_listeners, context, round)
         run(_LISTENERS, lambda: context.require(notify), context)
 
@@ -484,14 +483,6 @@ class SaliencyCallback(pl.Callback):
             failures=failures,
             pictures=self._pictures,
         )
-
-    def _run_stages(
-        self, stages: Sequence[Stage], context: RunContext, round: ExplanationRound
-    ) -> None:
-        for stage in stages:
-            if stage.is_due(context, round):
-                act = partial(stage.run, context, round)
-                self._runner.run(stage.name, act, context, stage.needs_room)
 
     def _notify_listeners(self, context: RunContext, round: ExplanationRound) -> None:
         """Tell every callback with a method ``on_explained``, wherever it stands in the list."""

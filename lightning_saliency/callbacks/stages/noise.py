@@ -9,12 +9,11 @@ from typing import ClassVar
 from typing_extensions import override
 
 from lightning_saliency.callbacks.explainer import Explainer
-from lightning_saliency.callbacks.explanation import NamedMethod
-from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound, NamedMethod
 from lightning_saliency.callbacks.failures import StageError
 from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
-from lightning_saliency.callbacks.stages.stage import Stage
 
 __all__ = ["NoiseStage"]
 
