@@ -14,8 +14,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from typing_extensions import Self
 
 from lightning_saliency.attribution.gradient_bases import ExcitationMethod
+from lightning_saliency.attribution.pointing import PointingSetup
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
@@ -72,8 +75,25 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
     """
 
     name: ClassVar[str] = "contrastive_excitation_backprop"
+    shows: ClassVar[str] = "the same, more than for the class's opposite"
+    cost: ClassVar[str] = "a little more"
+    not_for: ClassVar[str] = "activations that can be negative; attention, gates"
+    layer_settings: ClassVar[tuple[str, ...]] = (
+        "saliency_layer",
+        "contrast_layer",
+        "classifier_layer",
+    )
+    verdict: ClassVar[Verdict] = Verdict(
+        "not tested",
+        "The form without contrast fails; the contrast takes away what two classes share.",
+    )
     contrast_layer: str | None = None
     classifier_layer: str | None = None
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method for the model's layers."""
+        return cls(setup.excitation_layer, setup.contrast_layer, resize=False)
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the difference of the signals at the layer, of its shape.

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
+from lightning_saliency.attribution.verdict import NIE, SIXT, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network import relu_derivatives
 from lightning_saliency.network.relu_derivatives import ReluRule
@@ -45,6 +46,12 @@ class DeconvNet(RectifiedGradient):
     """
 
     name: ClassVar[str] = "deconvnet"
+    shows: ClassVar[str] = "the gradient, of which each ReLU passes only what is positive"
+    verdict: ClassVar[Verdict] = Verdict(
+        "fails",
+        "The maps recover parts of the image, and do not depend on the later layers.",
+        (NIE, SIXT),
+    )
 
     @staticmethod
     def relu_rule() -> ReluRule:

@@ -22,6 +22,7 @@ from lightning_saliency.attribution.contrastive_excitation_backprop import (
     contrastive_excitation_map,
 )
 from lightning_saliency.attribution.gradient_bases import ExcitationMethod, warn_of_loss
+from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
@@ -80,6 +81,15 @@ class ExcitationBackprop(ExcitationMethod):
     """
 
     name: ClassVar[str] = "excitation_backprop"
+    shows: ClassVar[str] = "where the score comes from, as a probability"
+    cost: ClassVar[str] = "1 forward + 1 backward with positive weights"
+    not_for: ClassVar[str] = "activations that can be negative; attention, gates"
+    verdict: ClassVar[Verdict] = Verdict(
+        "fails",
+        "The maps do not depend on the later layers, as those of LRP with the alpha-beta rule: a "
+        "product of many non-negative matrices has rank one.",
+        (SIXT,),
+    )
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the signal at the layer, of its shape, from 1 at the target.

@@ -9,12 +9,19 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.mask_search.console import ConsoleProgress
 from lightning_saliency.attribution.mask_search.objective import PictureRewards, picture_batches
 from lightning_saliency.attribution.mask_search.presets import CONFIGS, SearchConfig, SearchPreset
-from lightning_saliency.attribution.mask_search.result import ExtremalMasks, evaluate_masks
+from lightning_saliency.attribution.mask_search.result import (
+    AreaMasks,
+    ExtremalMasks,
+    area_names,
+    evaluate_masks,
+)
 from lightning_saliency.attribution.mask_search.rewards import (
     REWARDS,
     Reward,
@@ -25,12 +32,14 @@ from lightning_saliency.attribution.mask_search.rewards import (
 )
 from lightning_saliency.attribution.mask_search.search import MaskSearch, Progress
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.validation import (
     check_choice,
     check_integer,
     check_positive,
     checked_areas,
 )
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
 from lightning_saliency.image.resize import ResizeMode
@@ -99,6 +108,15 @@ class ExtremalPerturbation(AttributionMethod):
     """
 
     name: ClassVar[str] = "extremal_perturbation"
+    shows: ClassVar[str] = "the parts of given areas that keep the score"
+    cost: ClassVar[str] = "16 to 26 forward + backward for each area, and 16 forwards"
+    not_for: ClassVar[str] = "score not differentiable"
+    stochastic: ClassVar[bool] = True
+    verdict: ClassVar[Verdict] = Verdict(
+        "not tested", "The masks depend on the network through its scores and their gradient."
+    )
+    flat_top_blur: ClassVar[float] = 0.09
+    pointing: ClassVar[PointingStyle] = PointingStyle(flat_top_blur, "shorter", whole=True)
     areas: tuple[float, ...] = (0.1,)
     perturbation: PerturbationKind = "blur"
     max_iter: int | None = None
@@ -147,6 +165,27 @@ class ExtremalPerturbation(AttributionMethod):
         search = self._search(image)
         masks, _ = search.run(self._rewards(model, image, target))
         return masks.mean(1, keepdim=True)
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method for the areas of the dataset."""
+        return cls(setup.areas, preset=setup.preset, resize=False)
+
+    def extra_names(self) -> list[str]:
+        """Return the names of the numbers of each area, see :class:`AreaMasks`."""
+        return area_names(self.areas)
+
+    def explain(self, model: nn.Module, image: Tensor, target: Target) -> Attribution:
+        """Return the maps and the :class:`AreaMasks` that they are the means of.
+
+        Args:
+            model: see :meth:`AttributionMethod.__call__`, as for ``image`` and ``target``.
+            image: (N, C, H, W).
+            target: a class index, one for each image, ``"predicted"``, or a callable.
+        """
+        found = self.masks(model, image, target)
+        extras = AreaMasks.of(found, self.areas, self.variant)
+        return Attribution(found.masks.mean(1, keepdim=True), extras)
 
     def masks(self, model: nn.Module, image: Tensor, target: Target) -> ExtremalMasks:
         """Find the mask of each area, and say how well it does.

@@ -15,12 +15,14 @@ import warnings
 from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_saliency.attribution.guard import require_python_model
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.network.backward_rules import BackwardRules, Rules
 from lightning_saliency.network.grid import Layout, fold
@@ -32,6 +34,7 @@ from lightning_saliency.network.score import Target
 from lightning_saliency.network.shared_pass import GradientRequest
 
 __all__ = [
+    "DERIVATIVE_STYLE",
     "ExcitationMethod",
     "GradientMethod",
     "LayerMethod",
@@ -39,6 +42,9 @@ __all__ = [
     "gradient_map",
     "warn_of_loss",
 ]
+
+DERIVATIVE_STYLE = PointingStyle(smooth=0.02)
+"""Derivatives with respect to pixels are noisy, and blurred in the pointing game."""
 
 # The sums of excitation maps were measured to be off by up to 1e-5 on torchvision's models in
 # float32, where every function has a rule; where one has none, they are off by tenths.
@@ -111,8 +117,16 @@ class LayerMethod(GradientMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
+    cost: ClassVar[str] = "1 forward + a part of a backward"
+    not_for: ClassVar[str] = "no layer with a spatial output"
+    layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
     saliency_layer: str | None = None
     layout: Layout = "auto"
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method for the model's layer."""
+        return cls(setup.layer, resize=False)
 
     @staticmethod
     @abstractmethod
@@ -159,6 +173,11 @@ class RectifiedGradient(GradientMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
+    cost: ClassVar[str] = "1 forward + 1 backward"
+    not_for: ClassVar[str] = "no ReLU; GELU, SiLU, LeakyReLU, ...; insensitive to late layers"
+    layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
+    insensitive_to_late_layers: ClassVar[bool] = True
+    pointing: ClassVar[PointingStyle] = DERIVATIVE_STYLE
     saliency_layer: str = ""
     # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
     rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)
@@ -204,9 +223,15 @@ class ExcitationMethod(AttributionMethod):
             :data:`~lightning_saliency.network.backward_rules.Rules`.
     """
 
+    layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
     saliency_layer: str = ""
     # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
     rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method that stops at the model's layer for it."""
+        return cls(setup.excitation_layer, resize=False)
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
+from lightning_saliency.attribution.verdict import ADEBAYO, NIE, SIXT, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.relu_derivatives import ReluRule, guided
 from lightning_saliency.network.score import Target
@@ -44,6 +45,12 @@ class GuidedBackprop(RectifiedGradient):
     """
 
     name: ClassVar[str] = "guided_backprop"
+    shows: ClassVar[str] = "the same, and only through active units"
+    verdict: ClassVar[Verdict] = Verdict(
+        "fails",
+        "The maps hardly depend on the later layers; they recover edges of the image.",
+        (ADEBAYO, NIE, SIXT),
+    )
 
     @staticmethod
     def relu_rule() -> ReluRule:

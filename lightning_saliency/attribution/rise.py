@@ -10,9 +10,11 @@ from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.rise_estimation.estimators import (
     MaskEstimator,
     RISEEstimate,
@@ -30,6 +32,7 @@ from lightning_saliency.attribution.validation import (
     check_integer,
     check_num_cells,
 )
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.batching import BatchSize, batches_for, check_batch_size
@@ -85,6 +88,15 @@ class RISE(AttributionMethod):
     """
 
     name: ClassVar[str] = "rise"
+    shows: ClassVar[str] = "how much better the score is while a pixel is kept"
+    cost: ClassVar[str] = "256 forwards"
+    signed: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = False
+    verdict: ClassVar[Verdict] = Verdict(
+        "not tested", "The maps depend on the network through its scores alone."
+    )
+    pointing: ClassVar[PointingStyle] = PointingStyle(square=True, whole=True)
     num_masks: int | None = None
     num_cells: int | tuple[int, int] = 7
     p: float = 0.5
@@ -110,6 +122,22 @@ class RISE(AttributionMethod):
         check_batch_size(self.batch_size)
         check_choice("score", self.score, (None, *get_args(ScoreKind)))
         check_choice("preset", self.preset, (None, *get_args(RISEPreset)))
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether the mean score is not subtracted, as in the published estimators."""
+        return not self._estimator.centered
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method with the dataset's number of masks, or the preset's."""
+        published = setup.preset is not None
+        return cls(
+            None if published else setup.num_masks,
+            score="sigmoid" if setup.multi_label and not published else None,
+            preset=setup.preset,
+            resize=False,
+        )
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the maps (N, 1, H, W); see :meth:`AttributionMethod.attribute`."""
@@ -161,7 +189,7 @@ class RISE(AttributionMethod):
             saliency = estimate.mean(self._estimator.centered).div_(self._estimator.divisor(self.p))
             return self._finish(saliency, images)
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> "RISE":
+    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
         self._blocks(image)
         return self
 
