@@ -10,8 +10,19 @@ from tiny_models import CLASSES, MODELS, make_images, make_model
 from torch import Tensor, nn
 from traces import bits
 
-from lightning_saliency.attribution import GradCAM, LayerCAM
+from lightning_saliency.attribution import (
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    LinearApprox,
+)
+from lightning_saliency.attribution.grad_cam_plus_plus import (
+    grad_cam_plus_plus,
+    grad_cam_plus_plus_map,
+)
 from lightning_saliency.attribution.gradient_bases import LayerMethod
+from lightning_saliency.attribution.hires_cam import hires_cam, hires_cam_map
 from lightning_saliency.attribution.layer_cam import layer_cam, layer_cam_map
 from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.image.resize import resize
@@ -48,7 +59,27 @@ def naive_layer_cam(numbers: Numbers) -> Numbers:
     return {place: (active, max(0.0, slope)) for place, (active, slope) in numbers.items()}
 
 
+def naive_grad_cam_plus_plus(numbers: Numbers) -> Numbers:
+    total = sum(active for active, _ in numbers.values())
+    weight = 0.0
+    for _, slope in numbers.values():
+        if slope != 0:
+            weight += max(0.0, slope) * slope**2 / (2 * slope**2 + total * slope**3)
+    return {place: (active, weight) for place, (active, _) in numbers.items()}
+
+
+def naive_hires_cam(numbers: Numbers) -> Numbers:
+    return numbers
+
+
 FORMULAS: list[Any] = [
+    pytest.param(
+        GradCAMPlusPlus,
+        grad_cam_plus_plus_map,
+        naive_grad_cam_plus_plus,
+        id="grad_cam_plus_plus",
+    ),
+    pytest.param(HiResCAM, hires_cam_map, naive_hires_cam, id="hires_cam"),
     pytest.param(LayerCAM, layer_cam_map, naive_layer_cam, id="layer_cam"),
 ]
 every_formula = pytest.mark.parametrize(("kind", "formula", "value"), FORMULAS)
@@ -80,7 +111,11 @@ def test_call_is_the_formula_on_the_layer(kind: Any, formula: Any, value: Any) -
 
 
 class Louder(nn.Module):
-    """The usual model with larger logits: next to these the reference's 1e-6 is nothing."""
+    """The usual model with larger logits.
+
+    The reference adds 1e-6 to Grad-CAM++'s divisors, next to squares of gradients. The paper does
+    not; with gradients as large as these it makes no difference.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -88,12 +123,12 @@ class Louder(nn.Module):
         self.features = self.model.features
 
     def forward(self, x: Tensor) -> Tensor:
-        return 100 * self.model(x)
+        return 1e5 * self.model(x)
 
 
 def to_unit_range(maps: Tensor) -> Tensor:
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
-    return (maps - low) / (high - low)
+    return (maps - low) / (high - low + 1e-7)
 
 
 @every_kind
@@ -131,7 +166,10 @@ def test_all_share_one_pass_with_grad_cam() -> None:
         assert bits(maps) == bits(methods[row](model, images, targets))
 
 
-@pytest.mark.parametrize(("kind", "function"), [(LayerCAM, layer_cam)])
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [(GradCAMPlusPlus, grad_cam_plus_plus), (HiResCAM, hires_cam), (LayerCAM, layer_cam)],
+)
 def test_function_is_the_object_without_resizing(kind: Any, function: Any) -> None:
     model, images = make_model(), make_images()
     method = kind("features.4", "channels_first", resize=(4, 4), smooth=0.1)
@@ -140,3 +178,34 @@ def test_function_is_the_object_without_resizing(kind: Any, function: Any) -> No
     for nothing in ("", None):
         alone = function(model, images, 1, nothing)
         assert torch.equal(alone, kind("features", resize=False)(model, images, 1))
+
+
+def test_grad_cam_plus_plus_by_hand() -> None:
+    # The weights are 1 / (2 + 1 * 4) + 3 / (2 + 3 * 4), and 0 where no gradient is positive.
+    activation = torch.tensor([[[[3.0, 1.0]], [[1.0, 2.0]]]])
+    gradient = torch.tensor([[[[1.0, 3.0]], [[-3.0, 0.0]]]])
+    weight = 1 / 6 + 3 / 14
+    came = grad_cam_plus_plus_map(activation, gradient)
+    torch.testing.assert_close(came, torch.tensor([[[[3 * weight, weight]]]]))
+
+
+def test_grad_cam_plus_plus_of_a_negative_layer_is_finite() -> None:
+    # 2 + g sum A is exactly 0 for the second place.
+    activation = torch.tensor([[[[-1.0, 0.0]], [[1.0, 1.0]]]])
+    gradient = torch.tensor([[[[0.0, 2.0]], [[1.0, 0.0]]]])
+    came = grad_cam_plus_plus_map(activation, gradient)
+    torch.testing.assert_close(came, torch.tensor([[[[1 / 4, 1 / 4]]]]))
+
+
+def test_hires_cam_is_the_positive_part_of_linear_approximation() -> None:
+    model, images = make_model(), make_images()
+    signed = LinearApprox("features", resize=False)(model, images, [1, 4])
+    assert signed.min() < 0
+    came = HiResCAM("features", resize=False)(model, images, [1, 4])
+    assert torch.equal(came, signed.clamp(min=0))
+
+
+def test_before_global_pooling_hires_cam_is_grad_cam() -> None:
+    model, images = make_model("residual"), make_images()
+    wanted = GradCAM("features")(model, images, [1, 4])
+    torch.testing.assert_close(HiResCAM("features")(model, images, [1, 4]), wanted)
