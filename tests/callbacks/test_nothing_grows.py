@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_saliency import DriftAlarm, GradCAMCallback, SaliencyCallback
-from lightning_saliency.metrics import alarm
+from lightning_saliency.metrics import change_detection
 from lightning_saliency.rendering import select_frames
 
 pytestmark = [
@@ -138,7 +138,7 @@ def test_what_is_held_does_not_grow_with_the_explanations(
 ) -> None:
     assert len(select_frames(BEFORE)) == len(select_frames(AFTER))
     # What is kept of the newest explanations is all there at both looks.
-    monkeypatch.setattr(alarm, "_MOST_STEPS", 8)
+    monkeypatch.setattr(change_detection, "_MOST_STEPS", 8)
     looks = train(tmp_path)
     assert looks.held[AFTER]["Frame"] == 5 * 9
     assert grown(looks.held, 1) == {}
