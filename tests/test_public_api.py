@@ -21,8 +21,8 @@ from lightning_saliency.attribution import AttributionMethod
 
 MODULES = {module_name(path): path for path in FILES}
 PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
-# Parts with hints that cannot be resolved yet, because an alias is imported for type checkers alone;
-# an entry goes when its part is mended.
+# Parts with hints that cannot be resolved yet, because an alias is imported for type checkers
+# alone; an entry goes when its part is mended.
 KNOWN_UNRESOLVED = {"attribution", "callbacks", "cli", "network", "trust"}
 
 
