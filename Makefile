@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 # The lowest that is supported.
 LOWEST_PYTHON ?= python3.10
 
-.PHONY: demo test test-slow test-compat test-lowest lint bench soak clean
+.PHONY: demo stubs test test-slow test-compat test-lowest lint bench soak clean
 
 demo: $(INSTALLED)  ## train on handwritten digits and log the maps
 	$(BIN)/python examples/first_run.py
@@ -25,7 +25,10 @@ test-compat: $(COMPAT)/.installed  ## modules of other packages, which are large
 test-lowest: $(LOWEST)/.installed  ## every test but the slow ones, on the lowest versions
 	$(LOWEST)/bin/python -m pytest -m "not slow"
 
-lint: $(INSTALLED)
+stubs: $(INSTALLED)  ## the named callbacks, spelled out for editors and type checkers
+	$(BIN)/python -c "from lightning_saliency.callbacks.named import write_stub; write_stub()"
+
+lint: stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

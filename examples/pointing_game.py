@@ -46,7 +46,7 @@ def main() -> None:
     elif options.coco:
         data = COCOPointing(options.coco)
     else:
-        data = DigitsPointing(options.pictures or 50, off_centre=True)
+        data = DigitsPointing(options.pictures or 50, off_center=True)
     # The example network knows the digits.
     name = options.model if options.voc or options.coco else "example"
     model = load_pointing_model(name, data.name, len(data.class_names), options.weights)

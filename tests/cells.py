@@ -168,8 +168,8 @@ def compare(strategy: str, folder: Path) -> Iterator[tuple[str, str]]:
         found = first_difference(known[0], record)
         if counted != known[1]:
             found += f" dynamo counted {counted}, not {known[1]}"
-        if callback.budget.made != 4:
-            found += f" explained {callback.budget.made} times"
+        if callback._budget.made != 4:
+            found += f" explained {callback._budget.made} times"
         yield str(cell), found
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning_saliency import attribution
 from lightning_saliency.attribution import AttributionMethod
+from lightning_saliency.attribution.gradient_bases import ExcitationMethod, RectifiedGradient
 
 # Settings that make an expensive method cheap.
 CHEAP: dict[str, dict[str, Any]] = {
@@ -23,13 +24,8 @@ METHODS: dict[str, type[AttributionMethod]] = {
 # These replace functions while the model runs, and cannot do so inside compiled code.
 BACKWARD_RULE_METHODS = [
     name
-    for name in (
-        "ContrastiveExcitationBackprop",
-        "DeconvNet",
-        "ExcitationBackprop",
-        "GuidedBackprop",
-    )
-    if name in METHODS
+    for name, method in METHODS.items()
+    if issubclass(method, (RectifiedGradient, ExcitationMethod))
 ]
 
 

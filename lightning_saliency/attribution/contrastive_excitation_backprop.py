@@ -14,17 +14,20 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from typing_extensions import Self
 
-from lightning_saliency.attribution.excitation_method import ExcitationMethod
+from lightning_saliency.attribution.gradient_bases import ExcitationMethod
+from lightning_saliency.attribution.pointing import PointingSetup
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
     classifier_nodes,
-    in_units,
     node_of,
     nodes_below,
     record_excitation,
+    unit_scale,
 )
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
@@ -72,8 +75,25 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
     """
 
     name: ClassVar[str] = "contrastive_excitation_backprop"
+    shows: ClassVar[str] = "the same, more than for the class's opposite"
+    cost: ClassVar[str] = "a little more"
+    not_for: ClassVar[str] = "activations that can be negative; attention, gates"
+    layer_settings: ClassVar[tuple[str, ...]] = (
+        "saliency_layer",
+        "contrast_layer",
+        "classifier_layer",
+    )
+    verdict: ClassVar[Verdict] = Verdict(
+        "not tested",
+        "The form without contrast fails; the contrast takes away what two classes share.",
+    )
     contrast_layer: str | None = None
     classifier_layer: str | None = None
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method for the model's layers."""
+        return cls(setup.excitation_layer, setup.contrast_layer, resize=False)
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the difference of the signals at the layer, of its shape.
@@ -94,7 +114,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)
-        return in_units(
+        return unit_scale(
             score_gradient(UNIT_SIGNAL * scores, layers[self.saliency_layer], self.saliency_layer)
         )
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.rectified_gradient import RectifiedGradient
+from lightning_saliency.attribution.gradient_bases import RectifiedGradient
+from lightning_saliency.attribution.verdict import NIE, SIXT, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network import relu_derivatives
 from lightning_saliency.network.relu_derivatives import ReluRule
@@ -27,7 +28,7 @@ class DeconvNet(RectifiedGradient):
 
     What counts as ReLU, in every spelling and in place or not: ReLU, ``clamp(min=0)``,
     ``threshold(x, 0, 0)``, ``maximum(x, 0)``, ReLU6 and ``hardtanh`` from 0 to a ceiling. Gates and
-    normalisers (sigmoid, hardsigmoid, glu, softmax, attention) keep their derivative, as all other
+    normalizers (sigmoid, hardsigmoid, glu, softmax, attention) keep their derivative, as all other
     layers do. The paper says nothing of other activations (LeakyReLU, PReLU, ELU, SELU, GELU, SiLU,
     Hardswish, Mish, Softplus, tanh, ...), so a model that calls one is refused with its name,
     unless ``rules`` has an entry for it; a model without ReLU is refused too, because the map would
@@ -45,6 +46,12 @@ class DeconvNet(RectifiedGradient):
     """
 
     name: ClassVar[str] = "deconvnet"
+    shows: ClassVar[str] = "the gradient, of which each ReLU passes only what is positive"
+    verdict: ClassVar[Verdict] = Verdict(
+        "fails",
+        "The maps recover parts of the image, and do not depend on the later layers.",
+        (NIE, SIXT),
+    )
 
     @staticmethod
     def relu_rule() -> ReluRule:

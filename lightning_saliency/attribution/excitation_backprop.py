@@ -21,14 +21,15 @@ from lightning_saliency.attribution.contrastive_excitation_backprop import (
     contrastive_excitation_backprop,
     contrastive_excitation_map,
 )
-from lightning_saliency.attribution.excitation_method import ExcitationMethod, warn_of_loss
+from lightning_saliency.attribution.gradient_bases import ExcitationMethod, warn_of_loss
+from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
     classifier_nodes,
-    in_units,
     passes_nothing_by,
     record_excitation,
+    unit_scale,
 )
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
@@ -80,6 +81,15 @@ class ExcitationBackprop(ExcitationMethod):
     """
 
     name: ClassVar[str] = "excitation_backprop"
+    shows: ClassVar[str] = "where the score comes from, as a probability"
+    cost: ClassVar[str] = "1 forward + 1 backward with positive weights"
+    not_for: ClassVar[str] = "activations that can be negative; attention, gates"
+    verdict: ClassVar[Verdict] = Verdict(
+        "fails",
+        "The maps do not depend on the later layers, as those of LRP with the alpha-beta rule: a "
+        "product of many non-negative matrices has rank one.",
+        (SIXT,),
+    )
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the signal at the layer, of its shape, from 1 at the target.
@@ -99,10 +109,10 @@ class ExcitationBackprop(ExcitationMethod):
         is_all = passes_nothing_by(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
-            return in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+            return unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
         # Class 0 of a model with one unit is its dual unit, at which a signal of -1 arrives.
         classifier_nodes(scores, "classifier")
-        signal = in_units(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+        signal = unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
         if is_all:
             warn_of_loss(signal)
         return signal

@@ -9,15 +9,20 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from lightning_saliency.attribution.area_penalty import checked_areas
-from lightning_saliency.attribution.extremal_masks import ExtremalMasks, judged
+from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
-from lightning_saliency.attribution.mask_recipe import RECIPES, MaskRecipe, SearchPreset
-from lightning_saliency.attribution.mask_search import MaskSearch, Progress
-from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.attribution.picture_rewards import PictureRewards, picture_batches
-from lightning_saliency.attribution.reward import (
+from lightning_saliency.attribution.mask_search.console import ConsoleProgress
+from lightning_saliency.attribution.mask_search.objective import PictureRewards, picture_batches
+from lightning_saliency.attribution.mask_search.presets import CONFIGS, SearchConfig, SearchPreset
+from lightning_saliency.attribution.mask_search.result import (
+    AreaMasks,
+    ExtremalMasks,
+    area_names,
+    evaluate_masks,
+)
+from lightning_saliency.attribution.mask_search.rewards import (
     REWARDS,
     Reward,
     RewardName,
@@ -25,12 +30,16 @@ from lightning_saliency.attribution.reward import (
     contrastive_reward,
     simple_reward,
 )
-from lightning_saliency.attribution.search_progress import PrintedProgress
-from lightning_saliency.attribution.search_settings import (
+from lightning_saliency.attribution.mask_search.search import MaskSearch, Progress
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
+from lightning_saliency.attribution.validation import (
     check_choice,
     check_integer,
     check_positive,
+    checked_areas,
 )
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
 from lightning_saliency.image.resize import ResizeMode
@@ -56,21 +65,20 @@ class ExtremalPerturbation(AttributionMethod):
     as large as possible. Maps are in [0, 1]: the share of the areas whose mask holds the pixel.
     The masks themselves, and how well they do, come from :meth:`masks`.
 
-    By default the search is for the paper's masks, but another one. It begins with a look at 16
-    coarse masks, forward only, and leans towards what they reward
-    (:mod:`~lightning_saliency.attribution.first_look`). Masks have exactly their areas at all
-    times, which shrink from 0.4 of the image
-    (:class:`~lightning_saliency.attribution.mask_area.ShrinkingArea`), instead of being pressed
-    towards them by a penalty. So 16 iterations of Adam find more than the authors' 800 of gradient
-    descent. The lengths of masks and blur are those of the authors' code at 224 pixels, and shrink
-    with the image; the area is that on the image. A mask that does hardly better than that of the
-    next smaller area, or worse, is also searched for as that one, grown. Each search starts afresh,
-    so that maps of one image at different times of a training are alike only as far as the network
-    is.
+    By default the paper's masks are found by another search. It starts from the rewards of 16
+    coarse masks, forward passes alone
+    (:mod:`~lightning_saliency.attribution.mask_search.initialization`). Masks have exactly their
+    areas at all times, which shrink from 0.4 of the image
+    (:class:`~lightning_saliency.attribution.mask_search.area_constraint.ShrinkingArea`); there is
+    no penalty. So 16 iterations of Adam find more than the authors' 800 of gradient descent. The
+    lengths of masks and blur are those of the authors' code at 224 pixels, and shrink with the
+    image; the area is measured on the image. A mask that does hardly better than that of the next
+    smaller area, or worse, is compared with that one grown. Each search starts anew, so that maps
+    of one image at different times of a training are alike only as far as the network is.
 
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.
-        perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean colour of normalised images).
+        perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean color of normalized images).
         max_iter: iterations; None for 16, or 800 with the preset.
         num_levels: degrees of perturbation, at least 2, between which masks interpolate.
         step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
@@ -82,7 +90,8 @@ class ExtremalPerturbation(AttributionMethod):
         variant: ``"preserve"``: the area alone keeps the score; ``"delete"``: without the area the
             score is lost; ``"dual"``: both, at twice the cost.
         reward_func: ``"simple"`` (the logit), ``"contrastive"`` (how far it lies above the other
-            logits), or a function, see :data:`~lightning_saliency.attribution.reward.Reward`.
+            logits), or a function, see
+            :data:`~lightning_saliency.attribution.mask_search.rewards.Reward`.
         preset: None; ``"torchray"`` for what TorchRay does in each iteration: 800 steps of
             gradient descent, lengths that do not depend on the image, a blur that darkens the
             edges, an area that is measured on a canvas larger than the image.
@@ -99,6 +108,15 @@ class ExtremalPerturbation(AttributionMethod):
     """
 
     name: ClassVar[str] = "extremal_perturbation"
+    shows: ClassVar[str] = "the parts of given areas that keep the score"
+    cost: ClassVar[str] = "16 to 26 forward + backward for each area, and 16 forwards"
+    not_for: ClassVar[str] = "score not differentiable"
+    stochastic: ClassVar[bool] = True
+    verdict: ClassVar[Verdict] = Verdict(
+        "not tested", "The masks depend on the network through its scores and their gradient."
+    )
+    flat_top_blur: ClassVar[float] = 0.09
+    pointing: ClassVar[PointingStyle] = PointingStyle(flat_top_blur, "shorter", whole=True)
     areas: tuple[float, ...] = (0.1,)
     perturbation: PerturbationKind = "blur"
     max_iter: int | None = None
@@ -148,6 +166,27 @@ class ExtremalPerturbation(AttributionMethod):
         masks, _ = search.run(self._rewards(model, image, target))
         return masks.mean(1, keepdim=True)
 
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method for the areas of the dataset."""
+        return cls(setup.areas, preset=setup.preset, resize=False)
+
+    def extra_names(self) -> list[str]:
+        """Return the names of the numbers of each area, see :class:`AreaMasks`."""
+        return area_names(self.areas)
+
+    def explain(self, model: nn.Module, image: Tensor, target: Target) -> Attribution:
+        """Return the maps and the :class:`AreaMasks` that they are the means of.
+
+        Args:
+            model: see :meth:`AttributionMethod.__call__`, as for ``image`` and ``target``.
+            image: (N, C, H, W).
+            target: a class index, one for each image, ``"predicted"``, or a callable.
+        """
+        found = self.masks(model, image, target)
+        extras = AreaMasks.of(found, self.areas, self.variant)
+        return Attribution(found.masks.mean(1, keepdim=True), extras)
+
     def masks(self, model: nn.Module, image: Tensor, target: Target) -> ExtremalMasks:
         """Find the mask of each area, and say how well it does.
 
@@ -169,36 +208,36 @@ class ExtremalPerturbation(AttributionMethod):
             search = self._search(images)
             rewards = self._rewards(model, images, target)
             masks, history = search.run(rewards, progress)
-            found = judged(search, rewards, masks, history)
+            found = evaluate_masks(search, rewards, masks, history)
             shown = self._finish(masks.flatten(0, 1)[:, None], images)
             return replace(found, masks=shown.reshape(*masks.shape[:2], *shown.shape[2:]))
 
         return run_guarded(find, model, image)
 
     @property
-    def _recipe(self) -> MaskRecipe:
-        return RECIPES[self.preset]
+    def _config(self) -> SearchConfig:
+        return CONFIGS[self.preset]
 
     def _search(self, image: Tensor) -> MaskSearch:
         size = (image.shape[2], image.shape[3])
-        scale = self._recipe.scale(size)
+        scale = self._config.scale(size)
         levels = perturbation_levels(
             image,
             self.perturbation,
             self.num_levels,
             scale.max_blur,
-            padding=self._recipe.blur_padding,
-            truncate=self._recipe.blur_truncate,
+            padding=self._config.blur_padding,
+            truncate=self._config.blur_truncate,
         )
         step = self.step or scale.step
         sigma = self.sigma or (scale.sigma if self.step is None else 3.0 * step)
         return MaskSearch(
-            self._recipe,
+            self._config,
             self.areas,
-            self.max_iter or self._recipe.max_iter,
             SmoothMask(size, step, sigma),
             levels,
             self.variant,
+            self.max_iter or self._config.max_iter,
             self.jitter,
             self.seed,
             self.tolerance,
@@ -248,8 +287,8 @@ def extremal_perturbation(
         jitter: move the pictures a little in each iteration (with the preset, mirror them).
         variant: ``"preserve"``, ``"delete"`` or ``"dual"``.
         print_iter: print a line in every such iteration.
-        debug: print the settings, and a line whenever the pressure on the areas has doubled: the
-            contrast of the masks, or the area term's weight.
+        debug: print the settings, and a line whenever the strength of the area constraint has
+            doubled: the contrast of the masks, or the area term's weight.
         reward_func: :func:`simple_reward`, :func:`contrastive_reward`, or one of your own.
         resize: a pair (height, width) resizes the masks, which have the size of the image.
         resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
@@ -289,7 +328,7 @@ def extremal_perturbation(
     if debug:
         print(method)
     printed = debug or print_iter is not None
-    progress = PrintedProgress(method.areas, print_iter, debug) if printed else None
+    progress = ConsoleProgress(method.areas, print_iter, debug) if printed else None
     found = method._find(model, input, target, progress)
     masks = found.masks[:, :, None]
     return (masks[0], found.history[0]) if len(masks) == 1 else (masks, found.history)

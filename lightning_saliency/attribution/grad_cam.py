@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.layer_method import LayerMethod
+from lightning_saliency.attribution.gradient_bases import LayerMethod
+from lightning_saliency.attribution.verdict import ADEBAYO, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import Layout
 from lightning_saliency.network.score import Target
@@ -47,6 +48,10 @@ class GradCAM(LayerMethod):
     """
 
     name: ClassVar[str] = "grad_cam"
+    shows: ClassVar[str] = "where the channels that speak for the class are active"
+    verdict: ClassVar[Verdict] = Verdict(
+        "passes", "The maps change with the weights of every layer.", (ADEBAYO,)
+    )
 
     @staticmethod
     def layer_map(activation: Tensor, gradient: Tensor) -> Tensor:

@@ -9,24 +9,18 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.gradient_method import GradientMethod
+from lightning_saliency.attribution.gradient_bases import (
+    DERIVATIVE_STYLE,
+    GradientMethod,
+    gradient_map,
+)
+from lightning_saliency.attribution.pointing import PointingStyle
+from lightning_saliency.attribution.verdict import ADEBAYO, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import fold
 from lightning_saliency.network.score import Target
 
 __all__ = ["Gradient", "gradient", "gradient_map"]
-
-
-def gradient_map(gradient: Tensor) -> Tensor:
-    """Return the largest absolute derivative over the channels.
-
-    Args:
-        gradient: (N, C, H, W), derivative of the score with respect to the image or to a layer.
-
-    Returns:
-        (N, 1, H, W), >= 0.
-    """
-    return gradient.abs().amax(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,14 @@ class Gradient(GradientMethod):
     """
 
     name: ClassVar[str] = "gradient"
+    shows: ClassVar[str] = "how fast the score changes with each pixel"
+    cost: ClassVar[str] = "1 forward + 1 backward"
+    not_for: ClassVar[str] = "score not differentiable"
+    layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
+    verdict: ClassVar[Verdict] = Verdict(
+        "passes", "The maps change with the weights of every layer.", (ADEBAYO,)
+    )
+    pointing: ClassVar[PointingStyle] = DERIVATIVE_STYLE
     saliency_layer: str = ""
 
     def layer_of(self, model: nn.Module, image: Tensor) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import InputError, ModelError, NoGradientError
+from lightning_saliency.network.enable_grad_view import enable_grad_view
 from lightning_saliency.network.layers import every_module
-from lightning_saliency.network.recorded import recorded
 from lightning_saliency.network.undisturbed import undisturbed
 
 __all__ = [
@@ -71,7 +71,7 @@ def run_guarded(
             return run(model, images)
         except NoGradientError as error:
             try:
-                return run(recorded(model), image.detach().clone())
+                return run(enable_grad_view(model), image.detach().clone())
             except RuntimeError as failure:
                 raise error from failure
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.rectified_gradient import RectifiedGradient
+from lightning_saliency.attribution.gradient_bases import RectifiedGradient
+from lightning_saliency.attribution.verdict import ADEBAYO, NIE, SIXT, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.relu_derivatives import ReluRule, guided
 from lightning_saliency.network.score import Target
@@ -26,7 +27,7 @@ class GuidedBackprop(RectifiedGradient):
 
     What counts as ReLU, in every spelling and in place or not: ReLU, ``clamp(min=0)``,
     ``threshold(x, 0, 0)``, ``maximum(x, 0)``, ReLU6 and ``hardtanh`` from 0 to a ceiling. Gates and
-    normalisers (sigmoid, hardsigmoid, glu, softmax, attention) keep their derivative, as all other
+    normalizers (sigmoid, hardsigmoid, glu, softmax, attention) keep their derivative, as all other
     layers do. The paper says nothing of other activations (LeakyReLU, PReLU, ELU, SELU, GELU, SiLU,
     Hardswish, Mish, Softplus, tanh, ...), so a model that calls one is refused with its name,
     unless ``rules`` has an entry for it; a model without ReLU is refused too, because the map would
@@ -44,6 +45,12 @@ class GuidedBackprop(RectifiedGradient):
     """
 
     name: ClassVar[str] = "guided_backprop"
+    shows: ClassVar[str] = "the same, and only through active units"
+    verdict: ClassVar[Verdict] = Verdict(
+        "fails",
+        "The maps hardly depend on the later layers; they recover edges of the image.",
+        (ADEBAYO, NIE, SIXT),
+    )
 
     @staticmethod
     def relu_rule() -> ReluRule:

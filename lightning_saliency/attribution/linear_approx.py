@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.layer_method import LayerMethod
+from lightning_saliency.attribution.gradient_bases import LayerMethod
+from lightning_saliency.attribution.verdict import ADEBAYO, Verdict
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import Layout
 from lightning_saliency.network.score import Target
@@ -50,6 +51,14 @@ class LinearApprox(LayerMethod):
     """
 
     name: ClassVar[str] = "linear_approx"
+    shows: ClassVar[str] = "how much each place of a layer adds to the score, with sign"
+    signed: ClassVar[bool] = True
+    verdict: ClassVar[Verdict] = Verdict(
+        "mixed",
+        "At the input (gradient x input) ranks with their sign change, while SSIM and ranks of "
+        "magnitudes stay high because the image is a factor; not tested at other layers.",
+        (ADEBAYO,),
+    )
 
     @staticmethod
     def layer_map(activation: Tensor, gradient: Tensor) -> Tensor:

@@ -1,29 +1,32 @@
-"""What all attribution methods have in common: the checks, the isolation, the resizing."""
+"""What all attribution methods have in common: facts, checks, isolation, resizing."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
+from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import ResizeMode, resize
 from lightning_saliency.network.batching import Batches
-from lightning_saliency.network.score import part_of
+from lightning_saliency.network.score import Target, part_of
 from lightning_saliency.network.sharded import is_sharded
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+__all__ = ["AttributionMethod", "concrete_methods"]
 
-    from lightning_saliency.network.score import Target
-
-__all__ = ["AttributionMethod"]
+# These settings change how an explanation is computed, not what it is.
+_IMMATERIAL = ("batch_size", "autocast")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,25 @@ class AttributionMethod(ABC):
 
     A method is a frozen dataclass on this class that implements :meth:`attribute`. Everything
     else is done here, once for all of them: the input is checked; the model is in eval mode and
-    frozen for the while and left as it was found, also after an error; what comes back is checked,
-    detached, smoothed and resized.
+    frozen meanwhile and left as it was found, also after an error; what comes back is checked,
+    detached, smoothed and resized. What callbacks, benchmarks and tables need to know of a method,
+    it says by the class attributes below.
 
     Attributes:
         name: the method in snake case, as it stands in the logged tags (``"grad_cam"``).
+        shows: what a map shows, in a few words for a table.
+        cost: of one map, in passes through the model, for a table.
+        not_for: where the method does not apply, for a table; empty if it always does.
+        layer_settings: names of the settings that name a layer of the model.
+        signed: whether maps can have negative values.
+        stochastic: whether maps depend on a setting ``seed``.
+        needs_gradient: whether the score must be differentiable.
+        verdict: what papers found of the dependence of maps on weights.
+        insensitive_to_late_layers: whether drift of the maps is no sign of a change of the later
+            layers, so that :class:`~lightning_saliency.DriftAlarm` leaves it out.
+        flat_top_blur: sigma of the blur before the largest value of a map is located, as a share of
+            the shorter side; for masks, which are flat on top.
+        pointing: what is done around the method in the pointing game.
         resize: True resizes the map to the image, False leaves it as the method made it, a pair
             (height, width) resizes it to that.
         resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
@@ -45,6 +62,17 @@ class AttributionMethod(ABC):
     """
 
     name: ClassVar[str]
+    shows: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    not_for: ClassVar[str] = ""
+    layer_settings: ClassVar[tuple[str, ...]] = ()
+    signed: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
+    verdict: ClassVar[Verdict] = Verdict("not tested", "No paper that is named here has tested it.")
+    insensitive_to_late_layers: ClassVar[bool] = False
+    flat_top_blur: ClassVar[float] = 0.0
+    pointing: ClassVar[PointingStyle] = PointingStyle()
     resize: bool | tuple[int, int] = True
     resize_mode: ResizeMode = "bilinear"
     smooth: float = 0.0
@@ -82,7 +110,7 @@ class AttributionMethod(ABC):
             model: any module that takes ``image`` and returns class scores, in whatever state; it
                 is not changed.
             image: (N, C, H, W), floating point, finite, on the model's device, in the form that
-                the model takes (normalised, for instance).
+                the model takes (normalized, for instance).
             target: a class index for all images; one for each, as a sequence or an integer tensor
                 (N,); ``"predicted"``; or a callable from the model's output to scores (N,).
 
@@ -109,6 +137,62 @@ class AttributionMethod(ABC):
             return self._finished(self._in_parts(model, image, target), image)
 
         return run_guarded(explain, model, image)
+
+    def explain(self, model: nn.Module, image: Tensor, target: Target) -> Attribution:
+        """Explain as :meth:`__call__` does, and return what the method finds besides the maps.
+
+        Args:
+            model: see :meth:`__call__`, as for ``image`` and ``target``.
+            image: (N, C, H, W).
+            target: a class index, one for each image, ``"predicted"``, or a callable.
+
+        Raises:
+            SaliencyError: as :meth:`__call__`.
+        """
+        return Attribution(self(model, image, target))
+
+    def extra_names(self) -> list[str]:
+        """Return the names of the numbers that come with the maps of :meth:`explain`."""
+        return []
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether maps are large everywhere, so that their minimum is no evidence."""
+        return False
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the names of the layers that the settings name."""
+        return tuple(filter(None, (getattr(self, name) for name in self.layer_settings)))
+
+    def reseeded(self) -> Self:
+        """Return the method with another seed; itself if it is not stochastic."""
+        if not self.stochastic:
+            return self
+        settings: dict[str, Any] = {"seed": vars(self)["seed"] + 1}
+        return replace(self, **settings)
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method with the settings of the published pointing game.
+
+        Args:
+            setup: what they may depend on.
+        """
+        return cls(resize=False)
+
+    def describe(self) -> str:
+        """Return the method and the settings that its maps depend on, equal in every process."""
+        settings = ", ".join(
+            f"{field.name}={_in_words(getattr(self, field.name))}"
+            for field in fields(self)
+            if field.name not in _IMMATERIAL
+        )
+        return f"{type(self).__name__}({settings})"
+
+    def settings(self) -> dict[str, object]:
+        """Return the name of the class as ``"method"``, and all settings, as JSON can hold them."""
+        plain = {name: _plain(value) for name, value in asdict(self).items()}
+        return {"method": type(self).__name__, **plain}
 
     def _can_divide(self, model: nn.Module, image: Tensor, target: Target) -> bool:
         # A callable may know how many images there are, and processes that share a model's weights
@@ -195,6 +279,36 @@ class AttributionMethod(ABC):
             sigma = self.smooth * max(saliency.shape[2:])
             saliency = gaussian_blur(saliency, sigma, truncate=4)
         return saliency
+
+
+def concrete_methods(found: Iterable[object]) -> tuple[type[AttributionMethod], ...]:
+    """Return the methods that can be used, in the order in which they come.
+
+    Args:
+        found: classes, and anything else.
+    """
+    return tuple(
+        each
+        for each in found
+        if isinstance(each, type)
+        and issubclass(each, AttributionMethod)
+        and not inspect.isabstract(each)
+    )
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, AttributionMethod):
+        return value.describe()
+    # The usual text of a function or an object says where in memory it lies.
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else repr(value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)
 
 
 def _is_size(size: object) -> bool:

@@ -10,13 +10,29 @@ from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_saliency.attribution.guard import guarded
-from lightning_saliency.attribution.mask_average import MaskGatherer, RISEEstimate, estimate_maps
-from lightning_saliency.attribution.mask_scoring import MaskScoring
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.attribution.rise_estimator import ESTIMATORS, RISEEstimator, RISEPreset
-from lightning_saliency.attribution.rise_settings import check_choice, check_settings
+from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
+from lightning_saliency.attribution.rise_estimation.estimators import (
+    MaskEstimator,
+    RISEEstimate,
+    estimate_maps,
+)
+from lightning_saliency.attribution.rise_estimation.presets import (
+    ESTIMATORS,
+    RISEEstimator,
+    RISEPreset,
+)
+from lightning_saliency.attribution.rise_estimation.scoring import MaskScoring
+from lightning_saliency.attribution.validation import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_num_cells,
+)
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.batching import BatchSize, batches_for, check_batch_size
@@ -31,16 +47,16 @@ class RISE(AttributionMethod):
     """The mean score over random masks that keep the pixel, minus the mean over all masks.
 
     The model sees each image times many smooth random masks, so that what is masked out becomes 0
-    (the mean colour, if the images are normalised). Maps are in units of the score, and have a
+    (the mean color, if the images are normalized). Maps are in units of the score, and have a
     sign: below 0 the score is better without the pixel. The model is looked at from outside only;
     it needs no gradient and no layers of any kind.
 
     By default this is the paper's map with less noise at the same number of masks. The masks come
     in balanced blocks (:func:`~lightning_saliency.image.random_mask.balanced_masks`); the mean
-    score is subtracted, which changes the map by a constant; and with up to 1,024 masks a smooth
-    function is fitted to their scores, so that the mean can be taken over far more masks than the
-    model has seen (:class:`~lightning_saliency.attribution.mask_regression.MaskRegression`). With
-    ``p`` other than 0.5 the masks are independent and there is no fit.
+    score is subtracted, which changes the map by a constant; and with up to 1,024 masks a kernel
+    regression on their scores predicts those of far more masks, over which the mean is taken
+    (:class:`~lightning_saliency.attribution.rise_estimation.regression.MaskRegression`). With ``p``
+    other than 0.5 the masks are independent and there is no regression.
 
     Every image gets the same masks, in every call, so that maps of one image can be compared over
     the epochs; what the choice of masks adds to a map is then the same each time, not zero. See
@@ -66,12 +82,21 @@ class RISE(AttributionMethod):
             with masks that depend on the batch size (32 for ``"auto"``).
         until: stop an image's masks as soon as its split-half correlation (see
             :class:`RISEEstimate`) is at least this, looked at after every second block; None for
-            all masks. It costs a host synchronisation each time.
+            all masks. It costs a host synchronization each time.
         autocast: run the model under autocast to bfloat16.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
     name: ClassVar[str] = "rise"
+    shows: ClassVar[str] = "how much better the score is while a pixel is kept"
+    cost: ClassVar[str] = "256 forwards"
+    signed: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = False
+    verdict: ClassVar[Verdict] = Verdict(
+        "not tested", "The maps depend on the network through its scores alone."
+    )
+    pointing: ClassVar[PointingStyle] = PointingStyle(square=True, whole=True)
     num_masks: int | None = None
     num_cells: int | tuple[int, int] = 7
     p: float = 0.5
@@ -89,14 +114,34 @@ class RISE(AttributionMethod):
             InputError: one of them is out of its range.
         """
         super().__post_init__()
-        check_settings(self.num_masks, self.num_cells, self.p, self.seed, self.until)
+        check_integer("num_masks", self.num_masks, 1, optional=True)
+        check_num_cells(self.num_cells)
+        check_fraction("p", self.p, "the share of kept cells")
+        check_integer("seed", self.seed)
+        check_fraction("until", self.until, "a split-half correlation")
         check_batch_size(self.batch_size)
-        for name, choices in (("score", get_args(ScoreKind)), ("preset", get_args(RISEPreset))):
-            check_choice(name, getattr(self, name), choices)
+        check_choice("score", self.score, (None, *get_args(ScoreKind)))
+        check_choice("preset", self.preset, (None, *get_args(RISEPreset)))
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether the mean score is not subtracted, as in the published estimators."""
+        return not self._estimator.centered
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method with the dataset's number of masks, or the preset's."""
+        published = setup.preset is not None
+        return cls(
+            None if published else setup.num_masks,
+            score="sigmoid" if setup.multi_label and not published else None,
+            preset=setup.preset,
+            resize=False,
+        )
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the maps (N, 1, H, W); see :meth:`AttributionMethod.attribute`."""
-        return self._estimate(model, image, target, judged=False).saliency
+        return self._estimate(model, image, target, with_split_half=False).saliency
 
     def estimate(self, model: nn.Module, image: Tensor, target: Target) -> RISEEstimate:
         """Explain ``target`` for each image, and say how far the maps can be trusted.
@@ -135,22 +180,22 @@ class RISE(AttributionMethod):
         kind = self.score or self._estimator.score
         with guarded(model, image) as images, torch.no_grad():
             scoring = self._scoring(model, images)
-            average = self._gatherer(kind, halves=False)
+            estimate = self._mask_estimator(kind, halves=False)
             for block in self._blocks(images):
                 scores = scoring(
                     images, block, lambda output, owner: all_class_scores(output, kind, len(owner))
                 )
-                average.add(scores, block)
-            saliency = average.mean(self._estimator.centred).div_(self._estimator.divisor(self.p))
+                estimate.add(scores, block)
+            saliency = estimate.mean(self._estimator.centered).div_(self._estimator.divisor(self.p))
             return self._finish(saliency, images)
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> "RISE":
+    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
         self._blocks(image)
         return self
 
     @torch.no_grad()
     def _estimate(
-        self, model: nn.Module, image: Tensor, target: Target, judged: bool = True
+        self, model: nn.Module, image: Tensor, target: Target, with_split_half: bool = True
     ) -> RISEEstimate:
         estimator, scoring = self._estimator, self._scoring(model, image)
         kind = self.score or estimator.score
@@ -167,10 +212,10 @@ class RISE(AttributionMethod):
             self._blocks(image),
             scores,
             indices,
-            self._gatherer(known),
-            estimator.centred,
+            self._mask_estimator(known),
+            estimator.centered,
             self.until,
-            judged,
+            with_split_half,
         )
         return replace(found, saliency=found.saliency / estimator.divisor(self.p))
 
@@ -178,8 +223,8 @@ class RISE(AttributionMethod):
         batches = batches_for(self.batch_size, image)
         return MaskScoring(model, batches, self.autocast, self._count)
 
-    def _gatherer(self, kind: ScoreKind | None, halves: bool = True) -> MaskGatherer:
-        return self._estimator.gatherer(self._count, self.p, kind, halves)
+    def _mask_estimator(self, kind: ScoreKind | None, halves: bool = True) -> MaskEstimator:
+        return self._estimator.mask_estimator(self._count, self.p, kind, halves)
 
     @property
     def _count(self) -> int:

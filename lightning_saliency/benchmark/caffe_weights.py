@@ -1,7 +1,7 @@
 """Weights of VGG16 and ResNet50 that were trained in Caffe, for torchvision's definitions.
 
 The models that the pointing game was published with (Zhang et al. ECCV 2016) come from Caffe, where
-colours are in the order blue, green, red, poolings round up, and a ResNet halves the picture in the
+colors are in the order blue, green, red, poolings round up, and a ResNet halves the picture in the
 first convolution of a block.
 """
 
@@ -29,7 +29,7 @@ def is_from_caffe(weights: Mapping[str, Tensor]) -> bool:
 
 
 def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under torchvision's names, for colours in the order red, green, blue.
+    """Return the weights under torchvision's names, for colors in the order red, green, blue.
 
     Args:
         weights: tensors of any shape by name, as converted from Caffe.
@@ -54,7 +54,7 @@ def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             _, layer, kind = name.split(".")
             name = f"classifier.{_CLASSIFIER.get(layer, layer)}.{kind}"
             value = value.flatten(1) if kind == "weight" else value
-        # Caffe splits a normalisation into its statistics (0) and its scale (1).
+        # Caffe splits a normalization into its statistics (0) and its scale (1).
         name = re.sub(r"(bn\d|downsample\.1)\.[01]\.", r"\1.", name)
         converted[name] = value
     return converted

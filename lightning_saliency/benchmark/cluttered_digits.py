@@ -24,7 +24,7 @@ _PIECE_SIDES = (0.2, 0.45)  # of the patch
 
 
 class ClutteredDigits(Dataset[tuple[Any, ...]]):
-    """Scanned digits at random places, over pieces of other scans and noise, in colour.
+    """Scanned digits at random places, over pieces of other scans and noise, in color.
 
     The scans are the 1,797 of 8 x 8 pixels that scikit-learn ships (``load_digits``; Alpaydin,
     Kaynak. Optical recognition of handwritten digits. UCI machine learning repository, 1998).
@@ -36,7 +36,7 @@ class ClutteredDigits(Dataset[tuple[Any, ...]]):
     next 35, whatever the seed; the clutter is cut from scans of the same split. The classes take
     turns: the label of item i (of its first digit) is i % 10, so the first ten items show the ten
     classes. Item i shows scan i modulo the number of scans; past the last scan they come again at
-    other places, in other colours and over other clutter.
+    other places, in other colors and over other clutter.
 
     An item depends on the settings and its index alone, not on ``length`` nor on any global random
     stream, and is the same in every worker process.
@@ -114,7 +114,7 @@ class ClutteredDigits(Dataset[tuple[Any, ...]]):
         return (image, label, mask) if self.with_mask else (image, label)
 
     def _generator(self, index: int) -> Generator:
-        # Hashed, since neighbouring seeds and indices must not give related streams.
+        # Hashed, since neighboring seeds and indices must not give related streams.
         entropy = (self.seed, get_args(Split).index(self.split), self.num_digits, index)
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         return Generator().manual_seed(seed)
@@ -131,8 +131,8 @@ class ClutteredDigits(Dataset[tuple[Any, ...]]):
         places = _draw_places(self.num_digits, self.size - side, side, generator)
         mask = torch.zeros(self.num_digits, self.size, self.size, dtype=torch.bool)
         for layer, scan, (top, left) in zip(mask, scans, places, strict=True):
-            colour = 0.6 + 0.4 * _uniform(3, generator=generator)
-            _paste(image, self._patches[scan], top, left, colour)
+            color = 0.6 + 0.4 * _uniform(3, generator=generator)
+            _paste(image, self._patches[scan], top, left, color)
             layer[top : top + side, left : left + side] = self._patches[scan] > 0.5
         return [scan % CLASSES for scan in scans], mask
 
@@ -169,7 +169,7 @@ def _draw_places(count: int, room: int, side: int, generator: Generator) -> list
 
 
 def _draw_background(size: int, generator: Generator) -> Tensor:
-    """Draw a dark, slowly changing colour, float32 (3, size, size)."""
+    """Draw a dark, slowly changing color, float32 (3, size, size)."""
     clouds = 0.35 * _uniform(1, 3, 5, 5, generator=generator)
     return F.interpolate(clouds, size=(size, size), mode="bicubic")[0]
 
@@ -182,19 +182,19 @@ def _draw_clutter(image: Tensor, patches: Tensor, generator: Generator) -> None:
     scans = torch.randint(len(patches), (_PIECES,), generator=generator).tolist()
     cut = (_uniform(_PIECES, 2, generator=generator) * (side + 1 - sides)).long().tolist()
     place = (_uniform(_PIECES, 2, generator=generator) * (size + 1 - sides)).long().tolist()
-    colours = 0.15 + 0.6 * _uniform(_PIECES, 3, generator=generator)
+    colors = 0.15 + 0.6 * _uniform(_PIECES, 3, generator=generator)
     for piece, (height, width) in enumerate(sides.tolist()):
         y, x = cut[piece]
         opacity = patches[scans[piece], y : y + height, x : x + width]
         top, left = place[piece]
-        _paste(image, opacity, top, left, colours[piece])
+        _paste(image, opacity, top, left, colors[piece])
 
 
-def _paste(image: Tensor, opacity: Tensor, top: int, left: int, colour: Tensor) -> None:
-    """Paint ``colour`` (3,) over ``image`` (3, H, W) where ``opacity`` (h, w) says, in place."""
+def _paste(image: Tensor, opacity: Tensor, top: int, left: int, color: Tensor) -> None:
+    """Paint ``color`` (3,) over ``image`` (3, H, W) where ``opacity`` (h, w) says, in place."""
     height, width = opacity.shape
     part = image[:, top : top + height, left : left + width]
-    part.lerp_(colour[:, None, None].expand_as(part), opacity)
+    part.lerp_(color[:, None, None].expand_as(part), opacity)
 
 
 def _add_noise(image: Tensor, generator: Generator) -> Tensor:

@@ -51,7 +51,7 @@ def get_example_data(
 
     Returns:
         (model, image, category 1, category 2): the model in eval mode on the CPU; the image
-        (1, 3, H, W), normalised as the model takes it; two class indices.
+        (1, 3, H, W), normalized as the model takes it; two class indices.
 
     Raises:
         InputError: ``arch`` is unknown, or ``picture`` is missing or has another shape.
@@ -76,8 +76,8 @@ def get_example_regions() -> Tensor:
     Returns:
         (2, 1, H, W), bool, in the order of the categories.
     """
-    grey = _read_png("example_regions.png")[None]
-    return torch.stack([(grey > 0.25) & (grey < 0.75), grey >= 0.75])
+    gray = _read_png("example_regions.png")[None]
+    return torch.stack([(gray > 0.25) & (gray < 0.75), gray >= 0.75])
 
 
 def _read_png(name: str) -> Tensor:

@@ -60,7 +60,7 @@ class ExampleNetwork(nn.Module):
         """Return the scores of the ten digits.
 
         Args:
-            image: (N, 3, H, W), normalised; H and W at least 32, best 128.
+            image: (N, 3, H, W), normalized; H and W at least 32, best 128.
 
         Returns:
             Logits (N, 10).

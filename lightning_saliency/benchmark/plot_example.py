@@ -30,7 +30,7 @@ def plot_example(
 
     Args:
         input: (N, C, H, W), the pictures; scaled to the range of the screen for all of them
-            together, so that normalised ones can be shown.
+            together, so that normalized ones can be shown.
         saliency: (N, 1, h, w), their maps; with one picture and several maps, such as the masks of
             extremal perturbation, the picture is shown once for each.
         method: the name of the method, for the title.
@@ -66,11 +66,11 @@ def plot_example(
     ):
         left.imshow(picture.permute(1, 2, 0).numpy())
         left.set_title("input")
-        # Two colours only where there are two signs.
+        # Two colors only where there are two signs.
         most = float(values.abs().nan_to_num(0).max()) or 1.0
         signed = bool((values < 0).any())
-        colours = {"cmap": "RdBu_r", "vmin": -most} if signed else {"cmap": "inferno", "vmin": 0}
-        drawn = right.imshow(values.numpy(), vmax=most, **colours)
+        colors = {"cmap": "RdBu_r", "vmin": -most} if signed else {"cmap": "inferno", "vmin": 0}
+        drawn = right.imshow(values.numpy(), vmax=most, **colors)
         right.set_title(f"{method}, category {category}")
         figure.colorbar(drawn, ax=right, fraction=0.046)
         left.set_axis_off()
@@ -94,7 +94,7 @@ def _shown(input: Tensor) -> Tensor:
         pictures = pictures.mean(1, keepdim=True)
     low, high = pictures.min(), pictures.max()
     if low < 0 or high > 1:
-        # A picture of one colour has no range to stretch.
+        # A picture of one color has no range to stretch.
         pictures = (pictures - low) / (high - low if high > low else 1)
     return pictures.expand(-1, 3, -1, -1)
 

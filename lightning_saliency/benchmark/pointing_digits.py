@@ -26,8 +26,9 @@ class DigitsPointing(PointingData):
     Args:
         length: number of pictures.
         num_digits: digits in each picture, 1 or 2, of different classes.
-        off_centre: only pictures in which no digit is hit from the centre, so that pointing there
+        off_center: only pictures in which no digit is hit from the center, so that pointing there
             scores 0.
+        off_centre: the old spelling of ``off_center``.
 
     Raises:
         InputError: ``length`` is below 1, or ``num_digits`` neither 1 nor 2.
@@ -41,21 +42,30 @@ class DigitsPointing(PointingData):
     rise_masks = 512
     multi_label = False
 
-    def __init__(self, length: int = 100, num_digits: int = 2, off_centre: bool = False) -> None:
+    def __init__(
+        self,
+        length: int = 100,
+        num_digits: int = 2,
+        off_center: bool = False,
+        *,
+        off_centre: bool = False,
+    ) -> None:
+        off_center = off_center or off_centre
         if length < 1:
             raise InputError(f"Expected a length of at least 1 picture, got {length}.")
-        self.name = f"digits_{num_digits}" + ("_off_centre" if off_centre else "")
+        # Files of results know the dataset under this name.
+        self.name = f"digits_{num_digits}" + ("_off_centre" if off_center else "")
         self.missing: dict[str, str] = {}
-        # Of the pictures that are drawn, more than one in three is off the centre.
+        # Of the pictures that are drawn, more than one in three is off the center.
         self._digits = ClutteredDigits(
-            "val", 10 * length if off_centre else length, num_digits=num_digits, size=_SIZE
+            "val", 10 * length if off_center else length, num_digits=num_digits, size=_SIZE
         )
         self.annotations: list[Annotation] = []
         self._places: list[int] = []
         place = 0
         while len(self.annotations) < length:
             labels, masks = self._labels(place)
-            if not (off_centre and self._hit_from_centre(masks)):
+            if not (off_center and self._hit_from_center(masks)):
                 areas = dict(zip(labels, masks.flatten(1).sum(1).tolist(), strict=True))
                 self._places.append(place)
                 self.annotations.append(
@@ -83,6 +93,6 @@ class DigitsPointing(PointingData):
         _, label, masks = self._digits[place]
         return torch.as_tensor(label).reshape(-1).tolist(), masks
 
-    def _hit_from_centre(self, masks: Tensor) -> bool:
-        centre = torch.full((len(masks), 2), _SIZE / 2)
-        return bool(point_hit(centre, masks[:, None], self.tolerance).any())
+    def _hit_from_center(self, masks: Tensor) -> bool:
+        center = torch.full((len(masks), 2), _SIZE / 2)
+        return bool(point_hit(center, masks[:, None], self.tolerance).any())

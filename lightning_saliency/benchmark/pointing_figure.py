@@ -28,7 +28,7 @@ def pointing_figure(report: PointingReport) -> Figure:
     rows = report.scores
     figure = Figure(figsize=(7.5, 2.2 + 0.55 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for offset, colour, name in (
+    for offset, color, name in (
         (-_HEIGHT / 2, _ALL, "accuracy"),
         (_HEIGHT / 2, _DIFFICULT, "difficult"),
     ):
@@ -40,7 +40,7 @@ def pointing_figure(report: PointingReport) -> Figure:
             places,
             [0 if math.isnan(share) else share for share in shares],
             _HEIGHT,
-            color=colour,
+            color=color,
             label="all objects" if name == "accuracy" else "difficult subset",
         )
         for place, share in zip(places, shares, strict=True):

@@ -186,7 +186,7 @@ def _load(model: nn.Module, values: Mapping[str, Tensor], num_classes: int) -> N
             f"{len(last[0])}. Fine-tune the model on the dataset's classes first."
         )
     try:
-        # A plain dict, so that normalisations from Caffe need not count their batches.
+        # A plain dict, so that normalizations from Caffe need not count their batches.
         model.load_state_dict(dict(values), assign=True)
     except RuntimeError as error:
         raise InputError(

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution import (
-    RISE,
-    AttributionMethod,
-    ContrastiveExcitationBackprop,
-    DeconvNet,
-    ExcitationBackprop,
-    ExtremalPerturbation,
-    GradCAM,
-    Gradient,
-    GuidedBackprop,
-    LinearApprox,
-)
+from lightning_saliency import attribution
+from lightning_saliency.attribution import AttributionMethod
+from lightning_saliency.attribution.pointing import PointingPreset, PointingSetup
 from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_models import PointingModel
 from lightning_saliency.benchmark.pointing_score import PointingScore
@@ -27,25 +18,13 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import resize
 
-__all__ = ["CENTRE", "METHODS", "PointingPreset", "Recipe", "pointing_recipe"]
+__all__ = ["CENTER", "METHODS", "PointingPreset", "Recipe", "pointing_recipe"]
 
-PointingPreset: TypeAlias = Literal["torchray"]
-"""``"torchray"``: RISE and extremal perturbation exactly as in the published benchmark."""
+CENTER = "center"
+"""The baseline that points at the picture's center, whatever is there."""
 
-CENTRE = "center"
-"""The baseline that points at the picture's centre, whatever is there."""
-
-METHODS = (
-    CENTRE,
-    *("gradient", "deconvnet", "guided_backprop", "linear_approx", "excitation_backprop"),
-    *("contrastive_excitation_backprop", "rise", "grad_cam", "extremal_perturbation"),
-)
+METHODS = (CENTER, *(method.name for method in attribution.METHODS))
 """The methods of the table, in its order."""
-
-# Derivatives are noise from pixel to pixel, and masks have flat tops: of what they are blurred
-# with, sigmas are fractions of a side of the picture.
-_DERIVATIVE_BLUR = 0.02
-_MASK_BLUR = 0.09
 
 
 @dataclass(frozen=True)
@@ -54,7 +33,7 @@ class Recipe:
 
     Attributes:
         name: of the method, as it stands in the table.
-        method: from model, images and targets to maps; None for the centre of the picture.
+        method: from model, images and targets to maps; None for the center of the picture.
         smooth: sigma of the blur of the map at the picture's size, as a fraction of a side.
         smooth_side: which side that is.
         square: whether the method sees pictures that are resized to a square.
@@ -87,7 +66,7 @@ class Recipe:
             InputError: the recipe has no method.
         """
         if self.method is None:
-            raise InputError("Expected a method that makes maps, got the centre of the picture.")
+            raise InputError("Expected a method that makes maps, got the center of the picture.")
         target = list(classes) if self.whole else PointingScore(tuple(classes))
         maps = resize(self.method(module, images, target), size)
         side = max(size) if self.smooth_side == "longer" else min(size)
@@ -119,44 +98,26 @@ def pointing_recipe(
     """
     if preset not in (None, "torchray"):
         raise InputError(f"Expected preset to be None or 'torchray', got {preset!r}.")
-    layers = model.layers
-    recipes = {
-        CENTRE: Recipe(CENTRE, None),
-        "gradient": Recipe("gradient", Gradient(resize=False), _DERIVATIVE_BLUR),
-        "deconvnet": Recipe("deconvnet", DeconvNet(resize=False), _DERIVATIVE_BLUR),
-        "guided_backprop": Recipe(
-            "guided_backprop", GuidedBackprop(resize=False), _DERIVATIVE_BLUR
-        ),
-        "linear_approx": Recipe("linear_approx", LinearApprox(layers.grad_cam, resize=False)),
-        "grad_cam": Recipe("grad_cam", GradCAM(layers.grad_cam, resize=False)),
-        "excitation_backprop": Recipe(
-            "excitation_backprop", ExcitationBackprop(layers.excitation, resize=False)
-        ),
-        "contrastive_excitation_backprop": Recipe(
-            "contrastive_excitation_backprop",
-            ContrastiveExcitationBackprop(
-                layers.excitation, contrast_layer=layers.contrast, resize=False
-            ),
-        ),
-        "rise": Recipe(
-            "rise",
-            RISE(
-                None if preset else data.rise_masks,
-                score="sigmoid" if data.multi_label and preset is None else None,
-                preset=preset,
-                resize=False,
-            ),
-            square=True,
-            whole=True,
-        ),
-        "extremal_perturbation": Recipe(
-            "extremal_perturbation",
-            ExtremalPerturbation(areas=data.areas, preset=preset, resize=False),
-            _MASK_BLUR,
-            "shorter",
-            whole=True,
-        ),
-    }
-    if name not in recipes:
+    if name == CENTER:
+        return Recipe(CENTER, None)
+    method = next((method for method in attribution.METHODS if method.name == name), None)
+    if method is None:
         raise InputError(f"Expected a method out of {', '.join(METHODS)}, got '{name}'.")
-    return recipes[name]
+    layers, style = model.layers, method.pointing
+    setup = PointingSetup(
+        layers.grad_cam,
+        layers.excitation,
+        layers.contrast,
+        data.areas,
+        data.rise_masks,
+        data.multi_label,
+        preset,
+    )
+    return Recipe(
+        name,
+        method.for_pointing_game(setup),
+        style.smooth,
+        style.smooth_side,
+        style.square,
+        style.whole,
+    )

@@ -13,7 +13,7 @@ __all__ = ["CAFFE", "IMAGENET", "Preprocessing"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizing and normalisation.
+    """Resizing and normalization.
 
     Attributes:
         mean: of each channel, for pictures in [0, 1].
@@ -56,7 +56,7 @@ class Preprocessing:
         return self.side, int(self.side * width / height)
 
     def __call__(self, picture: Tensor, square: bool = False) -> Tensor:
-        """Resize by linear interpolation between the nearest pixels, and normalise.
+        """Resize by linear interpolation between the nearest pixels, and normalize.
 
         Args:
             picture: (3, H, W), in [0, 1].
@@ -76,4 +76,4 @@ IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """What torchvision's models are trained with."""
 
 CAFFE = Preprocessing((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255))
-"""What models from Caffe are trained with: colours from 0 to 255, minus their mean."""
+"""What models from Caffe are trained with: colors from 0 to 255, minus their mean."""

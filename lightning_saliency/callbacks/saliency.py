@@ -3,46 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.checks import check_model, check_settings, check_trainer
-from lightning_saliency.callbacks.explanation.averaging import stand_before_averaging
-from lightning_saliency.callbacks.explanation.explain import (
-    ClassChoice,
-    Method,
+from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.explainer import Explainer
+from lightning_saliency.callbacks.explanation import ClassChoice, Method, Series
+from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
+from lightning_saliency.callbacks.forward import Forward, overrides
+from lightning_saliency.callbacks.stages.images import Pictures
+from lightning_saliency.callbacks.resume import ResumeFingerprint
+from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
+from lightning_saliency.callbacks.samples.batch import Unpack
+from lightning_saliency.callbacks.samples.collector import SampleCollector
+from lightning_saliency.callbacks.samples.data_change import ChangeDetector
+from lightning_saliency.callbacks.samples.regions import Regions, RegionsSpec
+from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet, SampleSpec
+from lightning_saliency.callbacks.settings import (
+    Pinned,
+    check_pinned_in_run,
+    check_reference_settings,
+    check_schedule_settings,
+    check_tags,
+    checked_trust,
     choices_of,
     methods_of,
+    warn_of_missing_images,
 )
-from lightning_saliency.callbacks.explanation.faults import Fault, Faults, OnError
-from lightning_saliency.callbacks.explanation.forward import Forward
-from lightning_saliency.callbacks.explanation.safely import explain_if_due, explain_unvalidated
-from lightning_saliency.callbacks.measurement.made_for import MadeFor
-from lightning_saliency.callbacks.measurement.references import Pinned
-from lightning_saliency.callbacks.measurement.trust import TrustRun
-from lightning_saliency.callbacks.monitor import Monitor
-from lightning_saliency.callbacks.record.hand_back import make_handing_back_short
-from lightning_saliency.callbacks.record.keep_history import History
-from lightning_saliency.callbacks.record.pictures import Pictures
-from lightning_saliency.callbacks.record.save_maps import MapSaver
-from lightning_saliency.callbacks.samples.batch import Unpack
-from lightning_saliency.callbacks.samples.gather import SAMPLES, GatheringCallback, fetch_probe
-from lightning_saliency.callbacks.samples.regions import Regions, RegionsSpec
-from lightning_saliency.callbacks.samples.sample_set import SampleSet, SampleSpec
-from lightning_saliency.callbacks.samples.shares import attempt
-from lightning_saliency.callbacks.schedule.allowance import report
-from lightning_saliency.callbacks.schedule.budget import Budget
-from lightning_saliency.callbacks.schedule.rhythm import validation_step
+from lightning_saliency.callbacks.spawn_metrics import shorten_handed_back_metrics
+from lightning_saliency.callbacks.stage_runner import StageRunner
+from lightning_saliency.callbacks.stages.drift import DriftStage
+from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
+from lightning_saliency.callbacks.stages.history import HistoryStage
+from lightning_saliency.callbacks.stages.images import ImagesStage
+from lightning_saliency.callbacks.stages.map_saver import MapSaver
+from lightning_saliency.callbacks.stages.noise import NoiseStage
+from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
+from lightning_saliency.callbacks.stages.sanity import SanityStage
+from lightning_saliency.callbacks.stages.stage import Stage
+from lightning_saliency.callbacks.weight_averaging import averaged_weights, move_before_averaging
+from lightning_saliency.errors import InputError
 from lightning_saliency.network.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
 
 __all__ = ["SaliencyCallback"]
 
+# What can fail, beside the stages and the methods.
+_SAMPLES, _EVERYTHING, _LISTENERS = "samples", "all methods", "listeners"
 
-class SaliencyCallback(GatheringCallback):
+
+class SaliencyCallback(pl.Callback):
     """Explain the same validation samples after each validation run, and log how they change.
 
     Nothing about the training changes: weights, losses and random streams are those of a run
@@ -138,37 +153,72 @@ class SaliencyCallback(GatheringCallback):
         on_error: OnError = "warn",
         name: str | None = None,
     ) -> None:
-        super().__init__(samples, unpack, dataloader_idx)
-        check_settings(dataloader_idx, every_n_epochs, name, noise_every, pinned, warmup_epochs)
-        self.pinned, self.warmup_epochs = pinned, warmup_epochs
-        self.noise_every, self.every_n_epochs = noise_every, every_n_epochs
-        self.faults = Faults(on_error)
-        self.budget = Budget(max_overhead)
-        self.trust = TrustRun(trust)
-        self.monitor = Monitor(
-            methods=methods_of(method),
-            choices=choices_of(target),
-            forward=forward,
-            pictures=Pictures(mean, std, class_names),
-            regions=Regions(regions, self.samples.count),
-            pinned=pinned,
-            warmup_epochs=warmup_epochs,
-            name=name,
-        )
-        self._made_for = MadeFor(self.samples, dataloader_idx, self.monitor)
-        saver = MapSaver(self.monitor.series, self.monitor.prefix) if save_maps else None
-        self.history = History(self.monitor, saver, custom_scalars)
-        self.last_epoch: int | None = None
+        super().__init__()
+        check_schedule_settings(dataloader_idx, every_n_epochs, noise_every, name)
+        check_reference_settings(pinned, warmup_epochs)
+        self._pinned, self._warmup_epochs = pinned, warmup_epochs
+        self._every_n_epochs = every_n_epochs
+        self._prefix = prefix = f"{name}/" if name else ""
+
+        self._samples = Samples(samples, unpack)
+        self._collector = SampleCollector(self._samples, dataloader_idx)
+        self._change_detector = ChangeDetector(self._samples, dataloader_idx)
+
+        self._budget = Budget(max_overhead)
+        self._failures = FailureLog(on_error)
+        self._runner = StageRunner(self._budget, self._failures)
+
+        methods, choices = methods_of(method), choices_of(target)
+        self._explainer = Explainer(methods, choices, forward, prefix)
+        self._fingerprint = ResumeFingerprint(self._samples, dataloader_idx, methods, choices)
+        self._pictures = Pictures(mean, std, class_names)
+
+        checks = checked_trust(trust)
+        names, measured = list(self._explainer.series), Regions(regions, self._samples.count)
+        saver = MapSaver(names, prefix) if save_maps else None
+        self._drift = DriftStage(names, measured, pinned, warmup_epochs)
+        self._sanity = SanityStage(self._explainer, checks.sanity_check, prefix)
+        self._history = HistoryStage(self._pictures, prefix, saver, custom_scalars)
+        # What belongs to an explanation, and what follows one whose numbers are there.
+        self._explanation_stages: list[Stage] = [
+            self._drift,
+            SampleTableStage(self._pictures.class_name),
+            ImagesStage(self._pictures, prefix),
+        ]
+        self._later_stages: list[Stage] = []
+        if noise_every is not None and any(entry.method.stochastic for entry in methods):
+            self._later_stages.append(
+                NoiseStage(self._explainer, self._drift.trackers, noise_every)
+            )
+        if checks.faithfulness:
+            self._later_stages.append(
+                FaithfulnessStage(self._explainer, checks.faithfulness, checks.every, prefix)
+            )
+        if checks.sanity_check is not False:
+            self._later_stages.append(self._sanity)
+        self._later_stages.append(self._history)
+
+        self._last_epoch: int | None = None
+        self._last_round: ExplanationRound | None = None
         self._is_set_up = self._saw_validation = False
 
     @property
-    @override
-    def state_key(self) -> str:
-        """What this callback's state is filed under in a checkpoint: the tags that it writes."""
-        key = self._generate_state_key(tags=sorted(self.monitor.tags))
-        # The Trainer asks for a key at once, and refuses equal ones without saying what to do;
-        # setup, which comes before any checkpoint, looks for equal tags and says it.
-        return key if self._is_set_up else f"{key}@{id(self)}"
+    def series(self) -> dict[str, Series]:
+        """What is followed over the run, by its name in the tags, such as ``"grad_cam"``."""
+        return self._explainer.series
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of the numbers, as far as they are known before the samples are.
+
+        Regions that ``unpack`` gives are known with the first batch.
+        """
+        return self._drift.number_tags(self.series.values())
+
+    @property
+    def has_batch_regions(self) -> bool:
+        """Whether ``unpack`` may give regions, whose tags are known with the first batch."""
+        return self._samples.unpack is not None
 
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return the filmstrip as last logged: samples down, explained epochs across.
@@ -182,44 +232,46 @@ class SaliencyCallback(GatheringCallback):
         Raises:
             InputError: nothing was explained under that name.
         """
-        return self.monitor.filmstrip(method)
+        return self._pictures.filmstrip(method)
 
     # When: the hooks of Lightning.
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the settings against the trainer and the module."""
-        stand_before_averaging(self, trainer)
-        check_trainer(self, trainer, pl_module, stage)
+        move_before_averaging(self, trainer)
+        self._check_run(trainer, pl_module, stage)
         self._is_set_up = True
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Be ready for another trainer; let a process that was spawned hand its numbers back."""
-        self._is_set_up = False
-        make_handing_back_short(trainer)
+        self._last_round = None
+        if RunContext(trainer, pl_module).is_spawned:
+            shorten_handed_back_metrics(trainer)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the layers that are there by now, start the clock, find room for what is kept."""
-        check_model(self, pl_module)
-        self.budget.start()
-        # Not in setup, where it is not known yet whether the run goes on from a checkpoint.
-        self.watch.open()
-        self.history.begin(trainer)
+        self._explainer.check_model(pl_module)
+        self._budget.start()
+        # Not in setup, where it is not known yet whether the run resumes from a checkpoint.
+        self._change_detector.open()
+        self._history.begin(RunContext(trainer, pl_module))
 
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try the methods on what the sanity check has shown, before the first training step."""
-        self._prepare(self.samples.known or self.samples.gathered(), trainer, pl_module)
+        probe = self._samples.known or self._samples.collected()
+        self._prepare_before_training(RunContext(trainer, pl_module), probe)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try the methods on a sample, where there was no sanity check."""
-        if self.monitor.is_prepared:
-            return
-        fetched = (self.samples, trainer, pl_module, self.dataloader_idx)
-        self._prepare(self.samples.known or fetch_probe(*fetched), trainer, pl_module)
+        if not self._explainer.is_prepared:
+            context = RunContext(trainer, pl_module)
+            probe = self._samples.known or self._collector.fetch_probe(context)
+            self._prepare_before_training(context, probe)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -227,73 +279,230 @@ class SaliencyCallback(GatheringCallback):
         self._saw_validation = False
 
     @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to collect the samples, as long as they are not known."""
+        context = RunContext(trainer, pl_module)
+        self._change_detector.begin(context)
+        self._collector.begin(context)
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect samples in the form in which the model is about to see them."""
+        context = RunContext(trainer, pl_module)
+        self._change_detector.take(batch, dataloader_idx, context)
+        self._collector.take(batch, dataloader_idx, context)
+
+    @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explain the samples, except in the sanity check."""
         if trainer.sanity_checking:
             return
         self._saw_validation = True
-        self._keep_samples(trainer)
-        explain_if_due(self, trainer, pl_module, validation_step(trainer))
+        context = RunContext(trainer, pl_module)
+        if self._samples.known is None and not self._failures.is_disabled(_SAMPLES):
+            self._failures.record({_SAMPLES: self._collector.end(context)}, context.epoch)
+        self._explain_if_due(context, context.step)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare what was explained with what the data hold now."""
+        self._change_detector.end(RunContext(trainer, pl_module))
 
     # trainer.test runs the same loop under other names.
+    on_test_start = on_validation_start
+    on_test_batch_start = on_validation_batch_start
     on_test_epoch_end = on_validation_epoch_end
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explain the samples, if the epoch ended without a validation run."""
         # After a resume this hook can come for an epoch that was explained before the checkpoint.
-        if not self._saw_validation and self.last_epoch != trainer.current_epoch:
-            explain_unvalidated(self, trainer, pl_module)
+        if self._saw_validation or self._last_epoch == trainer.current_epoch:
+            return
+        context = RunContext(trainer, pl_module)
+        with averaged_weights(trainer, pl_module):
+            # Lightning logs the metrics of an epoch's end one step back, at its last batch.
+            self._explain_if_due(context, context.step - 1)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the sanity check that was kept for the end."""
-        self.trust.at_the_end(self, trainer, pl_module)
+        if self._sanity.at_the_end and self._last_round is not None:
+            context = RunContext(trainer, pl_module)
+            act = partial(self._sanity.run, context, self._last_round)
+            self._runner.run(self._sanity.name, act, context)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the films; say how often the budget was kept by leaving an explanation out."""
-        self.history.end(trainer)
-        self.budget.stop()
-        report(self.budget)
+        self._history.end(RunContext(trainer, pl_module))
+        self._budget.stop()
+        self._runner.report_skipped()
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the samples, the references, the filmstrips and the accounts."""
         return {
-            "samples": self.samples.state_dict(),
-            "monitor": self.monitor.state_dict(),
-            "budget": self.budget.state_dict(),
-            "trust": self.trust.state_dict(),
-            "last_epoch": self.last_epoch,
-            "made_for": self._made_for.state_dict(),
+            "samples": self._samples.state_dict(),
+            "monitor": {
+                "drift": self._drift.state_dict(),
+                "pictures": self._pictures.state_dict(),
+            },
+            "budget": self._budget.state_dict(),
+            "trust": self._sanity.state_dict(),
+            "last_epoch": self._last_epoch,
+            "made_for": self._fingerprint.state_dict(),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint was saved: the same samples and references."""
-        if self._made_for.same_samples(state_dict["made_for"]):
-            self.samples.load_state_dict(state_dict["samples"])
-            parts = self._made_for.fitting(state_dict["made_for"], state_dict["monitor"])
-            self.monitor.load_state_dict(parts)
-        self.budget.load_state_dict(state_dict["budget"])
-        self.trust.load_state_dict(state_dict["trust"])
-        self.last_epoch = state_dict["last_epoch"]
+        """Continue where the checkpoint was saved: the same samples and references."""
+        saved = state_dict["made_for"]
+        if self._fingerprint.same_samples(saved):
+            self._samples.load_state_dict(state_dict["samples"])
+            parts = self._fingerprint.select_matching(saved, state_dict["monitor"])
+            self._drift.load_state_dict(parts["drift"])
+            self._pictures.load_state_dict(parts["pictures"])
+        self._budget.load_state_dict(state_dict["budget"])
+        self._sanity.load_state_dict(state_dict["trust"])
+        self._last_epoch = state_dict["last_epoch"]
+
+    @property
+    @override
+    def state_key(self) -> str:
+        """What this callback's state is filed under in a checkpoint: the tags that it writes."""
+        key = self._generate_state_key(tags=sorted(self._families))
+        # The Trainer asks for a key at once, and refuses equal ones without saying what to do;
+        # setup, which comes before any checkpoint, looks for equal tags and says it. Once known,
+        # the key stays: checkpoints are also saved after the run.
+        return key if self._is_set_up else f"{key}@{id(self)}"
 
     # How the hooks do it.
 
-    def _prepare(
-        self, probe: SampleSet | None, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> None:
-        # Layers that wait for their first input must not get it from us.
-        if probe is not None and lazy_layer(pl_module) is None:
-            with self.budget.spending():
-                ready = attempt(lambda: self.monitor.prepare(probe, trainer, pl_module), trainer)
-                if not isinstance(ready, Fault):
-                    ready = attempt(lambda: self.trust.prepare(pl_module), trainer)
-            if isinstance(ready, Fault):
-                raise ready.error
+    @property
+    def _families(self) -> set[str]:
+        """The beginnings of the tags that are written, each up to the sample or the measure."""
+        families = list(self.series)
+        if len(families) > 1:
+            families.append("compare")
+        return {f"{self._prefix}saliency/{family}" for family in families}
 
-    def _keep_samples(self, trainer: pl.Trainer) -> None:
-        if self.samples.known is None and not self.faults.gave_up(SAMPLES):
-            self.faults.settle({SAMPLES: self.gathering.end(trainer)}, trainer.current_epoch)
+    def _check_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        callbacks = RunContext(trainer, pl_module).callbacks
+        others = [c for c in callbacks if isinstance(c, SaliencyCallback) and c is not self]
+        check_tags(self._families, [other._families for other in others], type(self).__name__)
+        if stage == "fit":
+            if self._samples.known is None and not trainer.enable_validation:
+                raise InputError(
+                    "Expected validation data to take the samples from, but this run has no "
+                    "validation (no val_dataloader, no validation_step, or limit_val_batches=0). "
+                    "Give the samples yourself: samples=(images, labels)."
+                )
+            check_pinned_in_run(self._pinned, self._warmup_epochs, trainer)
+        # What these make is not there yet.
+        if not overrides(pl_module, "setup") and not overrides(pl_module, "configure_model"):
+            self._explainer.check_model(pl_module)
+        if stage != "predict" and not is_fast_dev_run(trainer):
+            warn_of_missing_images(trainer)
+
+    def _prepare_before_training(self, context: RunContext, probe: SampleSet | None) -> None:
+        # Layers that wait for their first input must not get it from us.
+        if probe is None or lazy_layer(context.pl_module) is not None:
+            return
+        with self._budget.spending():
+            outcome = context.attempt(partial(self._prepare, context, probe))
+        if isinstance(outcome, Failure):
+            raise outcome.error
+
+    def _prepare(self, context: RunContext, probe: SampleSet) -> None:
+        """Try everything on a sample; what raises here would fail in each explanation."""
+        for stage in [*self._explanation_stages, *self._later_stages]:
+            stage.prepare(context, probe)
+        self._explainer.prepare(context, probe)
+
+    def _is_due(self, context: RunContext) -> bool:
+        if self._last_epoch is None or not context.is_fitting:
+            return True
+        # Counting from the last explained epoch, and not in multiples, works together with every
+        # schedule of validation; several runs within one epoch are all explained.
+        since = context.epoch - self._last_epoch
+        return since == 0 or since >= self._every_n_epochs
+
+    def _explain_if_due(self, context: RunContext, step: int) -> None:
+        samples = self._samples.known
+        if samples is None or not self._is_due(context) or self._is_disabled():
+            return
+        rehearse = partial(self._explain_samples, context, samples[:1], step)
+        if self._runner.may_explain(context, len(samples), rehearse):
+            self._last_epoch = context.epoch
+            self._explain(context, samples, step)
+        self._runner.log_overhead(self._prefix, context)
+
+    def _is_disabled(self) -> bool:
+        is_disabled = self._failures.is_disabled
+        return is_disabled(_EVERYTHING) or all(map(is_disabled, self.series))
+
+    def _explain(self, context: RunContext, samples: SampleSet, step: int) -> None:
+        """Explain, and run the stages that follow; what fails is reported and left out."""
+        run = self._runner.run
+        with self._runner.explanation():
+            explain = partial(self._explain_samples, context, samples, step)
+            round = run(_EVERYTHING, explain, context)
+            if round is not None:
+                self._failures.record(round.failures, context.epoch)
+                self._run_stages(self._explanation_stages, context, round)
+        context.set_fallback_metrics(self._families_without_numbers(round))
+        if round is None or not round.is_measured:
+            return
+        round.count = self._budget.made
+        self._last_round = round if self._sanity.at_the_end else None
+        self._run_stages(self._later_stages, context, round)
+        notify = partial(self._notify_listeners, context, round)
+        run(_LISTENERS, lambda: context.require(notify), context)
+
+    def _explain_samples(
+        self, context: RunContext, samples: SampleSet, step: int
+    ) -> ExplanationRound:
+        if not self._explainer.is_prepared:
+            context.require(partial(self._prepare, context, samples))
+        skip = [name for name in self.series if self._failures.is_disabled(name)]
+        explanations, failures = self._explainer.explain(context, samples, skip)
+        return ExplanationRound(
+            epoch=context.epoch,
+            step=step,
+            samples=samples,
+            sample_ids=self._samples.indices or list(range(len(samples))),
+            series=self.series,
+            explanations=explanations,
+            failures=failures,
+            pictures=self._pictures,
+        )
+
+    def _run_stages(
+        self, stages: Sequence[Stage], context: RunContext, round: ExplanationRound
+    ) -> None:
+        for stage in stages:
+            if stage.is_due(context, round):
+                act = partial(stage.run, context, round)
+                self._runner.run(stage.name, act, context, stage.needs_room)
+
+    def _notify_listeners(self, context: RunContext, round: ExplanationRound) -> None:
+        """Tell every callback with a method ``on_explained``, wherever it stands in the list."""
+        for callback in context.callbacks:
+            listen = getattr(callback, "on_explained", None)
+            if listen is not None:
+                listen(context.trainer, context.pl_module, self, round)
+
+    def _families_without_numbers(self, round: ExplanationRound | None) -> set[str]:
+        """Return the beginnings of the tags of which this explanation logged nothing."""
+        lost = set(self.series)
+        if round is not None and round.is_measured:
+            lost = {name for name, failure in round.failures.items() if failure is not None}
+        return {f"{self._prefix}saliency/{name}" for name in lost}

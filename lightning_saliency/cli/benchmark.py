@@ -13,11 +13,11 @@ from lightning_saliency.benchmark.pointing_figure import pointing_figure
 from lightning_saliency.benchmark.pointing_models import MODELS
 from lightning_saliency.benchmark.pointing_recipes import METHODS
 from lightning_saliency.benchmark.pointing_report import PointingReport
-from lightning_saliency.cli.chosen import (
-    chosen_data,
-    chosen_model,
-    chosen_trainer,
-    chosen_workers,
+from lightning_saliency.cli.factories import (
+    count_workers,
+    make_data,
+    make_model,
+    make_trainer,
     suggestion,
 )
 from lightning_saliency.evaluation import run_pointing_game
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_benchmark", "run_benchmark", "write_report"]
 
-DATA = ("voc", "coco", "digits", "digits_off_centre")
+DATA = ("voc", "coco", "digits", "digits_off_center", "digits_off_centre")
 
 _HELP = """\
 Play the pointing game: does the largest value of a map lie on the object?
@@ -146,12 +146,12 @@ def run_benchmark(options: Namespace) -> int:
     Raises:
         KeyboardInterrupt: it was stopped.
     """
-    data = chosen_data(options)
-    model = chosen_model(options, data)
+    data = make_data(options)
+    model = make_model(options, data)
     folder = options.output or Path("pointing_game", f"{data.name}_{_file_name(model.name)}")
     methods = METHODS if "all" in options.method else list(dict.fromkeys(options.method))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = chosen_trainer(options)
+    trainer = make_trainer(options)
     try:
         report = run_pointing_game(
             list(methods),
@@ -160,7 +160,7 @@ def run_benchmark(options: Namespace) -> int:
             folder / "results.sqlite",
             trainer,
             batch_size=options.batch_size,
-            num_workers=chosen_workers(options),
+            num_workers=count_workers(options),
             limit=options.limit,
             preset=options.preset,
             allow_missing=options.allow_skipped,

@@ -58,7 +58,7 @@ def play(
         masks = torch.stack([batch.masks[position][order] for position, order, _ in chunk])[:, None]
         labels = [label for _, _, label in chunk]
         columns = (
-            _centre(masks)
+            _center(masks)
             if recipe.method is None
             else _explained(recipe, module, batch.images[[p for p, _, _ in chunk]], masks, labels)
         )
@@ -100,7 +100,7 @@ def _explained(
     }
 
 
-def _centre(masks: Tensor) -> dict[str, Tensor]:
+def _center(masks: Tensor) -> dict[str, Tensor]:
     """Return the middle of the pictures as points, and no maps."""
     count = len(masks)
     middle = torch.tensor([masks.shape[2] / 2, masks.shape[3] / 2], device=masks.device)

@@ -3,7 +3,7 @@
 Rong, Leemann, Borisov, Kasneci, Kasneci. A consistent and efficient evaluation strategy for
 attribution methods. ICML 2022, arXiv:2202.00449.
 
-Every missing pixel shall be the weighted mean of its eight neighbours, 1/6 for the four that share
+Every missing pixel shall be the weighted mean of its eight neighbors, 1/6 for the four that share
 an edge with it and 1/12 for the others. For the missing pixels together that is a linear system,
 the same for every channel; here it is solved by conjugate gradients, with a multigrid cycle as the
 preconditioner (Hackbusch. Multi-grid methods and applications. Springer 1985), which takes about
@@ -28,9 +28,9 @@ _DAMPING = 0.8
 
 
 def fill_in(image: Tensor, known: Tensor) -> Tensor:
-    """Replace the missing pixels by the weighted means of their neighbours.
+    """Replace the missing pixels by the weighted means of their neighbors.
 
-    At the border the weights of the neighbours that exist are scaled to sum to 1.
+    At the border the weights of the neighbors that exist are scaled to sum to 1.
 
     Args:
         image: (N, C, H, W), floating point; the values of missing pixels have no influence.
@@ -72,7 +72,7 @@ class _System:
     def __init__(self, missing: Tensor, exists: Tensor) -> None:
         self.missing = missing
         self._weight = _weighted_sum(exists)
-        # A picture of one pixel has no neighbours.
+        # A picture of one pixel has no neighbors.
         self._step = _DAMPING * missing / self._weight.clamp_min(1e-3)
         self._coarser: _System | None = None
         if max(missing.shape[2:]) > 2 and bool(missing.any()):
@@ -127,7 +127,7 @@ def _solve(system: _System, right: Tensor) -> Tensor:
 
 
 def _weighted_sum(values: Tensor) -> Tensor:
-    """Return the weighted sum of each pixel's neighbours; outside there are zeros."""
+    """Return the weighted sum of each pixel's neighbors; outside there are zeros."""
     padded = F.pad(values, (1, 1, 1, 1))
     rows = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
     sums = rows[..., :-2, :] + 2 * rows[..., 1:-1, :] + rows[..., 2:, :]

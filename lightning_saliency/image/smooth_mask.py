@@ -10,7 +10,7 @@ and the mask is the soft maximum::
     w(z) = exp(-2 * max(z - 1/2, 0)^2)
     M(u) = sum_k a_k e^(20 a_k) / sum_k e^(20 a_k)
 
-How the sums are taken, in both directions, is in :mod:`~lightning_saliency.image.soft_maximum`.
+How the sums are taken, in both directions, is in :mod:`~lightning_saliency.image.smooth_max`.
 """
 
 import math
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.image.soft_maximum import Window, soft_maximum
+from lightning_saliency.image.smooth_max import Window, smooth_max
 
 __all__ = ["SmoothMask"]
 
@@ -100,7 +100,7 @@ class SmoothMask:
             )
         if grid.dtype not in (torch.float32, torch.float64):
             raise InputError(f"Expected grids in float32 or float64, got {grid.dtype}.")
-        window = soft_maximum(self._padded(grid, first, size), self._window)
+        window = smooth_max(self._padded(grid, first, size), self._window)
         # (row in cell, column in cell, mask, cell row, cell column) -> (mask, row, column)
         cells = window.shape[-2:]
         window = window.reshape(self.step, self.step, len(grid), *cells).permute(2, 3, 0, 4, 1)

@@ -35,7 +35,7 @@ class BackwardRules(TorchFunctionMode):
     backward pass is an ordinary one. Neither torch nor the model is changed, and other threads
     notice nothing.
 
-    Functions are recognised as Python calls them. Not seen are: what runs inside a scripted or
+    Functions are recognized as Python calls them. Not seen are: what runs inside a scripted or
     traced model, inside a ``torch.autograd.Function`` of the model's own, or inside one function
     of torch that stands for a whole network part (``torch.nn.functional.multi_head_attention_
     forward``); and formulas that amount to such a function, such as ``x * (x > 0)`` for ReLU.

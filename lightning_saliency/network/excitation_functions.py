@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-__all__ = ["PassOn", "SplitSum", "WeightedSum"]
+__all__ = ["PassThrough", "SplitSum", "WeightedSum"]
 
 _Map: TypeAlias = Callable[[Tensor], Tensor]
 _Pair: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -135,7 +135,7 @@ class SplitSum(Function):
         return of_a, of_b, None, None, None
 
 
-class PassOn(Function):
+class PassThrough(Function):
     """y = f(x), unit by unit: the signal goes on as it is, whatever happens to the value."""
 
     @staticmethod

@@ -17,11 +17,11 @@ from lightning_saliency.network.score import Target, class_scores
 __all__ = [
     "UNIT_SIGNAL",
     "classifier_nodes",
-    "in_units",
     "node_of",
     "nodes_below",
     "passes_nothing_by",
     "record_excitation",
+    "unit_scale",
 ]
 
 
@@ -30,8 +30,8 @@ UNIT_SIGNAL = 1024.0
 millionth, which float16 cannot hold; a power of two changes no digit of them."""
 
 
-def in_units(signal: Tensor) -> Tensor:
-    """Return a signal that started as :data:`UNIT_SIGNAL` as one that started as 1.
+def unit_scale(signal: Tensor) -> Tensor:
+    """Return a signal that started as :data:`UNIT_SIGNAL`, scaled to one that started as 1.
 
     Args:
         signal: of any shape and floating dtype.

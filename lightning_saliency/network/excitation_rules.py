@@ -14,7 +14,7 @@ pooling by averages, mean, sum,        the formula; the weights are positive alr
 interpolation
 addition of activations                split in proportion to the summands
 subtraction of activations             all to the first; the other has the weight -1
-normalisation, multiplication by and   passed on: they scale and shift single units
+normalization, multiplication by and   passed on: they scale and shift single units
 addition of constants
 ReLU, max pooling, concatenation,      as always: the ordinary derivative is the rule
 dropout, reshaping
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.network.backward_rules import Rule, Rules
-from lightning_saliency.network.excitation_functions import PassOn, SplitSum, WeightedSum
+from lightning_saliency.network.excitation_functions import PassThrough, SplitSum, WeightedSum
 from lightning_saliency.network.positive_weights import PositiveWeights
 from lightning_saliency.network.relu_rules import active_rules, asks_in_place
 from lightning_saliency.network.torch_functions import (
@@ -178,9 +178,9 @@ def _sum(function: TorchFunction, wanted: _Wanted, sign: int, in_place: bool) ->
 def _scaling(function: TorchFunction, *, in_place: bool = False, either: bool = True) -> Rule:
     def rule(input: Any, other: Any, **kwargs: Any) -> Any:
         if _from_image(input) and not _from_image(other):
-            return PassOn.apply(input, lambda x: function(x, other, **kwargs), in_place)
+            return PassThrough.apply(input, lambda x: function(x, other, **kwargs), in_place)
         if _from_image(other) and not _from_image(input) and either:
-            return PassOn.apply(other, lambda x: function(input, x, **kwargs), False)
+            return PassThrough.apply(other, lambda x: function(input, x, **kwargs), False)
         return NotImplemented
 
     return rule
@@ -188,7 +188,7 @@ def _scaling(function: TorchFunction, *, in_place: bool = False, either: bool = 
 
 def _norm(function: TorchFunction) -> Rule:
     def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return PassOn.apply(input, lambda x: function(x, *args, **kwargs), False)
+        return PassThrough.apply(input, lambda x: function(x, *args, **kwargs), False)
 
     return rule
 
@@ -200,7 +200,7 @@ def _selection(function: TorchFunction, wanted: _Wanted) -> Rule:
         with_indices = kwargs.get("return_indices") or any(value is True for value in args)
         if wanted() or with_indices or not _from_image(input):
             return NotImplemented
-        return PassOn.apply(input, lambda x: function(x, *args, **kwargs), False)
+        return PassThrough.apply(input, lambda x: function(x, *args, **kwargs), False)
 
     return rule
 
@@ -208,7 +208,7 @@ def _selection(function: TorchFunction, wanted: _Wanted) -> Rule:
 def _unit(function: TorchFunction, *, in_place: bool = False) -> Rule:
     def rule(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         writes = in_place or asks_in_place(args, kwargs)
-        return PassOn.apply(input, lambda x: function(x, *args, **kwargs), writes)
+        return PassThrough.apply(input, lambda x: function(x, *args, **kwargs), writes)
 
     return rule
 

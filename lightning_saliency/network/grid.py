@@ -42,7 +42,7 @@ def fold(output: Tensor, image_size: tuple[int, int], layout: Layout = "auto") -
             f"{layout!r}."
         )
     if layout == "auto":
-        layout = _recognise(output, image_size)
+        layout = _recognize(output, image_size)
     if layout == "channels_first" and output.dim() == 4:
         return output
     if layout == "channels_last" and output.dim() == 4:
@@ -78,7 +78,7 @@ def find_grid(output: Tensor, image_size: tuple[int, int]) -> tuple[int, int] | 
         image_size: (height, width) of the model's input.
     """
     if output.dim() == 4:
-        first = _recognise(output, image_size) == "channels_first"
+        first = _recognize(output, image_size) == "channels_first"
         return (output.shape[2], output.shape[3]) if first else (output.shape[1], output.shape[2])
     if output.dim() != 3:
         return None
@@ -92,7 +92,7 @@ def find_grid(output: Tensor, image_size: tuple[int, int]) -> tuple[int, int] | 
     return None
 
 
-def _recognise(output: Tensor, image_size: tuple[int, int]) -> Layout:
+def _recognize(output: Tensor, image_size: tuple[int, int]) -> Layout:
     if output.dim() != 4:
         return "tokens"
     first = _misfit((output.shape[2], output.shape[3]), image_size)

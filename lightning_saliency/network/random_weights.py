@@ -18,7 +18,7 @@ from lightning_saliency.errors import ModelError
 from lightning_saliency.network.layers import layer_names
 from lightning_saliency.network.undisturbed import preserved_random_streams, undisturbed
 
-__all__ = ["check_copyable", "copy_of", "layers_with_weights", "preserved_weights", "randomise"]
+__all__ = ["check_copyable", "copy_of", "layers_with_weights", "preserved_weights", "randomize"]
 
 # Packages that shard weights, by what they leave in the modules or in the parameters.
 _SHARDING_MODULES = ("torch.distributed.fsdp", "fairscale.nn")
@@ -94,10 +94,10 @@ def layers_with_weights(model: nn.Module, image: Tensor) -> list[str]:
         runs.
     """
     layers = {"": model, **layer_names(model)}
-    began: dict[nn.Module, int] = {}
+    started: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, _: object) -> None:
-        began.setdefault(module, len(began))
+        started.setdefault(module, len(started))
 
     with undisturbed(model), torch.no_grad():
         for module in set(layers.values()):
@@ -106,9 +106,9 @@ def layers_with_weights(model: nn.Module, image: Tensor) -> list[str]:
         model(image.detach().clone())
 
     def place(name: str) -> int:
-        while name and layers[name] not in began:
+        while name and layers[name] not in started:
             name = name.rpartition(".")[0]
-        return began.get(layers[name], 0)
+        return started.get(layers[name], 0)
 
     names: dict[nn.Module, str] = {}
     for name, module in layers.items():
@@ -117,8 +117,8 @@ def layers_with_weights(model: nn.Module, image: Tensor) -> list[str]:
     return sorted(names.values(), key=place)
 
 
-def randomise(model: nn.Module, names: Iterable[str], seed: int) -> None:
-    """Give layers random weights, in place: those that a new layer of the kind would begin with.
+def randomize(model: nn.Module, names: Iterable[str], seed: int) -> None:
+    """Give layers random weights, in place: those that a new layer of the kind would start with.
 
     A layer with ``reset_parameters()``, as all of PyTorch's have, uses that; BatchNorm begins with
     mean 0 and variance 1. Any other weights (a class token, the scales of a layer of the user's)
@@ -143,7 +143,7 @@ def randomise(model: nn.Module, names: Iterable[str], seed: int) -> None:
             torch.default_generator.manual_seed(layer_seed)
             random.seed(layer_seed)
             np.random.seed(layer_seed % 2**32)
-            _begin_anew(layers[name], name)
+            _reset_or_shuffle(layers[name], name)
 
 
 @contextmanager
@@ -164,12 +164,12 @@ def preserved_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _resets(module: nn.Module) -> bool:
-    """Whether the layer has something of its own to begin anew with: BatchNorm without weights."""
+    """Whether the layer has something of its own to reset: BatchNorm without weights."""
     buffers = any(buffer is not None for buffer in module._buffers.values())
     return buffers and callable(getattr(module, "reset_parameters", None))
 
 
-def _begin_anew(module: nn.Module, name: str) -> None:
+def _reset_or_shuffle(module: nn.Module, name: str) -> None:
     own = [weight for weight in module._parameters.values() if weight is not None]
     if not _has_usable_reset(module):
         for weight in own:

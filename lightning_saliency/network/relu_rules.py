@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
-"""Activations that take the place of ReLU and have no published rule. Gates and normalisers
+"""Activations that take the place of ReLU and have no published rule. Gates and normalizers
 (sigmoid, hardsigmoid, glu, softmax) are not among them: they are passed backwards as always."""
 
 

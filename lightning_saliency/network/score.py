@@ -19,7 +19,7 @@ __all__ = [
     "target_classes",
 ]
 
-Target: TypeAlias = "int | Sequence[int] | Tensor | Literal['predicted'] | Callable[..., Tensor]"
+Target: TypeAlias = int | Sequence[int] | Tensor | Literal["predicted"] | Callable[..., Tensor]
 """What is explained: a class index for all images, one for each image (a sequence or an integer
 tensor of shape (N,)), ``"predicted"`` for the class that the model predicts, or a callable from
 the model's output to scores of shape (N,)."""

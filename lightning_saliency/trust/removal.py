@@ -174,7 +174,7 @@ def removal_scores(
 ) -> tuple[Tensor, Tensor]:
     """Return the scores after shares of the pixels were removed by noisy linear imputation (ROAD).
 
-    A removed pixel becomes the mean of its neighbours, see
+    A removed pixel becomes the mean of its neighbors, see
     :func:`~lightning_saliency.image.imputation.fill_in`, plus noise, so that the model can tell
     neither from the picture nor from its smoothness what was removed.
 

@@ -28,14 +28,14 @@ from lightning_saliency.network.random_weights import (
     copy_of,
     layers_with_weights,
     preserved_weights,
-    randomise,
+    randomize,
 )
 from lightning_saliency.network.score import Target, class_logits, target_classes
 from lightning_saliency.network.undisturbed import undisturbed
 
-__all__ = ["RandomisationOrder", "SANITY_MEASURES", "SanityCheck", "check_copy", "sanity_check"]
+__all__ = ["RandomizationOrder", "SANITY_MEASURES", "SanityCheck", "check_copy", "sanity_check"]
 
-RandomisationOrder: TypeAlias = Literal["cascading", "independent"]
+RandomizationOrder: TypeAlias = Literal["cascading", "independent"]
 """``"cascading"``: from the last layer down, and what is random stays random; ``"independent"``:
 one part at a time, the others with their trained weights."""
 
@@ -61,7 +61,7 @@ class SanityCheck:
         maps: (N, stages + 1, H, W), float32, on the CPU: the trained model's, then each stage's.
     """
 
-    order: RandomisationOrder
+    order: RandomizationOrder
     stages: tuple[tuple[str, ...], ...]
     similarity: dict[str, Tensor] = field(repr=False)
     maps: Tensor = field(repr=False)
@@ -81,7 +81,7 @@ def sanity_check(
     method: AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor],
     image: Tensor,
     target: Target,
-    order: RandomisationOrder = "cascading",
+    order: RandomizationOrder = "cascading",
     layers: Sequence[str] | None = None,
     max_stages: int = 8,
     seed: int = 0,
@@ -97,11 +97,11 @@ def sanity_check(
         method: an attribution method, or a callable (model, image, target) -> (N, 1, H, W).
         image: (N, C, H, W), as the model takes it.
         target: what is explained; ``"predicted"`` is the trained model's prediction throughout.
-        order: see :data:`RandomisationOrder`.
+        order: see :data:`RandomizationOrder`.
         layers: names of layers or blocks, in the order in which to make them random, each with all
             layers inside it; None for all layers with weights, in the reverse of the order in
             which they run.
-        max_stages: without ``layers``, so many stages at most: neighbouring layers are put
+        max_stages: without ``layers``, so many stages at most: neighboring layers are put
             together.
         seed: of the random weights.
 
@@ -131,7 +131,7 @@ def check_copy(
     method: AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor],
     image: Tensor,
     target: Target,
-    order: RandomisationOrder = "cascading",
+    order: RandomizationOrder = "cascading",
     layers: Sequence[str] | None = None,
     max_stages: int = 8,
     seed: int = 0,
@@ -143,7 +143,7 @@ def check_copy(
         method: see :func:`sanity_check`, as for all that follow.
         image: (N, C, H, W).
         target: what is explained.
-        order: see :data:`RandomisationOrder`.
+        order: see :data:`RandomizationOrder`.
         layers: names, in the order in which to make them random.
         max_stages: without ``layers``, so many stages at most.
         seed: of the random weights.
@@ -153,7 +153,7 @@ def check_copy(
         LayerError: a layer does not exist.
         ModelError: the model has no weights.
     """
-    if order not in get_args(RandomisationOrder):
+    if order not in get_args(RandomizationOrder):
         raise InputError(f"Expected order 'cascading' or 'independent', got {order!r}.")
     stages = _stages(copy, image, layers, max_stages)
     explain = method if isinstance(method, AttributionMethod) else FromFunction(method)
@@ -161,7 +161,7 @@ def check_copy(
     maps = [_maps(explain, copy, image, target)]
     for names in stages:
         with preserved_weights(copy) if order == "independent" else nullcontext():
-            randomise(copy, names, seed)
+            randomize(copy, names, seed)
             maps.append(_maps(explain, copy, image, target))
     return SanityCheck(order, stages, dict(_similarity(maps)), torch.cat(maps, 1))
 

@@ -41,7 +41,7 @@ def sanity_figure(
     """Draw sanity checks of one method beneath each other.
 
     Each has a row of maps, the trained model's and those of each stage, and beneath them the
-    similarities to the first one, means over all images. A faithful method's fall towards the grey
+    similarities to the first one, means over all images. A faithful method's fall towards the gray
     line, which is where unrelated maps are. Each map is drawn in a scale of its own: random weights
     change the size of the maps as well, which is not the question.
 
@@ -125,14 +125,14 @@ def _draw_maps(
         axes.imshow(picture.detach().float().cpu().expand(3, -1, -1).permute(1, 2, 0).numpy())
         axes.set_title("input", fontsize=8)
         axes.set_axis_off()
-    # Two colours only where there are two signs.
+    # Two colors only where there are two signs.
     signed = bool((check.maps[sample] < 0).any())
     titles = ["trained", *(_shortened(label) for label in check.labels)]
     for place, (values, title) in enumerate(zip(check.maps[sample], titles, strict=True)):
         axes = figure.add_subplot(places[row, _BEFORE - 1 + place])
         most = float(values.abs().nan_to_num(0, 0, 0).max()) or 1.0
-        colours, least = ("RdBu_r", -most) if signed else ("inferno", 0.0)
-        axes.imshow(values.numpy(), cmap=colours, vmin=least, vmax=most)
+        colors, least = ("RdBu_r", -most) if signed else ("inferno", 0.0)
+        axes.imshow(values.numpy(), cmap=colors, vmin=least, vmax=most)
         axes.set_title(title, fontsize=8)
         axes.set_axis_off()
 

@@ -19,9 +19,9 @@ from lightning_saliency.attribution.extremal_perturbation import (
     extremal_perturbation,
     simple_reward,
 )
-from lightning_saliency.attribution.mask_search import MaskSearch
-from lightning_saliency.attribution.picture_rewards import PictureRewards
-from lightning_saliency.attribution.reward import Variant
+from lightning_saliency.attribution.mask_search.objective import PictureRewards
+from lightning_saliency.attribution.mask_search.rewards import Variant
+from lightning_saliency.attribution.mask_search.search import MaskSearch
 from lightning_saliency.benchmark import get_example_data, get_example_regions
 from lightning_saliency.errors import InputError, ModelError
 from lightning_saliency.image.perturbation import PerturbationKind, blend, perturbation_levels
@@ -71,7 +71,7 @@ def test_preset_equals_torchray_in_each_iteration(
     # So both begin here with the same grid, in which no two points are equal.
     start = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(4))
     monkeypatch.setattr(torchray, "torch", _Ones(start))
-    monkeypatch.setattr(MaskSearch, "_first_grid", lambda *_: start[:, 0].clone())
+    monkeypatch.setattr(MaskSearch, "_initial_grid", lambda *_: start[:, 0].clone())
     model, image = make_model(), make_images(1, (24, 30))
     settings: dict[str, Any] = {
         "areas": [0.1, 0.3],
@@ -218,8 +218,8 @@ def naive_search(
 def test_equals_a_plain_loop(variant: Variant) -> None:
     model, images = make_model(dtype=float64), make_images(2, (16, 20), dtype=float64)
     search = quick(max_iter=6, variant=variant)._search(images)
-    unfinished = dataclasses.replace(search.recipe, finished=False)
-    search = dataclasses.replace(search, recipe=unfinished)
+    unrefined = dataclasses.replace(search.config, refined=False)
+    search = dataclasses.replace(search, config=unrefined)
     # Such a search returns the masks that the last update was computed from.
     masks, _ = search.run(rewards_of(model, images, 3, variant))
     for n in range(2):
@@ -338,11 +338,11 @@ class Exclusive(nn.Module):
 def test_finds_what_shows_in_no_derivative_at_first(first_look: bool) -> None:
     image, model = torch.ones(1, 1, 48, 48), Exclusive()
     search = ExtremalPerturbation((0.1,), "fade")._search(image)
-    recipe = dataclasses.replace(search.recipe, first_look=first_look)
-    search = dataclasses.replace(search, recipe=recipe)
+    config = dataclasses.replace(search.config, coarse_initialization=first_look)
+    search = dataclasses.replace(search, config=config)
     rewards = rewards_of(model, image, 1)
     masks, history = search.run(rewards)
-    found = float(rewards.judge(search.pictures(masks))[0])
+    found = float(rewards.evaluate(search.pictures(masks))[0])
     # A grey mask of the whole image has a flat score.
     assert bool(history[0, 0, 0, 0] > 0) == first_look
     assert found == pytest.approx(0.25 if first_look else 0.0, abs=0.01)

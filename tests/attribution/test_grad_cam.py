@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from lightning_saliency.attribution.grad_cam import GradCAM, grad_cam, grad_cam_map
-from lightning_saliency.attribution.layer_method import LayerMethod
+from lightning_saliency.attribution.gradient_bases import LayerMethod
 from lightning_saliency.attribution.linear_approx import LinearApprox
 from lightning_saliency.errors import InputError, LayerError
 from lightning_saliency.image.resize import resize

@@ -24,7 +24,7 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
     LinearApprox,
 )
-from lightning_saliency.attribution.shared_maps import shared_maps
+from lightning_saliency.attribution.shared_pass import shared_maps
 
 COUNT = 8
 FIVE = [Gradient(), GradCAM("layer4"), LinearApprox("layer4"), GuidedBackprop(), DeconvNet()]

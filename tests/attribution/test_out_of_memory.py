@@ -13,7 +13,7 @@ from traces import leaves_no_trace
 
 from lightning_saliency.attribution import GradCAM, Gradient, GuidedBackprop
 from lightning_saliency.attribution.from_function import FromFunction
-from lightning_saliency.attribution.shared_maps import shared_maps
+from lightning_saliency.attribution.shared_pass import shared_maps
 
 IMAGES = make_images(5)
 TARGETS = [1, 0, 2, 1, 3]

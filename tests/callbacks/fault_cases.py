@@ -32,7 +32,7 @@ from small_runs import TinyModule, make_trainer, train_loader, val_loader  # noq
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
 from lightning_saliency.attribution import Gradient  # noqa: E402
-from lightning_saliency.callbacks.record.pictures import Pictures  # noqa: E402
+from lightning_saliency.callbacks.stages.images import Pictures  # noqa: E402
 from lightning_saliency.callbacks.samples.sample_set import Samples  # noqa: E402
 
 Fault = Callable[[], Any]
@@ -128,7 +128,7 @@ def cases() -> dict[str, Case]:
         table[f"a batch that cannot be unpacked {on}"] = (
             "Gradient",
             rank,
-            lambda error: patched(Samples, "gather", error),
+            lambda error: patched(Samples, "collect", error),
             fail,
         )
     table["pictures that cannot be drawn"] = (
@@ -141,7 +141,7 @@ def cases() -> dict[str, Case]:
         "Gradient",
         0,
         lambda error: mock.patch(
-            "lightning_saliency.callbacks.record.log_explanation.log_image",
+            "lightning_saliency.loggers.tensorboard.TensorBoardAdapter.image",
             side_effect=lambda *_, **__: error(),
         ),
         disk_is_full,

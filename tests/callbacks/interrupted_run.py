@@ -66,7 +66,7 @@ def main(folder: Path, name: str, how: str) -> None:
     loaders = [DataLoader(dataset(16, seed=seed), batch_size=4) for seed in (1, 2)]
     checkpoint = folder / "saved" / "last.ckpt" if how == "resume" else None
     trainer.fit(module, *loaders, ckpt_path=checkpoint)
-    torch.save(saliency.monitor.state_dict()["drift"], folder / f"{name}.pt")
+    torch.save(saliency.state_dict()["monitor"]["drift"], folder / f"{name}.pt")
 
 
 if __name__ == "__main__":

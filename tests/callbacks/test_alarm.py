@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import DeconvNet, GradCAM, Gradient, GuidedBackprop
-from lightning_saliency.callbacks.alarm.rules import Rules, Watched
+from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.metrics import page_hinkley_score, spike_score
 
@@ -266,7 +266,7 @@ def test_a_logger_that_fails_does_not_end_the_run(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lightning_saliency.callbacks.alarm.drift_alarm.log_text", full)
+    monkeypatch.setattr("lightning_saliency.loggers.tensorboard.TensorBoardAdapter.text", full)
     says = "could not be logged; training goes on.*No space"
     with pytest.warns(SaliencyWarning, match=says):
         trainer = fit(tmp_path, watch(), DriftAlarm(**SOON), max_epochs=7)

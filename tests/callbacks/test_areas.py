@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_saliency.attribution.mask_search.areas import AreaMasks, area_numbers, maps_and_areas
 from scipy.integrate import trapezoid
 from small_runs import QUIET, events, fit
 from tiny_models import make_images, make_model
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import ExtremalPerturbation, Gradient
-from lightning_saliency.attribution.mask_search import MaskSearch
-from lightning_saliency.callbacks.explanation.areas import AreaMasks, area_numbers, maps_and_areas
+from lightning_saliency.attribution.mask_search.search import MaskSearch
 
 pytestmark = QUIET
 

@@ -12,9 +12,11 @@ from small_runs import QUIET, events, fit
 from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.callbacks.schedule import budget as module
-from lightning_saliency.callbacks.schedule.allowance import is_allowed, progress_of
-from lightning_saliency.callbacks.schedule.budget import Budget
+from lightning_saliency.callbacks import budget as module
+from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.failures import FailureLog
+from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.stage_runner import StageRunner
 from lightning_saliency.errors import InputError
 
 pytestmark = QUIET
@@ -211,9 +213,8 @@ def test_the_shares_of_several_callbacks_add_up(tmp_path: Path, clock: Clock) ->
 
 
 def test_processes_that_hold_one_model_together_explain_the_same_samples(clock: Clock) -> None:
-    class Rehearsed:
-        def rehearse(self, samples: list[int], trainer: object, pl_module: object) -> None:
-            clock.now += 2 * len(samples)
+    def rehearse() -> None:
+        clock.now += 2
 
     # Two copies of the model, each spread over two of the four processes.
     strategy = SimpleNamespace(
@@ -230,9 +231,10 @@ def test_processes_that_hold_one_model_together_explain_the_same_samples(clock: 
         max_epochs=-1,
         num_training_batches=1,
     )
-    budget, samples, monitor = Budget(0.1), list(range(8)), Rehearsed()
+    budget, module = Budget(0.1), pl.LightningModule()
     budget.start()
-    is_allowed(budget, monitor, samples, trainer, None)  # type: ignore[arg-type]
+    runner = StageRunner(budget, FailureLog("warn"))
+    runner.may_explain(RunContext(trainer, module), 8, rehearse)
     # Four of the eight samples on each process, three of them beside another.
     assert budget.cost == pytest.approx(2 * (1 + 3 * 2 / 3))
 
@@ -258,7 +260,7 @@ def test_the_progress_of_a_run(
 
         def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             if not trainer.sanity_checking:
-                self.seen.append(progress_of(trainer))
+                self.seen.append(RunContext(trainer, module).progress)
                 trainer.should_stop = len(self.seen) == len(expected)
 
     watch = Watch()

@@ -107,20 +107,20 @@ def ours(cli: LightningCLI) -> SaliencyCallback:
 
 def settings_of(callback: SaliencyCallback) -> dict[str, Any]:
     """Return all that was set, to be compared."""
-    monitor = callback.monitor
+    explainer = callback._explainer
     return {
         "class": type(callback),
-        "methods": monitor.methods,
-        "choices": monitor.choices,
-        "forward": monitor.forward,
-        "prefix": monitor.prefix,
-        "unpack": callback.samples.unpack,
-        "samples": (callback.samples.indices, callback.samples.count),
-        "every_n_epochs": callback.every_n_epochs,
-        "dataloader_idx": callback.dataloader_idx,
-        "share": callback.budget.share,
-        "pictures": {key: vars(monitor.pictures)[key] for key in ("mean", "std", "class_names")},
-        "regions": repr(vars(monitor.regions)),
+        "methods": explainer.methods,
+        "choices": explainer.choices,
+        "forward": explainer.forward,
+        "prefix": callback._prefix,
+        "unpack": callback._samples.unpack,
+        "samples": (callback._samples.indices, callback._samples.count),
+        "every_n_epochs": callback._every_n_epochs,
+        "dataloader_idx": callback._collector._dataloader_idx,
+        "share": callback._budget.share,
+        "pictures": {key: vars(callback._pictures)[key] for key in ("mean", "std", "class_names")},
+        "regions": repr(vars(callback._drift._regions)),
     }
 
 
@@ -163,7 +163,7 @@ def test_methods_are_nested_and_go_back_into_a_file(
         "a function": "brightness",
         "a function among methods": "brightness rise",
     }[form]
-    assert " ".join(entry.name for entry in callback.monitor.methods) == wanted
+    assert " ".join(entry.name for entry in callback._explainer.methods) == wanted
     again = tmp_path / "again.yaml"
     again.write_text(printed(path, capsys))
     assert settings_of(ours(read(again))) == settings_of(callback)
@@ -173,7 +173,7 @@ def test_methods_are_nested_and_go_back_into_a_file(
 def test_the_settings_of_nested_methods_arrive(tmp_path: Path) -> None:
     init = {"method": SEVERAL}
     path = write(tmp_path, {"class_path": "lightning_saliency.SaliencyCallback", "init_args": init})
-    for entry, given in zip(ours(read(path)).monitor.methods, SEVERAL, strict=True):
+    for entry, given in zip(ours(read(path))._explainer.methods, SEVERAL, strict=True):
         assert isinstance(entry.method, METHODS[given["class_path"].rpartition(".")[2]])
         for setting, value in given["init_args"].items():
             assert getattr(entry.method, setting) == (
@@ -183,7 +183,7 @@ def test_the_settings_of_nested_methods_arrive(tmp_path: Path) -> None:
 
 def alarm_settings(cli: LightningCLI) -> list[Any]:
     (alarm,) = [c for c in cli.trainer.callbacks if isinstance(c, DriftAlarm)]
-    return [alarm.names.patterns, vars(alarm.rules), alarm.stop, alarm.save_checkpoint]
+    return [alarm._tags.patterns, vars(alarm._rules), alarm.stop, alarm.save_checkpoint]
 
 
 @pytest.mark.parametrize(

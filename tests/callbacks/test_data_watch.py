@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
-from lightning_saliency.callbacks.samples.data_watch import differing
+from lightning_saliency.callbacks.samples.data_change import differing
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.errors import SaliencyWarning
 
@@ -121,7 +121,7 @@ def test_samples_that_are_no_longer_there(tmp_path: Path) -> None:
 def test_the_same_data_are_not_spoken_of(tmp_path: Path, samples: Any, epochs: int) -> None:
     said, callback = resumed(tmp_path, Pictures(), Pictures(other=[7]), samples, epochs)
     assert said == []
-    assert callback.samples.steady is (True if samples == 6 else None)
+    assert callback._samples.steady is (True if samples == 6 else None)
 
 
 @pytest.mark.parametrize("samples", [6, [4, 9, 1]])
@@ -134,7 +134,7 @@ def test_random_augmentation_is_no_change(
         tmp_path, Pictures(noise=noise), Pictures(noise=noise), samples, epochs
     )
     assert said == []
-    assert callback.samples.steady is (False if samples == 6 else None)
+    assert callback._samples.steady is (False if samples == 6 else None)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

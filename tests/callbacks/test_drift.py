@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
-from lightning_saliency.callbacks.explanation.explain import Explanation
-from lightning_saliency.callbacks.measurement.drift import SIMILARITIES, DriftTracker
-from lightning_saliency.callbacks.record.sample_table import sample_table
-from lightning_saliency.metrics import NO_DRIFT
+from lightning_saliency.callbacks.explanation import Explanation
+from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
+from lightning_saliency.callbacks.stages.sample_table import sample_table
+from lightning_saliency.metrics import NO_DRIFT, SIMILARITIES
 
 pytestmark = QUIET
 

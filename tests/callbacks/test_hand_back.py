@@ -16,7 +16,7 @@ from small_runs import QUIET, fit
 from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.callbacks.record.hand_back import make_handing_back_short
+from lightning_saliency.callbacks.spawn_metrics import shorten_handed_back_metrics
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET
@@ -51,7 +51,7 @@ def test_many_numbers_fit_into_a_pipe_and_arrive() -> None:
     before = dict(run.callback_metrics)
     # The reason for all this.
     assert len(handed_back(run)) > PIPE
-    make_handing_back_short(run)
+    shorten_handed_back_metrics(run)
     sent = handed_back(run)
     assert len(sent) < PIPE - 4096
     arrived = torch.load(io.BytesIO(sent), weights_only=True)
@@ -66,7 +66,7 @@ def test_too_many_are_left_out_with_a_warning_and_none_of_others(fn: str, count:
     run = trainer({**theirs, **numbers(count)}, spawning(), fn)
     results = pickle.dumps([{tag: value.item() for tag, value in run.callback_metrics.items()}])
     with pytest.warns(SaliencyWarning, match=r"\d+ numbers, for instance saliency_drift/grad_cam"):
-        make_handing_back_short(run)
+        shorten_handed_back_metrics(run)
     assert theirs.keys() < run.callback_metrics.keys()
     sent = len(handed_back(run)) + (len(results) if fn == "validate" else 0)
     # No more than need be is left out.
@@ -76,7 +76,7 @@ def test_too_many_are_left_out_with_a_warning_and_none_of_others(fn: str, count:
 def test_other_runs_are_left_alone() -> None:
     run = trainer(numbers(400), None)
     before = dict(run.callback_metrics)
-    make_handing_back_short(run)
+    shorten_handed_back_metrics(run)
     assert all(run.callback_metrics[tag] is value for tag, value in before.items())
 
 

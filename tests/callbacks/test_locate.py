@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, ExtremalPerturbation, Gradient
-from lightning_saliency.callbacks.measurement.locate import locate
+from lightning_saliency.callbacks.stages.locate import locate
 from lightning_saliency.errors import InputError, SaliencyWarning
 
 pytestmark = QUIET
@@ -116,7 +116,7 @@ def test_ground_truth_comes_with_the_batch(unpack: Any, samples: Any, tmp_path: 
 def test_the_regions_of_the_batch_survive_a_resume() -> None:
     callback = SaliencyCallback(fixed, samples=4, unpack=masks)
     batch = next(iter(DataLoader(WithMasks(), batch_size=4)))
-    callback.samples.keep(callback.samples.of(batch))
+    callback._samples.keep(callback._samples.of(batch))
     other = SaliencyCallback(fixed, samples=4, unpack=masks)
     other.load_state_dict(callback.state_dict())
     assert other.samples.known is not None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, GradCAM, Gradient
-from lightning_saliency.callbacks.measurement.made_for import describe_method
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET
@@ -98,9 +97,7 @@ def test_the_words_for_a_method_are_the_same_in_every_process() -> None:
         def __call__(self, model: Any, image: Tensor, target: Any) -> Tensor:
             return image[:, :1]
 
-    words = [
-        describe_method(SaliencyCallback(Method()).monitor.methods[0].method) for _ in range(2)
-    ]
+    words = [SaliencyCallback(Method()).series["Method"].method.describe() for _ in range(2)]
     assert words[0] == words[1]
     assert "0x" not in words[0]
-    assert describe_method(Gradient(smooth=0.1)) != describe_method(Gradient())
+    assert Gradient(smooth=0.1).describe() != Gradient().describe()

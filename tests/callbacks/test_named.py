@@ -43,20 +43,20 @@ def test_the_settings_are_those_of_the_method_and_of_the_callback(method: str) -
 def test_each_setting_arrives(method: str) -> None:
     changed = {"smooth": 0.25, "resize_mode": "nearest", **CHEAP.get(method, {})}
     callback = named(method)(**changed, samples=[3, 1], every_n_epochs=4, name="mine")
-    (entry,) = callback.monitor.methods
+    (entry,) = callback._explainer.methods
     assert isinstance(entry.method, METHODS[method])
     assert isinstance(entry.method, AttributionMethod)
     assert {name: getattr(entry.method, name) for name in changed} == changed
-    assert callback.samples.indices == [3, 1]
-    assert callback.every_n_epochs == 4
-    assert callback.monitor.tags == {f"mine/saliency/{entry.method.name}"}
+    assert callback._samples.indices == [3, 1]
+    assert callback._every_n_epochs == 4
+    assert callback._families == {f"mine/saliency/{entry.method.name}"}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_can_be_pickled_for_other_processes(method: str) -> None:
     copy = pickle.loads(pickle.dumps(named(method)(samples=3)))
-    assert copy.monitor.methods == named(method)().monitor.methods
-    assert copy.samples.count == 3
+    assert copy._explainer.methods == named(method)()._explainer.methods
+    assert copy._samples.count == 3
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, ExtremalPerturbation, Gradient
 from lightning_saliency.attribution.progress import listening, report
-from lightning_saliency.callbacks.schedule import progress
+from lightning_saliency.callbacks import progress_bar as progress
 
 pytestmark = QUIET
 

@@ -38,8 +38,8 @@ def test_the_first_samples_are_gathered_over_batches() -> None:
     samples = Samples(6)
     samples.begin()
     for start in (0, 4, 8):
-        samples.gather(batch(start))
-    seen = samples.gathered()
+        samples.collect(batch(start))
+    seen = samples.collected()
     assert seen is not None
     assert seen.labels is not None
     assert seen.labels.tolist() == [0, 1, 2, 3, 4, 5]
@@ -49,10 +49,10 @@ def test_the_first_samples_are_gathered_over_batches() -> None:
 def test_gathering_starts_again_with_each_run() -> None:
     samples = Samples(6)
     samples.begin()
-    samples.gather(batch(0))
+    samples.collect(batch(0))
     samples.begin()
-    samples.gather(batch(8))
-    seen = samples.gathered()
+    samples.collect(batch(8))
+    seen = samples.collected()
     assert seen is not None
     assert len(seen) == 4
 
@@ -61,8 +61,8 @@ def test_samples_that_are_kept_stay() -> None:
     samples = Samples(2)
     samples.keep(SampleSet(*batch(0, 2)))
     samples.begin()
-    samples.gather(batch(4))
-    assert samples.gathered() is None
+    samples.collect(batch(4))
+    assert samples.collected() is None
     assert samples.known is not None
     assert samples.known.images[1, 0, 0, 0] == 1
 
@@ -72,9 +72,9 @@ def test_gathered_samples_are_no_inference_tensors_and_no_views() -> None:
     samples.begin()
     with torch.inference_mode():
         images, labels = batch(0)
-        samples.gather((images, labels))
+        samples.collect((images, labels))
         images -= 10
-    seen = samples.gathered()
+    seen = samples.collected()
     assert seen is not None
     assert seen.labels is not None
     assert not seen.images.is_inference()
@@ -85,10 +85,10 @@ def test_gathered_samples_are_no_inference_tensors_and_no_views() -> None:
 def test_images_of_different_sizes_are_refused() -> None:
     samples = Samples(2)
     samples.begin()
-    samples.gather((torch.zeros(1, 3, 4, 4), torch.tensor([0])))
-    samples.gather((torch.zeros(1, 3, 5, 4), torch.tensor([0])))
+    samples.collect((torch.zeros(1, 3, 4, 4), torch.tensor([0])))
+    samples.collect((torch.zeros(1, 3, 5, 4), torch.tensor([0])))
     with pytest.raises(InputError, match="one size"):
-        samples.gathered()
+        samples.collected()
 
 
 def test_state_comes_back() -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient, LinearApprox
-from lightning_saliency.callbacks.measurement.sane import copied_module
+from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
+from lightning_saliency.callbacks.stages.sanity import copied_module
 from lightning_saliency.errors import InputError, ModelError
 from lightning_saliency.metrics import FAITHFULNESS
 from lightning_saliency.trust import TrustChecks, measure_faithfulness, sanity_check
@@ -95,7 +96,7 @@ def test_time_is_booked_and_held_back_by_the_budget(tmp_path: Path) -> None:
     callback = SaliencyCallback(
         Gradient(), samples=2, trust=TrustChecks(["deletion"]), max_overhead=1e-6
     )
-    callback.budget.allows_next = lambda progress: progress > 0  # type: ignore[method-assign]
+    callback._budget.allows_next = lambda progress: progress > 0  # type: ignore[method-assign]
     fit(tmp_path, callback)
     # Explanations have room, and what comes on top has none.
     assert tags(tmp_path, "scalars", "saliency_target")
@@ -301,5 +302,8 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     # The second is the older name.
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes
     made: pl.Callback = make(parser.parse_path(file)).callback
-    assert made.trust.checks == TrustChecks(["insertion", "road"], 5, True)
+    assert isinstance(made, GradCAMCallback)
+    (faithfulness,) = [s for s in made._later_stages if isinstance(s, FaithfulnessStage)]
+    assert (faithfulness._measures, faithfulness._every) == (["insertion", "road"], 5)
+    assert made._sanity.at_the_end
     assert made.trust.checks.sanity_check is True

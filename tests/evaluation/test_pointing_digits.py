@@ -23,7 +23,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 def test_far_above_the_centre_on_digits_that_are_off_it(
     tmp_path: Path, methods: tuple[str, ...], pictures: int, digits: int
 ) -> None:
-    data = DigitsPointing(pictures, digits, off_centre=True)
+    data = DigitsPointing(pictures, digits, off_center=True)
     model = load_pointing_model("example", data.name, 10)
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -21,7 +21,7 @@ from lightning_saliency.network.random_weights import (
     copy_of,
     layers_with_weights,
     preserved_weights,
-    randomise,
+    randomize,
 )
 
 IMAGES = make_images(2, (16, 16))
@@ -50,7 +50,7 @@ def test_a_view_is_copied_with_what_it_is_a_view_of() -> None:
     view = ForwardView(model, lambda module, images: 2 * module(images))
     copy = copy_of(view)
     assert torch.equal(copy(IMAGES), view(IMAGES))
-    randomise(copy, layers_with_weights(copy, IMAGES), 0)
+    randomize(copy, layers_with_weights(copy, IMAGES), 0)
     assert not torch.equal(copy(IMAGES), view(IMAGES))
     assert weights(model) == weights(make_model())
 
@@ -129,7 +129,7 @@ def test_transformers() -> None:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    randomise(model, names, 0)
+    randomize(model, names, 0)
     # A single value cannot be shuffled; everything else is another.
     same = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
     assert same == []
@@ -140,7 +140,7 @@ def test_weights_are_those_of_a_new_layer(kind: str) -> None:
     model = make_model(kind)
     before = weights(model)
     with leaves_no_trace(make_model(kind)):
-        randomise(model, layers_with_weights(model, IMAGES), 0)
+        randomize(model, layers_with_weights(model, IMAGES), 0)
     after = weights(model)
     same = [n for n in before if before[n] == after[n] and "num_batches" not in n]
     # BatchNorm was made with weight 1 and bias 0, and nothing has trained it.
@@ -162,18 +162,18 @@ def test_weights_are_those_of_a_new_layer(kind: str) -> None:
 
 def test_a_layer_gets_the_same_weights_alone_and_with_others() -> None:
     one, other = make_model(), make_model()
-    randomise(one, ["head"], 3)
-    randomise(other, layers_with_weights(other, IMAGES), 3)
+    randomize(one, ["head"], 3)
+    randomize(other, layers_with_weights(other, IMAGES), 3)
     assert torch.equal(one.head.weight, other.head.weight)
     assert torch.equal(one.features[0].weight, make_model().features[0].weight)
     third = make_model()
-    randomise(third, ["head"], 4)
+    randomize(third, ["head"], 4)
     assert not torch.equal(one.head.weight, third.head.weight)
 
 
 def test_other_weights_are_shuffled() -> None:
     model = _Reversed()
-    randomise(model, [""], 0)
+    randomize(model, [""], 0)
     assert sorted(model.scale.flatten().tolist()) == [0, 1, 2, 3]
     assert model.scale.flatten().tolist() != [0, 1, 2, 3]
     # Only its own weights: the layers inside it have turns of their own.
@@ -194,7 +194,7 @@ class _ResetsAll(nn.Module):
 def test_a_reset_that_goes_through_other_layers_changes_its_own_alone() -> None:
     model = nn.Sequential(_ResetsAll())
     inner = model[0].inner.weight.clone()
-    randomise(model, ["0"], 0)
+    randomize(model, ["0"], 0)
     assert torch.equal(model[0].inner.weight, inner)
     assert (model[0].weight != 0).all()
 
@@ -220,11 +220,11 @@ def test_unusual_resets() -> None:
     layer = nn.Linear(3, 3)
     layer.__class__ = _NeedsMore
     before = layer.weight.clone()
-    randomise(nn.Sequential(layer), ["0"], 0)
+    randomize(nn.Sequential(layer), ["0"], 0)
     assert sorted(layer.weight.flatten().tolist()) == sorted(before.flatten().tolist())
     assert not torch.equal(layer.weight, before)
     with pytest.raises(ModelError, match=r"layer '0' \(_Broken\).*ArithmeticError: no"):
-        randomise(nn.Sequential(_Broken(3, 3)), ["0"], 0)
+        randomize(nn.Sequential(_Broken(3, 3)), ["0"], 0)
 
 
 def test_parametrized_and_tied_weights() -> None:
@@ -234,12 +234,12 @@ def test_parametrized_and_tied_weights() -> None:
     images = make_images(1, (1, 2))
     names = layers_with_weights(model, images)
     copy = copy_of(model)
-    randomise(copy, names, 0)
+    randomize(copy, names, 0)
     assert not torch.allclose(copy[1].weight, model[1].weight)
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
     spoilt = copy_of(tied)
-    randomise(spoilt, ["0", "1"], 0)
+    randomize(spoilt, ["0", "1"], 0)
     assert spoilt[0].weight is spoilt[1].weight
     assert not torch.equal(spoilt[0].weight, tied[0].weight)
 
@@ -252,11 +252,11 @@ def test_compiled_scripted_and_half() -> None:
     assert names == layers_with_weights(inside, IMAGES)
     scripted = torch.jit.script(make_model())
     copy = copy_of(scripted)
-    randomise(copy, layers_with_weights(copy, IMAGES), 0)
+    randomize(copy, layers_with_weights(copy, IMAGES), 0)
     assert not torch.allclose(copy(IMAGES), scripted(IMAGES))
     assert torch.equal(scripted(IMAGES), make_model()(IMAGES))
     half = make_model(dtype=torch.bfloat16)
-    randomise(half, ["head"], 0)
+    randomize(half, ["head"], 0)
     assert half.head.weight.dtype == torch.bfloat16
 
 
@@ -264,7 +264,7 @@ def test_weights_are_put_back() -> None:
     model = in_training(make_model())
     before = module_state(model)
     with suppress(ArithmeticError), preserved_weights(model):
-        randomise(model, layers_with_weights(model, IMAGES), 0)
+        randomize(model, layers_with_weights(model, IMAGES), 0)
         assert module_state(model) != before
         raise ArithmeticError
     assert module_state(model) == before
@@ -276,7 +276,7 @@ def test_large_model_in_training_is_left_alone() -> None:
     with leaves_no_trace(model, images):
         copy = copy_of(model)
         names = layers_with_weights(copy, images)
-        randomise(copy, names, 0)
+        randomize(copy, names, 0)
     assert len(names) == 41
     assert names[:3] == ["conv1", "bn1", "layer1.0.conv1"]
     check_copyable(model)

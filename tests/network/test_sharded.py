@@ -13,7 +13,7 @@ from tiny_models import make_images, make_model
 from torch import Tensor, nn
 from traces import bits
 
-from lightning_saliency.attribution.shared_maps import shared_maps
+from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.errors import ModelError
 from lightning_saliency.network.sharded import is_sharded
 from lightning_saliency.trust import measure_faithfulness

@@ -108,7 +108,7 @@ class Heard(pl.Callback):
                 scores.setdefault(_drift(tag), []).append(float(score))
         for name, members in scores.items():
             # It sounds when so many are above 1.
-            decides = sorted(members)[-self._alarm.rules.agree]
+            decides = sorted(members)[-self._alarm._rules.agree]
             self.scores.setdefault(name, []).append(decides)
         self.accuracy = float(trainer.callback_metrics["val_acc"])
 

@@ -47,7 +47,7 @@ def main() -> dict[str, Any]:
             DataLoader(train, demo.BATCH_SIZE, shuffle=True, drop_last=True),
             DataLoader(val, demo.BATCH_SIZE),
         )
-    budget = callback.budget
+    budget = callback._budget
     print(
         f"\nmax_overhead={SHARE}, {EPOCHS} epochs in {budget.elapsed:.0f} s: {budget.made} "
         f"explanations of {budget.cost:.1f} s, {budget.skipped} left out; share "

@@ -10,8 +10,8 @@ from timing import alternate, spread
 from torchvision.models import resnet18
 
 from lightning_saliency.attribution import GradCAM
-from lightning_saliency.callbacks.explanation.explain import Explanation
-from lightning_saliency.callbacks.measurement.drift import DriftTracker
+from lightning_saliency.callbacks.explanation import Explanation
+from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
 
 SAMPLES, SIDE = 64, 224
 ROUNDS = 3

@@ -13,14 +13,14 @@ from digit_networks import digits, trained
 from timing import Verdict, table, verdict
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.mask_average import (
+from lightning_saliency.attribution.rise_estimation.estimators import (
     MaskAverage,
-    MaskGatherer,
+    MaskEstimator,
     rank_correlation,
 )
-from lightning_saliency.attribution.mask_regression import MaskRegression
-from lightning_saliency.attribution.rise_estimator import ESTIMATORS, RISEPreset
-from lightning_saliency.attribution.score_link import ScoreLink
+from lightning_saliency.attribution.rise_estimation.link_function import LinkFunction
+from lightning_saliency.attribution.rise_estimation.presets import ESTIMATORS, RISEPreset
+from lightning_saliency.attribution.rise_estimation.regression import MaskRegression
 from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.network.batching import batches_for
 from lightning_saliency.network.masked_scores import masked_scores
@@ -83,7 +83,7 @@ def bench_masks(network: str, options: Options) -> dict[str, Any]:
     runs: dict[str, list[Told]] = {"balanced": [], "fitted": []}
     for seed in range(options.seeds):
         known = list(scored(None, few[-1], seed))
-        fits: list[MaskGatherer] = [MaskRegression(ScoreLink(kind)) for kind in KINDS]
+        fits: list[MaskEstimator] = [MaskRegression(LinkFunction(kind)) for kind in KINDS]
         runs["balanced"].append(curves(iter(known), reference, few, [MaskAverage()], True))
         runs["fitted"].append(curves(iter(known), reference, few, fits, True))
     for title, told in runs.items():
@@ -161,7 +161,7 @@ def curves(
     scored: Scored,
     reference: Tensor,
     numbers: list[int],
-    gatherers: list[MaskGatherer],
+    gatherers: list[MaskEstimator],
     centred: bool,
 ) -> Told:
     """Return how near the maps come, with one gatherer for each kind of score, or one for all."""

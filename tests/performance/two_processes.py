@@ -37,6 +37,7 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
 from lightning_saliency.attribution import ExtremalPerturbation  # noqa: E402
+from lightning_saliency.callbacks.run_context import RunContext  # noqa: E402
 
 SAMPLES = 16
 SIDE = 64
@@ -78,13 +79,13 @@ class Timed(SaliencyCallback):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.seconds: dict[str, list[float]] = {name: [] for name in TIMED}
-        explain = self.monitor.explanations
+        explain = self._explainer.explain
 
-        def timed(*args: Any) -> Any:
-            with self.timing("explanation", args[1]):
-                return explain(*args)
+        def timed(context: RunContext, *args: Any, **kwargs: Any) -> Any:
+            with self.timing("explanation", context.trainer):
+                return explain(context, *args, **kwargs)
 
-        setattr(self.monitor, "explanations", timed)  # noqa: B010 (a method, for mypy)
+        setattr(self._explainer, "explain", timed)  # noqa: B010 (a method, for mypy)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Explain, and look at the clocks before and after."""

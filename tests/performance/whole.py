@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lightning_saliency.callbacks.explanation.explain import (
+from lightning_saliency.callbacks.explanation import (
     Explanation,
     NamedMethod,
     begin,

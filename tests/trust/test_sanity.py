@@ -26,7 +26,7 @@ from lightning_saliency.attribution import (
 )
 from lightning_saliency.benchmark import get_example_data
 from lightning_saliency.errors import InputError, LayerError, MethodError, ModelError
-from lightning_saliency.network.random_weights import layers_with_weights, randomise
+from lightning_saliency.network.random_weights import layers_with_weights, randomize
 from lightning_saliency.trust import KNOWN_TO_FAIL, VERDICTS, sanity_check, sanity_figure
 from lightning_saliency.trust.sanity_figure import figure_pixels
 from lightning_saliency.trust.verdicts import SOURCES
@@ -58,7 +58,7 @@ def test_equals_the_definition_written_out(order: Any, absolute: bool) -> None:
     for stage, name in enumerate(names):
         if order == "independent":
             spoilt = copy.deepcopy(model)
-        randomise(spoilt, [name], seed=0)
+        randomize(spoilt, [name], seed=0)
         maps = method(spoilt, IMAGES, TARGETS)
         assert torch.equal(check.maps[:, stage + 1], maps[:, 0])
         for index in range(3):

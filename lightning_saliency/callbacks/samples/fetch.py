@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.undisturbed import preserved_random_streams
 
@@ -18,9 +19,7 @@ __all__ = ["fetch_batch", "has_indices", "validation_loader"]
 def validation_loader(trainer: pl.Trainer, dataloader_idx: int) -> Any:
     """Return one of the trainer's validation (or test) loaders, None if there are none yet.
 
-    Args:
-        trainer: loaders exist from the first validation run on (the sanity check, normally).
-        dataloader_idx: which one.
+    They exist from the first validation run on (the sanity check, normally).
 
     Raises:
         InputError: there are fewer loaders.
@@ -51,17 +50,14 @@ def has_indices(loader: Any) -> bool:
     return hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
 
 
-def fetch_batch(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, dataloader_idx: int, indices: list[int]
-) -> Any:
+def fetch_batch(context: RunContext, dataloader_idx: int, indices: list[int]) -> Any:
     """Return the dataset's items ``indices`` as a batch on the device, as the model would see it.
 
     A private loader collates them, so that neither the order, nor the workers, nor the random
     streams of the trainer's loaders are touched. They pass the module's own transfer hooks.
 
     Args:
-        trainer: with a validation loader.
-        pl_module: the module that validates.
+        context: of a run with a validation loader.
         dataloader_idx: which validation loader's dataset.
         indices: into that dataset.
 
@@ -71,6 +67,7 @@ def fetch_batch(
     Raises:
         InputError: the dataset has no indices, or one is out of range.
     """
+    trainer, pl_module = context.trainer, context.pl_module
     loader = validation_loader(trainer, dataloader_idx)
     if loader is None:
         return None

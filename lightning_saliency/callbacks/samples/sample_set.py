@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_saliency.callbacks.samples.batch import Unpack, image_key, unpack_batch
 from lightning_saliency.errors import InputError
 
-__all__ = ["SampleSet", "SampleSpec", "Samples", "joined"]
+__all__ = ["SampleSet", "SampleSpec", "Samples", "concat"]
 
 SampleSpec: TypeAlias = int | Sequence[int] | tuple[Tensor, Tensor | None]
 """Which samples are explained: that many first samples of the validation run; indices into the
@@ -54,7 +54,7 @@ class SampleSet:
 
 
 class Samples:
-    """Gathers the samples once, and keeps them.
+    """Collects the samples once, and keeps them.
 
     Args:
         spec: see :data:`SampleSpec`; checked here.
@@ -77,7 +77,7 @@ class Samples:
         self.indices: list[int] | None = None
         self.steady: bool | None = None
         self.are_given = False
-        self._gathered: list[SampleSet] = []
+        self._collected: list[SampleSet] = []
         if isinstance(spec, int) and not isinstance(spec, bool):
             if spec < 1:
                 raise InputError(
@@ -94,10 +94,10 @@ class Samples:
             self.count = len(self.indices)
 
     def begin(self) -> None:
-        """A run over the validation data begins: gather from its start."""
-        self._gathered = []
+        """A run over the validation data begins: collect from its start."""
+        self._collected = []
 
-    def gather(self, batch: object) -> None:
+    def collect(self, batch: object) -> None:
         """Take what is still missing from a batch.
 
         Args:
@@ -106,9 +106,9 @@ class Samples:
         Raises:
             InputError: the batch cannot be unpacked.
         """
-        missing = self.count - sum(map(len, self._gathered))
+        missing = self.count - sum(map(len, self._collected))
         if self.known is None and missing > 0:
-            self._gathered.append(self.of(batch)[:missing])
+            self._collected.append(self.of(batch)[:missing])
 
     def of(self, batch: object) -> SampleSet:
         """Return the samples of a batch, as clones that gradients can go through.
@@ -125,19 +125,19 @@ class Samples:
             found = SampleSet(images, labels, regions, image_key(batch, images))
             return found.each(lambda tensor: tensor.detach().clone())
 
-    def gathered(self) -> SampleSet | None:
+    def collected(self) -> SampleSet | None:
         """Return what this run has given so far, None if nothing.
 
         Raises:
             InputError: the images are of different sizes.
         """
-        if not self._gathered:
+        if not self._collected:
             return None
-        return joined(self._gathered)
+        return concat(self._collected)
 
     def keep(self, samples: SampleSet) -> None:
         """From now on these samples are explained."""
-        self.known, self._gathered = samples, []
+        self.known, self._collected = samples, []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the samples for a checkpoint, on the CPU; empty as long as they are not known."""
@@ -163,7 +163,7 @@ class Samples:
             self.known = SampleSet(**{key: state[key] for key in state if key != "steady"})
 
 
-def joined(parts: Sequence[SampleSet]) -> SampleSet:
+def concat(parts: Sequence[SampleSet]) -> SampleSet:
     """Return several sets of samples as one.
 
     Args:

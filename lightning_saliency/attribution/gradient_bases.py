@@ -1,0 +1,278 @@
+"""The common bases of the methods that are made of gradients.
+
+::
+
+    AttributionMethod
+    ├── GradientMethod           a map made of one layer's output and gradient
+    │   ├── LayerMethod          of a layer with a spatial output: Grad-CAM, linear approximation
+    │   └── RectifiedGradient    a gradient with another rule for ReLU: guided backprop, DeconvNet
+    └── ExcitationMethod         a signal with its own backward rules: excitation backprop
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_saliency.attribution.guard import require_python_model
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
+from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.network.backward_rules import BackwardRules, Rules
+from lightning_saliency.network.grid import Layout, fold
+from lightning_saliency.network.layer_gradient import layer_gradient
+from lightning_saliency.network.layer_selection import last_spatial_layer
+from lightning_saliency.network.relu_derivatives import ReluRule
+from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
+from lightning_saliency.network.score import Target
+from lightning_saliency.network.shared_pass import GradientRequest
+
+__all__ = [
+    "DERIVATIVE_STYLE",
+    "ExcitationMethod",
+    "GradientMethod",
+    "LayerMethod",
+    "RectifiedGradient",
+    "gradient_map",
+    "warn_of_loss",
+]
+
+DERIVATIVE_STYLE = PointingStyle(smooth=0.02)
+"""Derivatives with respect to pixels are noisy, and blurred in the pointing game."""
+
+# The sums of excitation maps were measured to be off by up to 1e-5 on torchvision's models in
+# float32, where every function has a rule; where one has none, they are off by tenths.
+_SUM_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class GradientMethod(AttributionMethod):
+    """A method whose map is a function of one layer's output and of a gradient there.
+
+    A method says which gradient it needs and what it makes of it. So one pass can serve several
+    methods (:func:`~lightning_saliency.attribution.shared_pass.shared_maps`), and each can make
+    its pass alone. A method that overrides :meth:`attribute` always makes its own.
+    """
+
+    @abstractmethod
+    def layer_of(self, model: nn.Module, image: Tensor) -> str:
+        """Return the name of the layer; ``""`` for the image.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W).
+        """
+
+    @abstractmethod
+    def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the maps (N, 1, h, w).
+
+        Args:
+            activation: the layer's output, of whatever shape.
+            gradient: of the same shape.
+            size: (height, width) of the image.
+        """
+
+    def gradient_request(self, model: nn.Module, image: Tensor) -> GradientRequest | None:
+        """Return the gradient that the map is made of; None if no other method can share the pass.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W).
+        """
+        return GradientRequest(self.layer_of(model, image))
+
+    def pass_rules(self, model: nn.Module) -> AbstractContextManager[object] | None:
+        """Return the context in which this method's own forward pass runs; None for none.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+        """
+        return None
+
+    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`."""
+        layer, size = self.layer_of(model, image), (image.shape[2], image.shape[3])
+        activation, gradient = layer_gradient(model, image, target, layer, self.pass_rules(model))
+        return self.map_of(activation, gradient, size)
+
+
+@dataclass(frozen=True)
+class LayerMethod(GradientMethod):
+    """A method whose map is a function of one layer's activation and gradient.
+
+    Args:
+        saliency_layer: name of the layer whose output is explained. None takes the last layer with
+            a spatial output; looking for it costs a forward and a backward pass of one image each
+            time, which :meth:`prepare` spares (callbacks call it once).
+        layout: how the layer's output is laid out, see
+            :data:`~lightning_saliency.network.grid.Layout`; ``"auto"`` is right for convolutional
+            networks and for torchvision's vision transformers.
+        resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
+    """
+
+    cost: ClassVar[str] = "1 forward + a part of a backward"
+    not_for: ClassVar[str] = "no layer with a spatial output"
+    layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
+    saliency_layer: str | None = None
+    layout: Layout = "auto"
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method for the model's layer."""
+        return cls(setup.layer, resize=False)
+
+    @staticmethod
+    @abstractmethod
+    def layer_map(activation: Tensor, gradient: Tensor) -> Tensor:
+        """Return the map (N, 1, h, w) from activation and gradient, (N, K, h, w) both."""
+
+    def layer_of(self, model: nn.Module, image: Tensor) -> str:
+        """Return ``saliency_layer``, or look for the layer."""
+        return self.saliency_layer or last_spatial_layer(model, image)
+
+    def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return :meth:`layer_map` of the layer, laid out as a picture."""
+        return self.layer_map(
+            fold(activation, size, self.layout), fold(gradient, size, self.layout)
+        )
+
+    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
+        # One pass with the predicted class shows whether the layer runs once and has a grid.
+        prepared = replace(self, saliency_layer=self.layer_of(model, image))
+        prepared.attribute(model, image[:1], "predicted")
+        return prepared
+
+
+def gradient_map(gradient: Tensor) -> Tensor:
+    """Return the largest absolute derivative over the channels.
+
+    Args:
+        gradient: (N, C, H, W), derivative of the score with respect to the image or to a layer.
+
+    Returns:
+        (N, 1, H, W), >= 0.
+    """
+    return gradient.abs().amax(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class RectifiedGradient(GradientMethod):
+    """The largest absolute derivative over the channels, with a rule of its own for ReLU.
+
+    Args:
+        saliency_layer: see :class:`~lightning_saliency.attribution.gradient.Gradient`.
+        rules: more rules, or other ones, see
+            :data:`~lightning_saliency.network.backward_rules.Rules`.
+        resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
+    """
+
+    cost: ClassVar[str] = "1 forward + 1 backward"
+    not_for: ClassVar[str] = "no ReLU; GELU, SiLU, LeakyReLU, ...; insensitive to late layers"
+    layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
+    insensitive_to_late_layers: ClassVar[bool] = True
+    pointing: ClassVar[PointingStyle] = DERIVATIVE_STYLE
+    saliency_layer: str = ""
+    # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
+    rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)
+
+    @staticmethod
+    @abstractmethod
+    def relu_rule() -> ReluRule:
+        """Return how the method passes a gradient back through ReLU."""
+
+    def layer_of(self, model: nn.Module, image: Tensor) -> str:
+        """Return ``saliency_layer``."""
+        return self.saliency_layer
+
+    def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return :func:`gradient_map` of the layer."""
+        return gradient_map(fold(gradient, size))
+
+    def pass_rules(self, model: nn.Module) -> BackwardRules:
+        """Return the rules for ReLU, and those of the user."""
+        method = type(self).__name__
+        require_python_model(model, method)
+        every_rule = {**ReluChoice(self.relu_rule()).rules(), **(self.rules or {})}
+        return BackwardRules(every_rule, refused=NO_RULE, method=method)
+
+    def gradient_request(self, model: nn.Module, image: Tensor) -> GradientRequest | None:
+        """Return the gradient by the method's rule; None where there are rules of the user."""
+        require_python_model(model, type(self).__name__)
+        return None if self.rules else GradientRequest(self.saliency_layer, self.relu_rule())
+
+    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
+        # One image shows whether the layer runs once and whether there are ReLUs, and only such.
+        self.attribute(model, image[:1], "predicted")
+        return self
+
+
+@dataclass(frozen=True)
+class ExcitationMethod(AttributionMethod):
+    """A signal that starts at the class and is passed back by rules of its own.
+
+    Args:
+        saliency_layer: name of the layer at which the signal is read; ``""`` for the image.
+        rules: more rules, or other ones, see
+            :data:`~lightning_saliency.network.backward_rules.Rules`.
+    """
+
+    layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
+    saliency_layer: str = ""
+    # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
+    rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)
+
+    @classmethod
+    def for_pointing_game(cls, setup: PointingSetup) -> Self:
+        """Return the method that stops at the model's layer for it."""
+        return cls(setup.excitation_layer, resize=False)
+
+    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`."""
+        require_python_model(model, type(self).__name__)
+        size = (image.shape[2], image.shape[3])
+        return self.signal_map(fold(self.signal(model, image, target), size))
+
+    @abstractmethod
+    def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the signal at the layer, of its shape.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W); a copy that the model may write to.
+            target: see :class:`AttributionMethod`.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def signal_map(signal: Tensor) -> Tensor:
+        """Return the map (N, 1, h, w) from a signal (N, K, h, w)."""
+
+    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
+        # One image shows whether the layers run once and whether all activations have rules.
+        self.attribute(model, image[:1], "predicted")
+        return self
+
+
+def warn_of_loss(signal: Tensor) -> None:
+    """Warn if a part of the signal was lost on the way, or made up.
+
+    Args:
+        signal: (N, ...), all of what arrived from a signal of 1 for each image.
+    """
+    sums = signal.flatten(1).sum(1)
+    worst = sums[(sums - 1).abs().argmax()]
+    if not bool((worst - 1).abs() <= _SUM_TOLERANCE):
+        warnings.warn(
+            f"Expected excitation maps that sum to 1, got a sum of {float(worst):.3g}. The model "
+            "has functions without a rule for excitation backprop, such as products of "
+            "activations, or units that nothing excites; the map is not the published one.",
+            SaliencyWarning,
+            stacklevel=2,
+        )

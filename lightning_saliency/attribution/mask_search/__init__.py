@@ -1,0 +1,1 @@
+"""The search of extremal perturbation: masks of given areas with the largest reward."""

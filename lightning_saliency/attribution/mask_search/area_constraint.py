@@ -1,0 +1,146 @@
+"""How a search constrains the areas of its masks: by construction, or by a penalty."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lightning_saliency.attribution.mask_search.area_penalty import AreaPenalty
+from lightning_saliency.image.exact_area import exact_area
+from lightning_saliency.image.smooth_mask import SmoothMask
+
+__all__ = ["AreaConstraint", "ConstrainedMasks", "PenalizedArea", "ShrinkingArea"]
+
+
+class ConstrainedMasks(NamedTuple):
+    """Masks in one iteration of a search.
+
+    Attributes:
+        masks: (B, H, W), on the image, in [0, 1].
+        term: (B,), >= 0, what is taken off their rewards for their areas.
+        error: (B,), >= 0, how far their areas are from the wanted ones, as a share of these.
+    """
+
+    masks: Tensor
+    term: Tensor
+    error: Tensor
+
+
+class AreaConstraint(ABC):
+    """Makes the masks of a search out of its grids, in each iteration.
+
+    Args:
+        smooth_mask: makes masks of any area out of grids.
+        areas: of each mask, fractions in (0, 1].
+        max_iter: how many iterations.
+        like: a tensor of the grids' device and dtype.
+
+    Attributes:
+        first: the value of all points of the grids before the search.
+        like: see above.
+    """
+
+    first: float
+
+    def __init__(
+        self,
+        smooth_mask: SmoothMask,
+        areas: Sequence[float],
+        max_iter: int,
+        like: Tensor,
+    ) -> None:
+        self._smooth_mask = smooth_mask
+        self._max_iter = max_iter
+        self.like = like
+        self._areas = like.new_tensor(areas)
+
+    @abstractmethod
+    def masks(self, grid: Tensor, iteration: int) -> ConstrainedMasks:
+        """Return the masks, as a differentiable function of the grids.
+
+        Args:
+            grid: (B, rows, columns), in [0, 1].
+            iteration: 0, ..., ``max_iter - 1``.
+        """
+
+    def settled(self, iteration: int) -> bool:
+        """Return whether the rewards of this and later iterations can be compared."""
+        return False
+
+    @abstractmethod
+    def strength(self, iteration: int) -> float:
+        """Return the strength of the constraint in an iteration; it rises over the search."""
+
+
+class ShrinkingArea(AreaConstraint):
+    """Masks have exactly their areas at all times; these shrink from 0.4 of the image.
+
+    Grid values have no absolute scale: the mask is what lies above the level that gives the area
+    (:func:`~lightning_saliency.image.exact_area.exact_area`). So the search maximizes the reward
+    alone, whatever the scale of the network's logits, and there is no penalty to weight. At first
+    the masks are large and gray, so that every pixel has a gradient; over the search the areas
+    shrink geometrically, and the contrast rises, until the masks are almost 0 or 1. In the last
+    fifth they are so close to that that the rewards of iterations can be compared.
+    """
+
+    first = 0.5
+    _FIRST_AREA = 0.4
+    _SHRINKING = 0.5  # of the iterations
+    _SETTLED = 0.8
+    _CONTRASTS = (4.0, 60.0)
+
+    def masks(self, grid: Tensor, iteration: int) -> ConstrainedMasks:
+        """See :meth:`AreaConstraint.masks`."""
+        ends = self._areas
+        left = max(0.0, 1 - self._share(iteration) / self._SHRINKING)
+        areas = ends * (ends.clamp(min=self._FIRST_AREA) / ends) ** left
+        masks = exact_area(self._smooth_mask(grid), areas, self.strength(iteration))
+        return ConstrainedMasks(masks, ends.new_zeros(len(ends)), areas / ends - 1)
+
+    def settled(self, iteration: int) -> bool:
+        """See :meth:`AreaConstraint.settled`."""
+        return self._share(iteration) >= self._SETTLED
+
+    def strength(self, iteration: int) -> float:
+        """Return the contrast; see :meth:`AreaConstraint.strength`."""
+        low, high = self._CONTRASTS
+        return float(low * (high / low) ** self._share(iteration))
+
+    def _share(self, iteration: int) -> float:
+        """Return how much of the search is done: 0 at its first iteration, 1 at the last."""
+        return iteration / max(1, self._max_iter - 1) if self._max_iter > 1 else 1.0
+
+
+class PenalizedArea(AreaConstraint):
+    """Masks of any area, and a penalty on the deviation from the wanted one, as in TorchRay.
+
+    The area is that on the canvas, most of which lies outside small images. The penalty's weight
+    grows by the same factor in each iteration.
+    """
+
+    first = 1.0
+    _FIRST_WEIGHT = 300.0
+    _GROWTH = 1.0035
+
+    def __init__(
+        self,
+        smooth_mask: SmoothMask,
+        areas: Sequence[float],
+        max_iter: int,
+        like: Tensor,
+    ) -> None:
+        super().__init__(smooth_mask, areas, max_iter, like)
+        height, width = smooth_mask.canvas_size
+        self._penalty = AreaPenalty(areas, height * width, like.device)
+
+    def masks(self, grid: Tensor, iteration: int) -> ConstrainedMasks:
+        """See :meth:`AreaConstraint.masks`."""
+        canvas = self._smooth_mask.on_canvas(grid)
+        error = (canvas.detach().mean((1, 2)) / self._areas - 1).abs()
+        term = self.strength(iteration) * self._penalty(canvas)
+        return ConstrainedMasks(self._smooth_mask.crop(canvas), term, error)
+
+    def strength(self, iteration: int) -> float:
+        """Return the penalty's weight; see :meth:`AreaConstraint.strength`."""
+        return float(self._FIRST_WEIGHT * self._GROWTH**iteration)

@@ -1,0 +1,1 @@
+"""How RISE turns the scores of masked images into maps."""

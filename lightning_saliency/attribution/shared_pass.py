@@ -1,0 +1,127 @@
+"""Maps of several methods and targets from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.gradient_bases import GradientMethod
+from lightning_saliency.attribution.guard import guarded
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.score import class_logits
+from lightning_saliency.network.sharded import is_sharded
+from lightning_saliency.network.shared_pass import GradientRequest, LayerGradient, SharedPass
+
+__all__ = ["SharedMaps", "shared_maps"]
+
+
+@dataclass(frozen=True)
+class SharedMaps:
+    """What one forward pass gave.
+
+    Attributes:
+        logits: (N, classes), the model's on the images as they are, detached.
+        maps: by the places of method and target in their lists, maps as the method's own call
+            gives them, (N, 1, H, W). A pair that is missing is to be explained by that call.
+    """
+
+    logits: Tensor
+    maps: dict[tuple[int, int], Tensor]
+
+
+def shared_maps(
+    methods: Sequence[AttributionMethod],
+    model: nn.Module,
+    image: Tensor,
+    choose: Callable[[Tensor], Sequence[Tensor]],
+) -> SharedMaps:
+    """Explain with all methods that can share a pass, and return the logits of that pass.
+
+    Gradient, Grad-CAM and linear approximation come from one backward pass, guided backprop and
+    DeconvNet from one each; targets that are the same for all images are explained once. Maps are
+    those of separate calls, to the last bit in every model that was tried; only the order in which
+    a sum of three or more gradients is rounded may differ.
+
+    Nothing fails here that concerns one method alone: its maps are missing then. So are those of
+    all methods of other kinds, of methods with rules of the user's own, and of sharded models,
+    whose weights serve one backward pass only.
+
+    Args:
+        methods: in any number.
+        model: any module, in whatever state; it is not changed.
+        image: (N, C, H, W), see :meth:`AttributionMethod.__call__`.
+        choose: from the logits (N, classes) to the targets, each int64, (N,). Called only if
+            something is shared.
+
+    Raises:
+        InputError: the images cannot be used.
+        ModelError: the model returns no logits.
+        Exception: whatever ``choose`` raises.
+    """
+    with guarded(model, image) as images:
+        shared, requests = _record(methods, model, images)
+        if shared is None:
+            with torch.no_grad():
+                parts = Batches(len(images), images.device).run(
+                    lambda batch: class_logits(model(images[batch].clone())), len(images)
+                )
+                return SharedMaps(torch.cat(parts), {})
+        logits = class_logits(shared.output).detach()
+        maps: dict[tuple[int, int], Tensor] = {}
+        explained: list[Tensor] = []
+        for column, target in enumerate(choose(logits)):
+            same = next(
+                (i for i, other in enumerate(explained) if torch.equal(other, target)), None
+            )
+            explained.append(target)
+            found = shared.gradients(target) if same is None else {}
+            for row, request in requests.items():
+                if same is not None and (row, same) in maps:
+                    maps[row, column] = maps[row, same]
+                elif request in found:
+                    with suppress(Exception):
+                        maps[row, column] = _map(methods[row], found[request], image)
+        return SharedMaps(logits, maps)
+
+
+def _record(
+    methods: Sequence[AttributionMethod], model: nn.Module, images: Tensor
+) -> tuple[SharedPass | None, dict[int, GradientRequest]]:
+    """Return a pass, and by the methods' positions the gradient that each needs of it."""
+    requests: dict[int, GradientRequest] = {}
+    if not is_sharded(model):
+        for row, method in enumerate(methods):
+            with suppress(Exception):
+                request = _request(method, model, images)
+                if request is not None:
+                    requests[row] = request
+    shared = None
+    if requests:
+        with suppress(Exception):
+            shared = SharedPass(model, images.clone(), requests.values())
+    return shared, requests
+
+
+def _request(method: AttributionMethod, model: nn.Module, images: Tensor) -> GradientRequest | None:
+    # A method that does anything else in its call, or makes its maps in another way, does so alone.
+    kind = type(method)
+    if (
+        isinstance(method, GradientMethod)
+        and kind.__call__ is AttributionMethod.__call__
+        and kind.attribute is GradientMethod.attribute
+    ):
+        return method.gradient_request(model, images)
+    return None
+
+
+def _map(method: AttributionMethod, found: LayerGradient, image: Tensor) -> Tensor:
+    if not isinstance(method, GradientMethod):
+        raise TypeError(type(method))
+    activation, gradient = found
+    saliency = method.map_of(activation, gradient, (image.shape[2], image.shape[3]))
+    return method._finished(saliency, image)

@@ -1,0 +1,264 @@
+"""An alarm for a network that begins to look elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from typing_extensions import override
+
+from lightning_saliency.callbacks.drift_alarm.report import Finding, Report
+from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched, alarm_amount, alarm_tag
+from lightning_saliency.callbacks.drift_alarm.watched_tags import WatchedTags, series_of
+from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.failures import describe_error
+from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.saliency import SaliencyCallback
+from lightning_saliency.errors import SaliencyWarning
+
+__all__ = ["DriftAlarm"]
+
+_log = logging.getLogger(__name__)
+
+
+class DriftAlarm(pl.Callback):
+    """Sound when the numbers of a saliency callback are out of the usual.
+
+    Stands in the Trainer beside the saliency callbacks, in any order, and judges their numbers
+    after each explanation of ``fit``:
+
+    - drift from the ``previous`` explanation, and any other number: is it higher than the median of
+      the last ``window`` ones by more than ``factor`` * max(1.4826 MAD, 0.02)? See
+      :func:`~lightning_saliency.metrics.change_detection.spike_score`;
+    - drift from the ``pinned`` explanation: did it rise above its trend? See
+      :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`.
+
+    A drift sounds when two of its measures agree; as many drifts are watched, each must then be out
+    of the usual by twice that. Similarities, and what lies on an object, count as 1 - value, so
+    that more is always worse.
+
+    An alarm is a warning, a line in the log, and for TensorBoard a text and a picture that shows
+    before and after of the samples that moved most. It sounds once when a number leaves the usual,
+    and again only after it came back. How far each number is from sounding is always logged, and in
+    ``trainer.callback_metrics``, as ``saliency_alarm/<method>/<reference>/<measure>`` (for other
+    numbers than drift ``saliency_alarm/<the tag after "saliency_">``): an alarm above 1; 0 as long
+    as there is too little to judge by.
+
+    Guided backprop and DeconvNet hardly depend on the later layers' weights, so their maps can stay
+    where they are while the network changes: Adebayo et al. Sanity checks for saliency maps.
+    NeurIPS 2018, arXiv:1810.03292; Nie, Zhang, Patel. A theoretical explanation for perplexing
+    behaviors of backpropagation-based visualizations. ICML 2018, arXiv:1805.07039; Sixt, Granz,
+    Landgraf. When explanations lie. ICML 2020, arXiv:1912.09818. They are not watched unless they
+    are named in full. That a network looks at what nobody thinks of, no alarm tells (Adebayo et
+    al. Post hoc explanations may be ineffective for detecting unknown spurious correlation. ICLR
+    2022, arXiv:2212.04629).
+
+    Args:
+        monitor: which numbers: tags that a saliency callback logs, in full or with ``*`` for any
+            part; one or several. None for ``top10_iou``, ``spearman`` and ``ssim`` of all methods,
+            against both references.
+        warmup: first explanations that are not judged, nor judged by: every network finds its way
+            then.
+        window: explanations that the newest one is compared with.
+        factor: how many standard deviations make an alarm.
+        limit: sound also if a number is above this (a similarity below 1 - this), from the first
+            explanation on; for instance for the share of the map in a region.
+        agree: how many of the watched measures of one drift must be out of the usual together, or
+            all of them if there are fewer: one by itself is, once in a few runs, by chance. If it
+            is 1, or a single measure is watched, that one need not be twice as far out.
+        stop: let the Trainer end the run at an alarm.
+        save_checkpoint: save one at an alarm, beside the run's other checkpoints; or the folder.
+
+    Raises:
+        InputError: a setting cannot be used; or, before the first training step, there is no
+            saliency callback, or none logs what is to be watched.
+    """
+
+    def __init__(
+        self,
+        monitor: str | Sequence[str] | None = None,
+        warmup: int = 5,
+        window: int = 8,
+        factor: float = 4.0,
+        limit: float | None = None,
+        agree: int = 2,
+        stop: bool = False,
+        save_checkpoint: bool | str = False,
+    ) -> None:
+        super().__init__()
+        self._tags = WatchedTags(monitor)
+        self._rules = Rules(warmup, window, factor, limit, agree)
+        self.stop = stop
+        self.save_checkpoint = save_checkpoint
+        self._watched: dict[str, Watched] = {}
+        self._save_as: str | None = None
+        self._is_set_up = False
+
+    @property
+    @override
+    def state_key(self) -> str:
+        """What this callback's state is filed under in a checkpoint: what it watches."""
+        key = self._generate_state_key(monitor=self._tags.patterns)
+        return key if self._is_set_up else f"{key}@{id(self)}"
+
+    @property
+    def sounding(self) -> list[str]:
+        """The tags of the numbers that are out of the usual now."""
+        return [tag for tag, watched in self._watched.items() if watched.sounding]
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check that what is to be watched is logged."""
+        if stage == "fit":
+            callbacks = RunContext(trainer, pl_module).callbacks
+            alarms = [c for c in callbacks if isinstance(c, DriftAlarm) and c is not self]
+            self._tags.check(_sources(callbacks), [alarm._tags for alarm in alarms])
+        self._is_set_up = True
+
+    def on_explained(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        source: SaliencyCallback,
+        round: ExplanationRound,
+    ) -> None:
+        """Judge the numbers of an explanation, log the scores, and raise the alarm.
+
+        Args:
+            trainer: of the run.
+            pl_module: the module that was explained.
+            source: the saliency callback that explained it.
+            round: what it found.
+        """
+        context = RunContext(trainer, pl_module)
+        if not context.is_fitting:
+            return
+        self._tags.check_again(_sources(context.callbacks), list(round.values))
+        tags = self._tags.watched(source, round.values)
+        for tag in tags:
+            self._watched.setdefault(tag, Watched(tag))
+        members = Counter(self._watched[tag].group for tag in tags)
+        findings = {
+            tag: self._judge(tag, round, source, members[self._watched[tag].group]) for tag in tags
+        }
+        scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
+        context.log_numbers(scores, len(round.samples))
+        found = self._new_alarms(findings, source)
+        # The numbers are the same on all processes; that all do the same must not depend on it.
+        if trainer.strategy.reduce_boolean_decision(bool(found), all=False):
+            self._raise_alarm(context, round, found)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the checkpoint of an alarm, now that all callbacks have seen the validation run."""
+        if self._save_as is not None:
+            path, self._save_as = self._save_as, None
+            _save(trainer, path)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the numbers so far."""
+        return {tag: watched.state_dict() for tag, watched in self._watched.items()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the numbers of a checkpoint."""
+        self._watched = {tag: Watched.of(entry) for tag, entry in state_dict.items()}
+
+    def _judge(
+        self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int
+    ) -> Finding:
+        watched, value = self._watched[tag], round.values[tag]
+        pinned = round.references[str(series_of(tag, source))].pinned.epoch
+        alone = min(self._rules.agree, members) == 1
+        score = watched.judge(value, self._rules, pinned, alone)
+        usual = watched.usual(self._rules)
+        if usual is not None and alarm_amount(tag, 0.0) == 1.0:
+            usual = 1 - usual[1], 1 - usual[0]
+        return Finding(tag, value, score, usual)
+
+    def _new_alarms(
+        self, findings: Mapping[str, Finding], source: SaliencyCallback
+    ) -> dict[tuple[str, str], list[Finding]]:
+        """Return what sounds now and did not before, by series and reference."""
+        groups: dict[str, list[Finding]] = {}
+        for tag, finding in findings.items():
+            groups.setdefault(self._watched[tag].group, []).append(finding)
+        found: dict[tuple[str, str], list[Finding]] = {}
+        for members in groups.values():
+            loud = [finding for finding in members if finding.score > 1]
+            sounds = len(loud) >= min(self._rules.agree, len(members))
+            did = any(self._watched[finding.tag].sounding for finding in members)
+            for finding in members:
+                self._watched[finding.tag].sounding = sounds and finding.score > 1
+            if sounds and not did:
+                tag = loud[0].tag
+                key = str(series_of(tag, source)), self._watched[tag].reference
+                found.setdefault(key, []).extend(loud)
+        return found
+
+    def _raise_alarm(
+        self,
+        context: RunContext,
+        round: ExplanationRound,
+        found: Mapping[tuple[str, str], Sequence[Finding]],
+    ) -> None:
+        trainer = context.trainer
+        for (series, reference), findings in found.items():
+            report = Report(series, reference, findings, round)
+            _log.info("%s", report.line())
+            rank_zero_warn(report.line(), category=SaliencyWarning)
+            if context.is_rank_zero:
+                _show(report, context, round)
+        if self.save_checkpoint:
+            name = f"saliency_alarm-epoch={round.epoch}-step={trainer.global_step}.ckpt"
+            path = str(self._folder(context) / name)
+            if trainer.validating:
+                self._save_as = path
+            else:
+                _save(trainer, path)
+        trainer.should_stop = trainer.should_stop or self.stop
+
+    def _folder(self, context: RunContext) -> Path:
+        if isinstance(self.save_checkpoint, str):
+            return Path(self.save_checkpoint)
+        beside = getattr(context.trainer.checkpoint_callback, "dirpath", None)
+        return Path(beside) if beside else context.folder() / "checkpoints"
+
+
+def _sources(callbacks: Sequence[pl.Callback]) -> list[SaliencyCallback]:
+    return [one for one in callbacks if isinstance(one, SaliencyCallback)]
+
+
+def _show(report: Report, context: RunContext, round: ExplanationRound) -> None:
+    prefix = round.series[report.series].prefix
+    tag = f"{prefix}saliency_alarm/{report.series}/{report.reference}"
+    try:
+        picture = report.picture()
+        for adapter in context.adapters():
+            adapter.text(tag, report.text(tag), round.step)
+            adapter.image(tag, picture, round.step)
+    except Exception as error:
+        rank_zero_warn(
+            f"The alarm of epoch {context.epoch} could not be logged; training goes on. "
+            f"{describe_error(error)}",
+            category=SaliencyWarning,
+        )
+
+
+def _save(trainer: pl.Trainer, path: str) -> None:
+    try:
+        trainer.save_checkpoint(path)
+    except OSError as error:
+        rank_zero_warn(
+            f"The checkpoint of the alarm could not be saved as {path}; training goes on. "
+            f"{describe_error(error)}",
+            category=SaliencyWarning,
+        )
+        # Where the other processes wait for this one.
+        trainer.strategy.barrier("Trainer.save_checkpoint")

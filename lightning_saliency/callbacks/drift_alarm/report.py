@@ -1,0 +1,158 @@
+"""What an alarm says: a line for the log, a text for TensorBoard, a picture of before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
+
+__all__ = ["Finding", "Report"]
+
+_MOST_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number that is out of the usual.
+
+    Attributes:
+        tag: that it is logged under.
+        value: as logged.
+        score: of the alarm, above 1.
+        usual: smallest and largest value it was compared with, as logged; None if there was none.
+    """
+
+    tag: str
+    value: float
+    score: float
+    usual: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        """Return the number beside what is usual."""
+        usual = "" if self.usual is None else f" (usually {_span(self.usual)})"
+        return f"{self.tag} is {self.value:.3g}{usual}"
+
+
+class Report:
+    """An alarm in words and in a picture, for the findings of one series and one reference.
+
+    Args:
+        series: for instance ``"grad_cam"``.
+        reference: ``"previous"`` or ``"pinned"``.
+        findings: what is out of the usual, at least one.
+        round: the explanation that they are from.
+    """
+
+    def __init__(
+        self, series: str, reference: str, findings: Sequence[Finding], round: ExplanationRound
+    ) -> None:
+        self.series = series
+        self.reference = reference
+        self.findings = list(findings)
+        self._round = round
+        self._now = round.explanations[series]
+        references = round.references[series]
+        self._before = references.pinned if reference == "pinned" else references.previous
+        self._amounts = _moved(self._now.saliency, self._before.maps, findings)
+
+    @property
+    def most_moved(self) -> list[int]:
+        """The samples that moved most, at most six; those that cannot be compared come last."""
+        order = self._amounts.nan_to_num(-1.0).sort(descending=True, stable=True).indices
+        return order[:_MOST_SHOWN].tolist()
+
+    @property
+    def flips(self) -> int:
+        """How many samples have another predicted class than at the reference."""
+        return int((self._now.predicted != self._before.predicted).sum())
+
+    def line(self) -> str:
+        """Return the alarm in one line."""
+        found = "; ".join(str(finding) for finding in self.findings)
+        first = ", ".join(str(index) for index in self.most_moved[:3])
+        return (
+            f"Epoch {self._round.epoch}: {found}. {self._verdict()} Samples that moved most: "
+            f"{first}."
+        )
+
+    def text(self, picture_tag: str) -> str:
+        """Return the alarm as Markdown.
+
+        Args:
+            picture_tag: where the picture is found.
+        """
+        rows = [
+            f"| {finding.tag} | {finding.value:.3f} | "
+            f"{'-' if finding.usual is None else _span(finding.usual)} | {finding.score:.1f} |"
+            for finding in self.findings
+        ]
+        samples = [self._row(index) for index in self.most_moved]
+        return "\n".join(
+            [
+                f"### Epoch {self._round.epoch}: {self.series} looks elsewhere",
+                "",
+                "| number | now | usually | score (alarm above 1) |",
+                "|---|---|---|---|",
+                *rows,
+                "",
+                self._verdict(),
+                "",
+                f"Before and after: picture **{picture_tag}** in the Images tab, at this step.",
+                "",
+                f"| sample | moved | predicted ({self._when()}) | predicted now | target |",
+                "|---|---|---|---|---|",
+                *samples,
+            ]
+        )
+
+    def picture(self) -> Tensor:
+        """Draw the samples that moved most: the image, the map before, the map now.
+
+        Returns:
+            (3, height, width), RGB in [0, 1].
+        """
+        chosen = self.most_moved
+        return self._round.pictures.at_times(
+            self.series,
+            self._round.samples.images[chosen],
+            [
+                (self._when(), self._before.maps[chosen]),
+                (f"epoch {self._round.epoch}", self._now.saliency[chosen]),
+            ],
+            [f"{index}: moved {float(self._amounts[index]):.2f}" for index in chosen],
+            f"{self.series}, what moved",
+        )
+
+    def _when(self) -> str:
+        return f"epoch {self._before.epoch}"
+
+    def _verdict(self) -> str:
+        count = len(self._amounts)
+        if self.flips == 0:
+            return f"No prediction of the {count} samples changed: the same answers, otherwise."
+        return f"{self.flips} of {count} predictions changed too."
+
+    def _row(self, index: int) -> str:
+        moved, now, before = float(self._amounts[index]), self._now, self._before
+        return (
+            f"| {index} | {moved:.2f} | {int(before.predicted[index])} | "
+            f"{int(now.predicted[index])} | {int(now.target[index])} "
+            f"({float(now.probability[index]):.2f}) |"
+        )
+
+
+def _moved(now: Tensor, before: Tensor, findings: Sequence[Finding]) -> Tensor:
+    """Return how far each map moved, (N,), by the measure of the first finding that has one."""
+    named = (finding.tag.rpartition("/")[2] for finding in findings if "_drift/" in finding.tag)
+    measure = next((MEASURES[name] for name in named if name in MEASURES), RANKING)
+    return measure.amount(measure(canonical(now), canonical(before)))
+
+
+def _span(usual: tuple[float, float]) -> str:
+    low, high = sorted(usual)
+    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"

@@ -1,0 +1,266 @@
+"""What comes out of an explanation, and the names under which it is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from lightning_saliency.attribution.extras import Extras
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.callbacks.failures import Failure
+from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.map_statistics import MapStatistics
+
+__all__ = [
+    "ClassChoice",
+    "DriftResult",
+    "Explanation",
+    "ExplanationRound",
+    "Method",
+    "NamedMethod",
+    "Painter",
+    "Reference",
+    "ReferencePair",
+    "Series",
+    "series_in",
+    "value_tag",
+]
+
+Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
+"""A method, or a function (model, image, target) -> maps (N, 1, H, W)."""
+
+ClassChoice: TypeAlias = Literal["label", "predicted"] | int
+"""The class that is explained: each sample's label, the class predicted now, or one class."""
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method and the name under which its maps are logged."""
+
+    name: str
+    method: AttributionMethod
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is followed over a run: the maps of one method for one choice of class.
+
+    Attributes:
+        name: as it stands in the tags, such as ``"grad_cam"`` or ``"grad_cam/predicted"``.
+        method: makes the maps.
+        prefix: stands before all tags of the callback.
+    """
+
+    name: str
+    method: AttributionMethod
+    prefix: str = ""
+
+    def tag(self, what: str) -> str:
+        """Return the tag of a number, such as ``"saliency_drift/grad_cam/previous/ssim"``.
+
+        Args:
+            what: for instance ``"drift/previous/ssim"``.
+        """
+        return self.prefix + value_tag(self.name, what)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one method says about the samples at one time; all on the CPU.
+
+    Attributes:
+        saliency: (N, 1, H, W), float32.
+        target: (N,), int64, the explained classes.
+        predicted: (N,), int64, the classes that the model predicts.
+        probability: (N,), float32, the explained classes' probabilities.
+        log_probability: (N,), float32, their natural logarithms.
+        extras: what the method found besides maps; None for most methods.
+    """
+
+    saliency: Tensor
+    target: Tensor
+    predicted: Tensor
+    probability: Tensor
+    log_probability: Tensor
+    extras: Extras | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Explanation:
+        """Return the same with all tensors, of which the first dimension is N, changed alike."""
+        return Explanation(
+            change(self.saliency),
+            change(self.target),
+            change(self.predicted),
+            change(self.probability),
+            change(self.log_probability),
+            self.extras and self.extras.each(change),
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An explanation, as far as it is needed to compare with it.
+
+    Attributes:
+        maps: (N, 1, h, w), float32, on the CPU, at most 64 x 64.
+        target: (N,), the classes that were explained.
+        predicted: (N,), the classes that the model predicted.
+        probability: (N,), of the explained classes.
+        epoch: when it was made.
+    """
+
+    maps: Tensor
+    target: Tensor
+    predicted: Tensor
+    probability: Tensor
+    epoch: int
+
+    @classmethod
+    def of(cls, explanation: Explanation, epoch: int) -> Reference:
+        """Return what is kept of an explanation."""
+        return cls(
+            canonical(explanation.saliency),
+            explanation.target,
+            explanation.predicted,
+            explanation.probability,
+            epoch,
+        )
+
+    @cached_property
+    def described(self) -> MapStatistics:
+        """The maps with what the measures need of each: it is compared with more than once."""
+        return MapStatistics(self.maps)
+
+
+@dataclass(frozen=True)
+class ReferencePair:
+    """What an explanation was compared with.
+
+    Attributes:
+        previous: the explanation before; of the first one, itself.
+        pinned: the pinned explanation; as long as none is settled, the explanation itself.
+        is_settled: whether later explanations are compared with the same pinned one.
+    """
+
+    previous: Reference
+    pinned: Reference
+    is_settled: bool
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """What has been measured of one explanation.
+
+    Attributes:
+        numbers: over the samples, by the name that stands in the tags, such as
+            ``drift/previous/ssim``.
+        samples: for each reference and measure, such as ``previous/ssim``, one value for each
+            sample, (N,); NaN for degenerate maps.
+        flipped: for each reference, which samples have another predicted class, bool, (N,).
+        references: what the maps were compared with.
+    """
+
+    numbers: dict[str, float]
+    samples: dict[str, Tensor]
+    flipped: dict[str, Tensor]
+    references: ReferencePair
+
+
+class Painter(Protocol):
+    """Draws in the colors of the run."""
+
+    def show(self, images: Tensor) -> Tensor:
+        """Return the model's images (N, C, H, W) as RGB, (N, 3, H, W) in [0, 1], on the CPU."""
+
+    def at_times(
+        self,
+        series: str,
+        images: Tensor,
+        maps: Sequence[tuple[str, Tensor]],
+        rows: Sequence[str],
+        title: str,
+    ) -> Tensor:
+        """Draw samples at a few times, (3, height, width), RGB, uint8.
+
+        Args:
+            series: for instance ``"grad_cam"``.
+            images: (N, C, H, W), as the model takes them.
+            maps: what is written above a column, and its maps (N, 1, h, w), of any size.
+            rows: written beside each sample.
+            title: written above all.
+        """
+
+
+@dataclass
+class ExplanationRound:
+    """One explanation of all samples by all methods, the same on all processes.
+
+    The explainer makes it, the drift stage fills in what was measured, the stages after it and
+    callbacks with a method ``on_explained`` read it.
+
+    Attributes:
+        epoch: of the run.
+        step: at which the numbers and pictures of this explanation stand.
+        samples: (N samples) as the model takes them.
+        sample_ids: N indices into the validation dataset, or places among its first samples.
+        series: what was to be explained, by name.
+        explanations: what was, by series.
+        failures: for each series that was tried, what went wrong, None if nothing did.
+        pictures: draws in the colors of the run.
+        count: explanations without failure so far, this one included.
+        values: the numbers, by the tags under which they are logged.
+        drift: by series, how far each sample has moved.
+        located: by series, what each map lies on: values (N,) by the name of the number.
+    """
+
+    epoch: int
+    step: int
+    samples: SampleSet
+    sample_ids: list[int]
+    series: dict[str, Series]
+    explanations: dict[str, Explanation]
+    failures: dict[str, Failure | None]
+    pictures: Painter
+    count: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+    drift: dict[str, DriftResult] = field(default_factory=dict)
+    located: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the drift stage has filled in its part."""
+        return bool(self.drift)
+
+    @property
+    def references(self) -> dict[str, ReferencePair]:
+        """By series, what the maps were compared with."""
+        return {name: drift.references for name, drift in self.drift.items()}
+
+
+def value_tag(series: str, what: str) -> str:
+    """Return the tag of a number, such as ``"saliency_drift/grad_cam/previous/ssim"``.
+
+    Args:
+        series: for instance ``"grad_cam"``.
+        what: for instance ``"drift/previous/ssim"``.
+    """
+    kind, _, rest = what.partition("/")
+    return f"saliency_{kind}/{series}/{rest}"
+
+
+def series_in(tag: str, prefix: str, known: Iterable[str]) -> str | None:
+    """Return the series that stands in the tag of a number, None if it is none of the known.
+
+    Args:
+        tag: of a number.
+        prefix: that stands before all tags of the callback.
+        known: the callback's series.
+    """
+    if not tag.startswith(f"{prefix}saliency_"):
+        return None
+    rest = tag.removeprefix(f"{prefix}saliency_").partition("/")[2]
+    return max((each for each in known if rest.startswith(f"{each}/")), key=len, default=None)

@@ -1,1 +1,0 @@
-"""Explain the samples once, and let no failure through to the training."""

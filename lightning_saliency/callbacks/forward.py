@@ -1,0 +1,230 @@
+"""What is called to get class scores from a module that we have never seen."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_saliency.errors import InputError, ModelError, SaliencyError
+from lightning_saliency.network.forward_view import ForwardView
+from lightning_saliency.network.undisturbed import undisturbed
+
+__all__ = ["Forward", "explained_model", "find_forward", "overrides"]
+
+Forward: TypeAlias = Callable[[Any, Tensor], Any]
+"""From (pl_module, images) to what holds the class scores."""
+
+_USUAL_NAMES = ("model", "net", "network", "classifier", "backbone", "module")
+
+
+def explained_model(pl_module: pl.LightningModule, forward: Forward | None) -> nn.Module:
+    """Return a module that maps images to what holds the class scores.
+
+    Its layers have the names that they have in ``pl_module``. Without ``forward``, the module is
+    called itself; one that has no ``forward`` of its own is taken to keep its network as
+    ``self.model``, ``self.net``, ``self.network``, ``self.classifier``, ``self.backbone`` or
+    ``self.module``, or as its only part with weights. Under ``FSDPStrategy`` it is called through
+    the strategy's wrapper, by all processes.
+
+    Args:
+        pl_module: the user's module.
+        forward: the user's own way to call it.
+
+    Raises:
+        InputError: it is not clear what to call.
+    """
+    wrapper = sharding_wrapper(pl_module)
+    if forward is None and not overrides(pl_module, "forward"):
+        forward = _CallAttribute(_network_of(pl_module))
+    if wrapper is not None:
+        return ForwardView(pl_module, FSDPForward(wrapper, forward))
+    return pl_module if forward is None else ForwardView(pl_module, forward)
+
+
+def _network_of(pl_module: pl.LightningModule) -> str:
+    parts = [name for name, part in pl_module.named_children() if _is_network(part)]
+    usual = [name for name in _USUAL_NAMES if isinstance(getattr(pl_module, name, None), nn.Module)]
+    if usual or len(parts) == 1:
+        return (usual or parts)[0]
+    example = f"module.{parts[0]}(images)" if parts else "module.encoder(images)"
+    raise InputError(
+        f"Expected {type(pl_module).__name__} to have a forward that maps images to class scores, "
+        f"or its network as one of {', '.join('self.' + name for name in _USUAL_NAMES)}; it has "
+        + (" and ".join("self." + name for name in parts) or "no part with weights")
+        + f". Say what to call: SaliencyCallback(..., forward=lambda module, images: {example})."
+    )
+
+
+def overrides(pl_module: pl.LightningModule, name: str) -> bool:
+    """Return whether a module has its own method of this name.
+
+    Args:
+        pl_module: of ``lightning.pytorch`` or of ``pytorch_lightning``, which has its own classes.
+        name: of a method of ``LightningModule``.
+    """
+    found = inspect.unwrap(getattr(type(pl_module), name))
+    lightnings = ("lightning.pytorch.core.", "pytorch_lightning.core.", "torch.nn.modules.")
+    return not getattr(found, "__module__", "").startswith(lightnings)
+
+
+def find_forward(pl_module: pl.LightningModule, images: Tensor, key: str | None) -> Forward | None:
+    """Find out how a module with its own ``forward`` wants to be given images.
+
+    First the images alone are tried, then, if they came in a batch under a name, by this name: as
+    a keyword, ``forward(pixel_values=images)``, and in a batch of nothing else,
+    ``forward({"pixel_values": images})``. The model is not changed.
+
+    Args:
+        pl_module: the user's module.
+        images: (N, C, H, W), on its device.
+        key: the name under which the images came; None if there was none.
+
+    Returns:
+        How to call it, None for the images alone.
+
+    Raises:
+        InputError: it wants more than images.
+        ModelError: it fails on the images.
+    """
+    if not overrides(pl_module, "forward"):
+        return None
+    ways: list[Forward | None] = [None]
+    if key is not None:
+        ways += [_CallByKeyword(key), _CallWithBatch(key)]
+    errors = []
+    for way in ways:
+        try:
+            with undisturbed(pl_module), torch.no_grad():
+                explained_model(pl_module, way)(images.clone())
+            return way
+        except (SaliencyError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            errors.append(error)
+    raise _refusal(pl_module, errors[0]) from errors[0]
+
+
+def _refusal(pl_module: pl.LightningModule, error: Exception) -> SaliencyError:
+    name, signature = type(pl_module).__name__, inspect.signature(pl_module.forward)
+    required = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY)
+    ]
+    how = (
+        "Say how to call it: SaliencyCallback(..., forward=lambda module, images: module(images"
+        f"{''.join(', ' + other for other in required[1:]) or ', ...'})) with something suitable "
+        "for the rest, such as torch.ones_like(images)."
+    )
+    try:
+        signature.bind(None)
+    except TypeError:
+        listed = ", ".join(signature.parameters)
+        return InputError(f"Expected to give images alone to {name}.forward({listed}). {how}")
+    return ModelError(
+        f"Expected {name}.forward to take images of shape (N, C, H, W) alone, in eval mode, but it "
+        f"raised {type(error).__name__}: {error}. If it wants something else than images: {how}"
+    )
+
+
+def _is_network(part: nn.Module) -> bool:
+    return not isinstance(part, Metric) and any(True for _ in part.parameters())
+
+
+# Objects and not closures, so that they can be pickled.
+
+
+class _CallAttribute:
+    """Calls one attribute of a module."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, pl_module: Any, images: Tensor) -> Any:
+        return getattr(pl_module, self.name)(images)
+
+
+class _CallByKeyword:
+    """Calls a module with the images by their name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, pl_module: Any, images: Tensor) -> Any:
+        return pl_module(**{self.name: images})
+
+
+class _CallWithBatch:
+    """Calls a module with a batch that holds the images alone."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, pl_module: Any, images: Tensor) -> Any:
+        return pl_module({self.name: images})
+
+
+def sharding_wrapper(pl_module: pl.LightningModule) -> nn.Module | None:
+    """Return the wrapper without which a module cannot be called, None if there is none.
+
+    ``FSDPStrategy`` puts the whole module into one; the weights that lie in the module itself are
+    flat pieces until the wrapper is called.
+
+    Args:
+        pl_module: the user's module, in a run or not.
+    """
+    trainer: Any = getattr(pl_module, "_trainer", None)
+    wrapper = getattr(getattr(trainer, "strategy", None), "model", None)
+    # By name, because the class is there only where torch has its distributed package.
+    is_one = any(kind.__name__ == "FullyShardedDataParallel" for kind in type(wrapper).__mro__)
+    return wrapper if is_one and wrapper is not pl_module else None
+
+
+class FSDPForward:
+    """Calls a module in some way, but through its wrapper.
+
+    Args:
+        wrapper: calls the module's ``forward``.
+        way: from (pl_module, images) to what holds the class scores; None for the images alone.
+    """
+
+    def __init__(self, wrapper: nn.Module, way: Any) -> None:
+        self._wrapper = wrapper
+        self._way = way
+
+    def __call__(self, pl_module: Any, images: Tensor) -> Any:
+        """Return what the module, called in this way, returns.
+
+        Args:
+            pl_module: inside the wrapper.
+            images: (N, C, H, W).
+        """
+        if self._way is None:
+            return self._wrapper(images)
+        own: dict[str, Any] = pl_module.__dict__
+        before = own.get("forward")
+
+        def instead(images: Tensor) -> Any:
+            # The way may call the module's own forward.
+            self._restore(own, before)
+            return self._way(pl_module, images)
+
+        own["forward"] = instead
+        try:
+            return self._wrapper(images)
+        finally:
+            self._restore(own, before)
+
+    @staticmethod
+    def _restore(own: dict[str, Any], before: Any) -> None:
+        if before is None:
+            own.pop("forward", None)
+        else:
+            own["forward"] = before

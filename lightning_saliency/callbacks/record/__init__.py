@@ -1,1 +1,0 @@
-"""What is seen of an explanation, and what is kept of a run."""

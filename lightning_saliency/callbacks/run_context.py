@@ -1,0 +1,288 @@
+"""One run as the callbacks see it: where it is, its processes, its loggers, its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lightning_saliency.callbacks.failures import (
+    PASSED_ON,
+    Failure,
+    StageError,
+    describe_error,
+)
+from lightning_saliency.loggers import LogAdapter, adapters_of
+from lightning_saliency.metrics.map_similarity import NO_DRIFT
+
+__all__ = ["RunContext", "best_score", "followed_checkpoint", "is_fast_dev_run"]
+
+T = TypeVar("T")
+
+
+class RunContext:
+    """A trainer and the module that it trains, at one moment of a run.
+
+    Args:
+        trainer: of the run.
+        pl_module: the module that is explained.
+    """
+
+    def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.trainer = trainer
+        self.pl_module = pl_module
+
+    # Where the run is.
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 0."""
+        return self.trainer.current_epoch
+
+    @property
+    def step(self) -> int:
+        """The step at which Lightning logs the metrics of a validation run."""
+        # ``global_step`` would count every optimizer.
+        return self.trainer.fit_loop.epoch_loop._batches_that_stepped
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether this is ``fit``, and not ``validate`` or ``test``."""
+        return self.trainer.state.fn == "fit"
+
+    @property
+    def callbacks(self) -> list[pl.Callback]:
+        """The trainer's callbacks, in their order; the list itself, not a copy."""
+        # The trainer sets it in a helper of its own, unseen by type checkers.
+        return cast("list[pl.Callback]", cast("Any", self.trainer).callbacks)
+
+    @property
+    def progress(self) -> float:
+        """The part of a fit that is done, in [0, 1]; 0 if its end cannot be foreseen."""
+        trainer = self.trainer
+        parts = [0.0]
+        if trainer.max_steps is not None and trainer.max_steps > 0:
+            parts.append(trainer.global_step / trainer.max_steps)
+        batches = trainer.num_training_batches
+        if trainer.max_epochs is not None and trainer.max_epochs > 0 and 0 < batches < math.inf:
+            done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+            parts.append(done / (batches * trainer.max_epochs))
+        return min(max(parts), 1.0)
+
+    # Its processes.
+
+    @property
+    def is_rank_zero(self) -> bool:
+        """Whether this process writes to the loggers and to the disk."""
+        return self.trainer.is_global_zero
+
+    @property
+    def is_spawned(self) -> bool:
+        """Whether Lightning trains in a process that it started for that, and that hands back."""
+        # By name: Lightning has the class in two packages, neither of them public.
+        launcher = getattr(self.trainer.strategy, "launcher", None)
+        return any(kind.__name__ == "_MultiProcessingLauncher" for kind in type(launcher).__mro__)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self.trainer.strategy.root_device
+
+    def attempt(
+        self, act: Callable[[], T], describe: Callable[[BaseException], str] = describe_error
+    ) -> T | Failure:
+        """Return ``act()``, or what went wrong; a failure on one process is one on all of them.
+
+        Otherwise the process that failed would go on with training, and the others would wait for
+        its results forever. Every process must call this.
+
+        Args:
+            act: does not communicate with other processes.
+            describe: puts an exception into words.
+
+        Returns:
+            What ``act`` returned, if it did so on all processes; otherwise the failure, in the
+            words of the first process that failed.
+        """
+        found: list[T] = []
+        error: BaseException | None = None
+        text = ""
+        try:
+            found.append(act())
+        except PASSED_ON:
+            raise
+        except BaseException as raised:
+            error, text = raised, describe(raised)
+        if self.trainer.world_size > 1:
+            failed_here = torch.tensor(int(error is not None), device=self.device)
+            failed = self._all_gather(failed_here).flatten().nonzero().flatten().tolist()
+            if failed:
+                said: str = self.broadcast(text, src=failed[0])
+                text = f"{said} (on process {', '.join(map(str, failed))})" if said else said
+                error = error or RuntimeError(text)
+        return found[0] if error is None else Failure(text, error)
+
+    def require(self, act: Callable[[], T]) -> T:
+        """Return ``act()``, as :meth:`attempt`.
+
+        Raises:
+            StageError: on all processes, if it failed on one of them.
+        """
+        found = self.attempt(act)
+        if isinstance(found, Failure):
+            raise StageError(found)
+        return found
+
+    def broadcast(self, value: T, src: int = 0) -> T:
+        """Return the value of process ``src``; every process must call this."""
+        same: T = self.trainer.strategy.broadcast(value, src=src)
+        return same
+
+    def numbers_of_this_rank(self, count: int) -> list[int]:
+        """Return which of ``count`` samples this process explains; equally many on all of them.
+
+        Where they do not come out even, the last processes explain some samples a second time: the
+        number of passes through a sharded model must be the same everywhere. Processes that hold
+        parts of the same tensors (tensor parallelism) explain the same samples.
+        """
+        replicas, mine = self._replicas()
+        size = -(-count // replicas)
+        return [number % count for number in range(mine * size, (mine + 1) * size)]
+
+    def gather_shares(self, part: Tensor, count: int) -> Tensor:
+        """Put the results of all processes together, in the order of the samples.
+
+        Args:
+            part: (n, ...), results for this process's share, of one shape on all processes.
+            count: how many samples there are.
+
+        Returns:
+            (count, ...), the same on all processes.
+        """
+        if self.trainer.world_size == 1:
+            return part
+        gathered = self._all_gather(part.to(self.device).contiguous())
+        if self._replicas()[0] != self.trainer.world_size:
+            replica = self.replica_of_each_rank()
+            gathered = gathered[[replica.index(each) for each in range(max(replica) + 1)]]
+        return gathered.flatten(0, 1)[:count].to(part.device)
+
+    def any_process(self, here: bool) -> bool:
+        """Whether it is so on at least one process; every process must call this."""
+        if self.trainer.world_size == 1:
+            return here
+        return bool(self._all_gather(torch.tensor(int(here), device=self.device)).any())
+
+    def replica_of_each_rank(self) -> list[int]:
+        """Return for each process which copy of the model it works on."""
+        mine = torch.tensor(self._replicas()[1], device=self.device)
+        replica: list[int] = self._all_gather(mine).flatten().tolist()
+        return replica
+
+    def _all_gather(self, tensor: Tensor) -> Tensor:
+        gathered: Tensor = self.trainer.strategy.all_gather(tensor)
+        return gathered
+
+    def _replicas(self) -> tuple[int, int]:
+        """Return how many copies of the model there are, and which of them is this process's."""
+        dealt = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
+        if self.trainer.world_size == 1 or not dealt:
+            return self.trainer.world_size, self.trainer.global_rank
+        return dealt["num_replicas"], dealt["rank"]
+
+    # What it logs.
+
+    def log_numbers(self, values: Mapping[str, float], count: int) -> None:
+        """Log numbers of this validation run, so that EarlyStopping and ModelCheckpoint find them.
+
+        Args:
+            values: by tag; the same on all processes.
+            count: how many samples they are from.
+        """
+        for tag, value in values.items():
+            self.pl_module.log(
+                tag,
+                value,
+                on_step=False,
+                on_epoch=True,
+                batch_size=count,
+                add_dataloader_idx=False,
+                # Equal on all processes already; this tells Lightning so.
+                sync_dist=True,
+            )
+
+    def adapters(self) -> list[LogAdapter]:
+        """Return the run's loggers, each with the same verbs."""
+        return adapters_of(self.trainer)
+
+    def set_fallback_metrics(self, families: Iterable[str]) -> None:
+        """Give a value to every monitored number of ours that has never been measured.
+
+        EarlyStopping, ModelCheckpoint and learning rate schedulers end the run if what they monitor
+        is not there, so a first explanation that fails would end it too. They get the value of a
+        first explanation, which has not moved, or 0 where there is none. It is not logged.
+
+        Args:
+            families: the beginnings of the tags of which nothing was logged, each up to the sample
+                or the measure, such as ``"saliency/grad_cam"``.
+        """
+        waiting = [*self.callbacks, *getattr(self.trainer, "lr_scheduler_configs", ())]
+        for tag in [getattr(one, "monitor", None) for one in waiting]:
+            if isinstance(tag, str) and any(_is_of_family(tag, family) for family in families):
+                value = NO_DRIFT.get(tag.rpartition("/")[2], 0.0)
+                self.trainer.callback_metrics.setdefault(tag, torch.tensor(value))
+
+    def folder(self) -> Path:
+        """Return the run's folder, the same on all processes; every process must call this.
+
+        That of TensorBoard's and the CSV logger is the folder with their files; other loggers and
+        none get one as Lightning's ModelCheckpoint would choose.
+        """
+        folder = Path(self.trainer.default_root_dir)
+        if self.trainer.loggers:
+            logger = self.trainer.loggers[0]
+            own = getattr(logger, "log_dir", None)
+            if isinstance(own, (str, Path)):
+                folder = Path(own)
+            else:
+                version = logger.version
+                name = version if isinstance(version, str) else f"version_{version}"
+                folder = Path(logger.save_dir or folder) / str(logger.name) / name
+        # Versions are counted on each process, and may differ.
+        return Path(self.broadcast(str(folder)))
+
+
+def is_fast_dev_run(trainer: pl.Trainer) -> bool:
+    """Return whether the run only tries every step of the code once."""
+    # The trainer sets it in a helper of its own, unseen by type checkers.
+    return bool(cast("Any", trainer).fast_dev_run)
+
+
+def followed_checkpoint(trainer: pl.Trainer) -> Any:
+    """Return the run's first ModelCheckpoint that looks for the best; None if there is none."""
+    found: Iterable[Any] = cast("Any", trainer).callbacks
+    for callback in found:
+        # Not by class: pytorch_lightning has a ModelCheckpoint of its own.
+        keeps_score = hasattr(callback, "best_model_score") and hasattr(callback, "save_top_k")
+        if keeps_score and callback.monitor is not None and callback.save_top_k != 0:
+            return callback
+    return None
+
+
+def best_score(trainer: pl.Trainer) -> float | None:
+    """Return the score of the best checkpoint so far; None before the first."""
+    score = getattr(followed_checkpoint(trainer), "best_model_score", None)
+    if score is None or math.isnan(float(score)):
+        return None
+    return float(score)
+
+
+def _is_of_family(tag: str, family: str) -> bool:
+    """Whether ``saliency_drift/gradient/...`` is of the family ``saliency/gradient``."""
+    prefix, _, series = family.rpartition("saliency/")
+    return tag.startswith(f"{prefix}saliency_") and f"/{series}/" in tag

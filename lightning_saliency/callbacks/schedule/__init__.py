@@ -1,1 +1,0 @@
-"""When explanations are due, what they may cost, and how far they are."""

@@ -1,0 +1,231 @@
+"""Checks of settings: what can be found wrong before the first training step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lightning_saliency.attribution.from_function import FromFunction
+from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
+from lightning_saliency.callbacks.run_context import followed_checkpoint, is_fast_dev_run
+from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.loggers import adapters_of
+from lightning_saliency.trust.checks import TrustChecks
+
+__all__ = [
+    "Pinned",
+    "check_pinned_in_run",
+    "check_reference_settings",
+    "check_schedule_settings",
+    "check_tags",
+    "checked_trust",
+    "choices_of",
+    "methods_of",
+    "warn_of_missing_images",
+]
+
+Pinned: TypeAlias = Literal["first", "best"] | int
+"""Which explanation is pinned: the first, that of the best checkpoint so far, or an epoch's."""
+
+
+def methods_of(method: object) -> list[NamedMethod]:
+    """Return the method or methods that a user gave, with their names.
+
+    Args:
+        method: an :class:`AttributionMethod`, a callable (model, image, target) -> (N, 1, H, W),
+            or a list of these.
+
+    Raises:
+        InputError: it is neither, or two have the same name.
+    """
+    given = list(method) if isinstance(method, (list, tuple)) else [method]
+    if not given:
+        raise InputError("Expected at least one attribution method, got an empty list.")
+    named = [_named(entry) for entry in given]
+    names = [entry.name for entry in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"Expected methods of different names in one callback, got '{twice[0]}' twice; their "
+            "tags would be the same. Put the second in a callback of its own with name=."
+        )
+    return named
+
+
+def _named(entry: object) -> NamedMethod:
+    if isinstance(entry, type) and issubclass(entry, AttributionMethod):
+        raise InputError(
+            f"Expected a method with its settings, got the class {entry.__name__}. Add "
+            f"parentheses: {entry.__name__}()."
+        )
+    if isinstance(entry, AttributionMethod):
+        return NamedMethod(entry.name, entry)
+    if callable(entry):
+        name = getattr(entry, "__name__", type(entry).__name__).strip("<>")
+        return NamedMethod(name, FromFunction(entry))
+    raise InputError(
+        "Expected an attribution method such as GradCAM(), a callable (model, image, "
+        f"target) -> maps, or a list of these, got {entry!r}."
+    )
+
+
+def choices_of(target: object) -> list[ClassChoice]:
+    """Return the classes to explain that a user gave as ``target``.
+
+    Args:
+        target: "label", "predicted", a class index, or a pair of "label" and "predicted".
+
+    Raises:
+        InputError: it is none of these.
+    """
+    given: Sequence[Any] = target if isinstance(target, (list, tuple)) else [target]
+    for entry in given:
+        is_index = isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
+        if not is_index and entry not in ("label", "predicted"):
+            raise InputError(
+                "Expected target to be 'label', 'predicted', a class index, or the pair ('label', "
+                f"'predicted'), got {target!r}."
+            )
+    if not given or len(set(given)) != len(given):
+        raise InputError(f"Expected different targets, got {target!r}.")
+    return list(given)
+
+
+def check_schedule_settings(
+    dataloader_idx: int, every_n_epochs: int, noise_every: int | None, name: str | None
+) -> None:
+    """Check what says when and under which name the callback explains.
+
+    Args:
+        dataloader_idx: must be >= 0.
+        every_n_epochs: must be an integer >= 1.
+        noise_every: must be None or >= 1.
+        name: must be None or a text that can stand in a tag.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    if dataloader_idx < 0:
+        raise InputError(f"Expected dataloader_idx to be >= 0, got {dataloader_idx}.")
+    if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int):
+        raise InputError(f"Expected every_n_epochs to be an integer, got {every_n_epochs!r}.")
+    if every_n_epochs < 1:
+        raise InputError(
+            f"Expected every_n_epochs to be at least 1, got {every_n_epochs}. To explain nothing, "
+            "leave the callback out."
+        )
+    if noise_every is not None and (isinstance(noise_every, bool) or not noise_every >= 1):
+        raise InputError(
+            f"Expected noise_every to be at least 1, or None for never, got {noise_every!r}."
+        )
+    if name is not None and (not name or name != name.strip("/ ")):
+        raise InputError(
+            "Expected name to be a text that can stand at the front of a tag, without spaces or "
+            f"slashes at its ends, got {name!r}."
+        )
+
+
+def check_reference_settings(pinned: object, warmup_epochs: object) -> None:
+    """Check which explanation the maps are compared with.
+
+    Args:
+        pinned: must be a :data:`Pinned`.
+        warmup_epochs: must be an integer >= 0, not above ``pinned`` if that is an epoch.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    if not _is_epoch(pinned) and pinned not in ("first", "best"):
+        raise InputError(f"Expected pinned to be 'first', 'best' or an epoch, got {pinned!r}.")
+    if not _is_epoch(warmup_epochs):
+        raise InputError(f"Expected warmup_epochs to be an integer >= 0, got {warmup_epochs!r}.")
+    if isinstance(pinned, int) and pinned < int(str(warmup_epochs)):
+        raise InputError(
+            f"Expected pinned to be an epoch after the warm-up, got epoch {pinned} with "
+            f"warmup_epochs={warmup_epochs}. A chosen epoch needs no warm-up: leave it out."
+        )
+
+
+def check_pinned_in_run(pinned: Pinned, warmup_epochs: int, trainer: pl.Trainer) -> None:
+    """Check that something will be pinned in a fit.
+
+    Args:
+        pinned: see :data:`Pinned`.
+        warmup_epochs: before anything is pinned.
+        trainer: of the run.
+
+    Raises:
+        InputError: the run has no best checkpoint, or ends before.
+    """
+    if is_fast_dev_run(trainer):
+        return
+    if pinned == "best" and followed_checkpoint(trainer) is None:
+        raise InputError(
+            "Expected a ModelCheckpoint that monitors something, for pinned='best' to follow, but "
+            "the run has none. Add ModelCheckpoint(monitor='val_loss') to the Trainer's callbacks, "
+            "or take pinned='first'."
+        )
+    setting, start = "warmup_epochs", warmup_epochs
+    if isinstance(pinned, int):
+        setting, start = "pinned", pinned
+    # None and -1 stand for no limit.
+    last = trainer.max_epochs if trainer.max_epochs is not None else -1
+    if start > 0 and 0 <= last <= start:
+        raise InputError(
+            f"Expected {setting} to be an epoch of this run, 0 to {last - 1} with "
+            f"max_epochs={last}, got {start}: nothing would ever be pinned."
+        )
+
+
+def check_tags(tags: Collection[str], others: Iterable[Collection[str]], kind: str) -> None:
+    """Check that no other saliency callback writes the same tags.
+
+    Args:
+        tags: that this callback writes.
+        others: the tags of each other one.
+        kind: the name of this callback's class.
+
+    Raises:
+        InputError: one of them does.
+    """
+    for other in others:
+        same = set(tags).intersection(other)
+        if same:
+            raise InputError(
+                f"Expected each saliency callback to write tags of its own, but two of them write "
+                f"'{min(same)}'. Give one of them a name, for instance {kind}(..., name='second')."
+            )
+
+
+def warn_of_missing_images(trainer: pl.Trainer) -> None:
+    """Warn if no logger of the run takes images."""
+    if any(adapter.takes_images for adapter in adapters_of(trainer)):
+        return
+    have = ", ".join(type(logger).__name__ for logger in trainer.loggers) or "no logger"
+    rank_zero_warn(
+        f"The run has {have}, which takes no images: the saliency maps will not be seen, only "
+        "their numbers. Add lightning.pytorch.loggers.TensorBoardLogger to the Trainer.",
+        category=SaliencyWarning,
+    )
+
+
+def checked_trust(trust: object) -> TrustChecks:
+    """Return the checks that a user asked for; for None those that look for nothing.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(trust, TrustChecks | None):
+        raise InputError(
+            "Expected trust to be TrustChecks(faithfulness=['insertion', 'deletion'], ...) or "
+            f"None, got {trust!r}."
+        )
+    return trust or TrustChecks()
+
+
+def _is_epoch(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

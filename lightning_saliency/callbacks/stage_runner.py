@@ -1,0 +1,178 @@
+"""The one place that decides whether a stage is tried, times it, and records what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.failures import (
+    PASSED_ON,
+    AbandonedError,
+    Failure,
+    FailureLog,
+    StageError,
+    describe_error,
+)
+from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.errors import SaliencyWarning
+
+__all__ = ["StageRunner"]
+
+T = TypeVar("T")
+
+# What one more sample in a batch takes, where one alone takes 1. On a CPU it is 0.35 to 0.4 for a
+# small network (tests/performance/bench_epoch.py); nearer to 1 where one picture fills the device.
+_COST_OF_ONE_MORE = 2 / 3
+
+
+class StageRunner:
+    """Runs the stages of explanations within the budget, and lets no failure through to training.
+
+    Args:
+        budget: of the run.
+        failures: counts what goes wrong, and reports it.
+
+    Attributes:
+        budget: as given.
+        failures: as given.
+    """
+
+    def __init__(self, budget: Budget, failures: FailureLog) -> None:
+        self.budget = budget
+        self.failures = failures
+
+    def run(
+        self, name: str, act: Callable[[], T], context: RunContext, needs_room: bool = False
+    ) -> T | None:
+        """Return ``act()``; None if it was not tried or has failed.
+
+        Args:
+            name: of the stage, in reports.
+            act: what goes wrong in it on one process alone must come out on all of them; see
+                :meth:`RunContext.require`.
+            context: of the run.
+            needs_room: whether it is only tried if the budget has room for another explanation.
+
+        Raises:
+            BaseException: what went wrong, if failures are to be raised.
+        """
+        if self.failures.is_disabled(name) or (needs_room and not self.has_room(context)):
+            return None
+        found: T | None = None
+        failure: Failure | None = None
+        with self.budget.spending():
+            try:
+                found = act()
+            except StageError as error:
+                failure = error.failure
+            except PASSED_ON:
+                raise
+            except BaseException as error:
+                failure = Failure(describe_error(error), error)
+        self.failures.record({name: failure}, context.epoch)
+        return found
+
+    @contextmanager
+    def explanation(self) -> Iterator[None]:
+        """Book the stages inside as one explanation; the next is expected to take as long.
+
+        Of one in which something fails the time is booked too, but it says nothing of what a whole
+        explanation takes.
+        """
+        before = self.failures.total
+        with suppress(AbandonedError), self.budget.explaining():
+            yield
+            if self.failures.total > before:
+                raise AbandonedError
+
+    def has_room(self, context: RunContext) -> bool:
+        """Return whether the budget has room for what takes as long as the last explanation.
+
+        Rank zero decides for all processes. What a user asks for outside of training, by
+        ``trainer.validate`` for instance, is always allowed.
+        """
+        if self.budget.share is None or not context.is_fitting:
+            return True
+        return context.broadcast(self.budget.allows_next(0.0))
+
+    def may_explain(self, context: RunContext, count: int, rehearse: Callable[[], object]) -> bool:
+        """Return whether all samples may be explained now, and count it if not.
+
+        Before the first explanation one sample is explained for the account alone, to know what all
+        of them will take. Rank zero decides for all processes.
+
+        Args:
+            context: of the run.
+            count: how many samples there are.
+            rehearse: explains one of them.
+        """
+        budget = self.budget
+        if budget.share is None or not context.is_fitting:
+            return True
+        # What the accelerator still has to do for the validation must not be booked as ours.
+        if context.device.type == "cuda":
+            torch.cuda.synchronize(context.device)
+        if budget.needs_estimate:
+            mine = len(context.numbers_of_this_rank(count))
+            # What goes wrong here goes wrong in the explanation, too, and is reported there.
+            with suppress(Exception), budget.estimating(1 + (mine - 1) * _COST_OF_ONE_MORE):
+                rehearse()
+        if context.broadcast(budget.allows_next(context.progress)):
+            return True
+        budget.skipped += 1
+        if budget.skipped == 1:
+            rank_zero_info(
+                f"An explanation takes about {budget.cost:.2g} s, more than "
+                f"max_overhead={budget.share} of the run's {budget.elapsed:.2g} s leaves room for; "
+                f"it is skipped. About every {budget.cost / budget.share:.2g} s there is room for "
+                "one."
+            )
+        return False
+
+    def log_overhead(self, prefix: str, context: RunContext) -> None:
+        """Log the share of the run's time that explanations have taken so far.
+
+        Callbacks without a name of their own write to one tag, in which their shares add up.
+
+        Args:
+            prefix: put before the tag.
+            context: of the run.
+        """
+        if not context.is_fitting:
+            return
+        # Rank zero's clock for all; Lightning adds up over processes, too.
+        overhead = context.broadcast(self.budget.overhead) / context.trainer.world_size
+        context.pl_module.log(
+            f"{prefix}saliency_overhead",
+            overhead,
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+            add_dataloader_idx=False,
+            reduce_fx="sum",
+            sync_dist=True,
+        )
+
+    def report_skipped(self) -> None:
+        """Say at the end of a run how often the budget was kept by leaving an explanation out."""
+        budget = self.budget
+        if not budget.skipped:
+            return
+        if budget.made:
+            rank_zero_info(
+                f"Explanations took {budget.overhead:.1%} of the run's time; {budget.made} were "
+                f"made and {budget.skipped} skipped to keep within max_overhead={budget.share}."
+            )
+        else:
+            rank_zero_warn(
+                f"Nothing was explained: max_overhead={budget.share} of the run's "
+                f"{budget.elapsed:.2g} s left no room for an explanation of about "
+                f"{budget.cost:.2g} s, and {budget.skipped} were skipped. Raise max_overhead, or "
+                "lower samples or the method's own settings.",
+                category=SaliencyWarning,
+            )

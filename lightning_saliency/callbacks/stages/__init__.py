@@ -1,0 +1,1 @@
+"""What follows an explanation: numbers, pictures, tables, files, checks; each owns its state."""

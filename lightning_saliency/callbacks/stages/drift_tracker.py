@@ -1,0 +1,160 @@
+"""How far the maps of the fixed samples have moved from two references, and which of them moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.callbacks.explanation import DriftResult, Explanation, Reference
+from lightning_saliency.callbacks.stages.references import References
+from lightning_saliency.metrics.canonical import canonical
+from lightning_saliency.metrics.drift import calibrated_drift, chance_of, mean_drift
+from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES, similarity
+from lightning_saliency.metrics.map_statistics import MapStatistics
+
+__all__ = ["DriftTracker", "STABLE"]
+
+STABLE = 0.1
+"""A sample is stable if its predicted class is the same as at the reference, and the probability of
+its explained class has changed by less than this."""
+
+
+class DriftTracker:
+    """Compares each explanation of one series with its references.
+
+    Args:
+        references: what it is compared with.
+
+    Attributes:
+        references: as given.
+        noise: the mean similarity of two explanations of the same weights with different seeds,
+            by measure; empty as long as it has not been measured.
+    """
+
+    def __init__(self, references: References | None = None) -> None:
+        self.references = references or References()
+        self.noise: dict[str, float] = {}
+
+    def measure(
+        self, explanation: Explanation, epoch: int = 0, best: float | None = None
+    ) -> DriftResult:
+        """Compare with the references, and take the explanation as the next previous one.
+
+        Args:
+            explanation: of the same samples as before.
+            epoch: of the explanation.
+            best: the score of the best checkpoint so far, None if there is none.
+
+        Returns:
+            Means over the samples, NaN if every map is degenerate, for the references ``previous``
+            and ``pinned``: ``drift/<reference>/<measure>``; ``drift_stable/...``, over the stable
+            samples alone; ``drift_flipped/...``, over those with another predicted class, if there
+            are any; ``drift_relative/...``, 0 where the method's noise is and 1 where chance is.
+            ``drift_worst/<reference>/top10_iou`` and ``.../sample``: that of the sample that has
+            moved most, and its number, -1 if none has moved. ``drift/pinned/epoch``: of the pinned
+            explanation. ``drift_level/chance/<measure>``: similarity of maps of different samples.
+            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes,
+            ``flips``, the share of samples with another predicted class than at the previous
+            explanation, and ``degenerate_frac``, the share of maps that are constant or not finite.
+        """
+        current = Reference.of(explanation, epoch)
+        references = self.references.advance(current, best)
+        chance = mean_drift(chance_of(current.described))
+        numbers: dict[str, float] = {}
+        samples: dict[str, Tensor] = {}
+        flipped: dict[str, Tensor] = {}
+        for name in ("previous", "pinned"):
+            reference: Reference = getattr(references, name)
+            values = similarity(current.described, reference.described)
+            means = mean_drift(values)
+            numbers |= _named(f"drift/{name}", means, MEASURES)
+            flipped[name] = current.predicted != reference.predicted
+            numbers |= _of_some(name, values, current, reference)
+            relative = calibrated_drift(means, chance, self._noise())
+            numbers |= _named(f"drift_relative/{name}", relative)
+            samples |= {f"{name}/{measure}": value for measure, value in values.items()}
+        numbers["drift/pinned/epoch"] = float(references.pinned.epoch)
+        numbers |= _named("drift_level/chance", chance)
+        numbers["target/probability"] = float(explanation.probability.mean())
+        numbers["target/log_probability"] = float(explanation.log_probability.mean())
+        numbers["target/flips"] = float(flipped["previous"].float().mean())
+        numbers["target/degenerate_frac"] = float(current.described.is_degenerate.float().mean())
+        return DriftResult(numbers, samples, flipped, references)
+
+    def measure_noise(self, again: Explanation) -> dict[str, float]:
+        """Compare the newest explanation with one of the same weights and another seed.
+
+        Args:
+            again: of the same samples.
+
+        Returns:
+            ``drift_level/noise/<measure>``, means over the samples; empty if there is nothing to
+            compare with.
+        """
+        if self.references.last is None:
+            return {}
+        maps = MapStatistics(canonical(again.saliency))
+        means = mean_drift(similarity(maps, self.references.last.described))
+        self.noise = {measure: float(means[measure]) for measure in MEASURES}
+        return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all numbers that :meth:`measure` can give."""
+        zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1)
+        tracker, anything = cls(), torch.arange(4.0).view(1, 1, 2, 2)
+        # Some numbers are there only if a prediction has changed.
+        both = [tracker.measure(Explanation(anything, zero, zero + i, one, one)) for i in (0, 1)]
+        return list(both[0].numbers | both[1].numbers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the references and the noise for a checkpoint."""
+        return {"references": self.references.state_dict(), "noise": self.noise}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the references of a checkpoint.
+
+        Args:
+            state: from :meth:`state_dict`.
+        """
+        self.references.load_state_dict(state["references"])
+        self.noise = dict(state["noise"])
+
+    def _noise(self) -> dict[str, Tensor] | None:
+        if not self.noise:
+            return None
+        return {name: torch.tensor(value) for name, value in self.noise.items()}
+
+
+def _of_some(
+    name: str, values: Mapping[str, Tensor], current: Reference, reference: Reference
+) -> dict[str, float]:
+    """Return the means over the stable and over the flipped samples, and the worst sample."""
+    flipped = current.predicted != reference.predicted
+    shift = (current.probability - reference.probability).abs()
+    stable = ~flipped & (current.target == reference.target) & (shift < STABLE)
+    similarities = {measure: values[measure] for measure in SIMILARITIES}
+    found = _named(f"drift_stable/{name}", _mean_over(similarities, stable))
+    if bool(flipped.any()):
+        found |= _named(f"drift_flipped/{name}", _mean_over(similarities, flipped))
+    ranking = values[RANKING.name]
+    # Maps that could not be compared come last.
+    amounts = RANKING.amount(ranking).nan_to_num(-1.0)
+    worst = int(amounts.argmax())
+    has_moved = float(amounts[worst]) > 0
+    found[f"drift_worst/{name}/{RANKING.name}"] = float(ranking[worst])
+    found[f"drift_worst/{name}/sample"] = float(worst if has_moved else -1)
+    return found
+
+
+def _mean_over(values: Mapping[str, Tensor], some: Tensor) -> dict[str, Tensor]:
+    return mean_drift({measure: value[some] for measure, value in values.items()})
+
+
+def _named(
+    name: str, means: Mapping[str, Tensor], measures: Iterable[str] = SIMILARITIES
+) -> dict[str, float]:
+    return {f"{name}/{measure}": float(means[measure]) for measure in measures}

@@ -1,0 +1,113 @@
+"""What remains of a whole run: the pinned maps, a film, charts side by side, maps on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from typing_extensions import override
+
+from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.failures import describe_error
+from lightning_saliency.callbacks.stages.images import Pictures
+from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.stages.map_saver import MapSaver
+from lightning_saliency.callbacks.stages.stage import Stage
+from lightning_saliency.errors import SaliencyWarning
+
+__all__ = ["CHARTS", "HistoryStage"]
+
+CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "saliency": {
+        "loss": [".*loss.*"],
+        "overlap with the previous explanation": [".*saliency_drift/.*/previous/top10_iou"],
+        "overlap with the pinned explanation": [".*saliency_drift/.*/pinned/top10_iou"],
+        "order of the pixels, previous": [".*saliency_drift/.*/previous/spearman"],
+        "flips": [".*saliency_target/.*/flips"],
+        "regions": [".*saliency_region/.*", ".*saliency_object/.*"],
+        "alarms (above 1)": [".*saliency_alarm/.*"],
+    }
+}
+"""TensorBoard's custom scalars: what stands together in a chart, as regular expressions."""
+
+
+class HistoryStage(Stage):
+    """Keeps what a later look at the run needs.
+
+    Args:
+        pictures: draws in the colors of the run.
+        prefix: stands before all tags.
+        saver: writes the maps; None to write none.
+        charts: whether TensorBoard's custom scalars are laid out.
+    """
+
+    name: ClassVar[str] = "history"
+
+    def __init__(
+        self, pictures: Pictures, prefix: str, saver: MapSaver | None, charts: bool
+    ) -> None:
+        self._pictures = pictures
+        self._prefix = prefix
+        self._saver = saver
+        self._charts = charts
+        self._pinned_epochs: dict[str, int] = {}
+        self._last_step = 0
+
+    def begin(self, context: RunContext) -> None:
+        """A fit begins; called on all processes."""
+        if self._saver is not None:
+            self._saver.begin(context)
+        if self._charts and context.is_rank_zero:
+            for adapter in context.adapters():
+                adapter.charts(CHARTS)
+
+    @override
+    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
+        return round.is_measured
+
+    @override
+    def run(self, context: RunContext, round: ExplanationRound) -> None:
+        context.require(lambda: self._keep(context, round))
+
+    def end(self, context: RunContext) -> None:
+        """Write the films; nothing that goes wrong with them ends the run."""
+        if not context.is_rank_zero:
+            return
+        try:
+            for series, film in self._pictures.films():
+                for adapter in context.adapters():
+                    tag = f"{self._prefix}saliency_timelapse/{series}"
+                    adapter.film(tag, film, self._last_step)
+        except Exception as error:
+            rank_zero_warn(
+                f"The film of the maps could not be logged. {describe_error(error)}",
+                category=SaliencyWarning,
+            )
+
+    def _keep(self, context: RunContext, round: ExplanationRound) -> None:
+        self._last_step = round.step
+        if context.is_rank_zero:
+            self._log_pinned(context, round)
+        if self._saver is not None and context.is_fitting:
+            shown = self._pictures.show(round.samples.images)
+            self._saver.write(round, shown)
+
+    def _log_pinned(self, context: RunContext, round: ExplanationRound) -> None:
+        for series in round.explanations:
+            references = round.references[series]
+            pinned = references.pinned
+            if not references.is_settled:
+                continue
+            if self._pinned_epochs.get(series) == pinned.epoch:
+                continue
+            self._pinned_epochs[series] = pinned.epoch
+            picture = self._pictures.at_times(
+                series,
+                round.samples.images,
+                [(f"epoch {pinned.epoch}", pinned.maps)],
+                [f"{index}" for index in range(len(pinned.maps))],
+                f"{series}, pinned",
+            )
+            for adapter in context.adapters():
+                adapter.image(f"{self._prefix}saliency_pinned/{series}", picture, round.step)
