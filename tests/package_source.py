@@ -1,7 +1,7 @@
 """The package's source, as the tests that read it need it."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,12 @@ class Import(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.module} (line {self.line})"
+
+
+def assert_none(offenders: Iterable[str]) -> None:
+    """Fail with all offenders against a rule, one in each line."""
+    found = sorted(offenders)
+    assert not found, "\n".join([f"{len(found)} against the rule:", *found])
 
 
 def inside(path: Path) -> str:

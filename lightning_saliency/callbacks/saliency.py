@@ -12,11 +12,9 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.explainer import Explainer
-from lightning_saliency.callbacks.explanation import ClassChoice, Method, Series
-from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.explanation import ClassChoice, ExplanationRound, Method, Series
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
-from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.resume import ResumeFingerprint
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.callbacks.samples.batch import Unpack
@@ -40,7 +38,7 @@ from lightning_saliency.callbacks.stage_runner import StageRunner
 from lightning_saliency.callbacks.stages.drift import DriftStage
 from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.history import HistoryStage
-from lightning_saliency.callbacks.stages.images import ImagesStage
+from lightning_saliency.callbacks.stages.images import ImagesStage, Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage

@@ -16,8 +16,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.callbacks.explanation import Explanation
-from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.stages.history import CHARTS
+from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.stages import images as pictures_file
 from lightning_saliency.callbacks.explanation import Explanation
+from lightning_saliency.callbacks.stages import images as pictures_file
 from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import (

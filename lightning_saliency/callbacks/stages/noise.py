@@ -9,8 +9,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from lightning_saliency.callbacks.explainer import Explainer
-from lightning_saliency.callbacks.explanation import NamedMethod
-from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound, NamedMethod
 from lightning_saliency.callbacks.failures import StageError
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
