@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from package_source import (
@@ -77,6 +77,8 @@ OPTIONAL = {"sklearn"}
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 # The only parts of callbacks/ that may be given a saliency callback.
 LISTENERS = ("callbacks/drift_alarm/", "callbacks/named.py")
+# All that they may ask it for.
+OF_THE_CALLBACK = {"series", "tags", "filmstrip", "has_batch_regions"}
 
 
 def part_of(path: Path) -> str:
@@ -156,16 +158,38 @@ def test_only_listeners_are_given_the_callback() -> None:
     assert_none(taking)
 
 
+def test_listeners_reach_into_nothing_of_the_callback() -> None:
+    assert_none(
+        f"{inside(path)}: {access}"
+        for path in FILES
+        if inside(path).startswith(LISTENERS)
+        for access in _reaching_into_the_callback(ast.parse(path.read_text()))
+    )
+
+
 def _functions_that_take_the_callback(module: ast.Module) -> list[str]:
     functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
+    return [each.name for each in functions for _ in _callbacks_among(ast.walk(each.args))]
+
+
+def _reaching_into_the_callback(module: ast.Module) -> list[str]:
+    # A name that stands for the callback once does so in the whole file.
+    names = set(_callbacks_among(ast.walk(module)))
     return [
-        function.name
-        for function in functions
-        for argument in ast.walk(function.args)
-        if isinstance(argument, ast.arg)
-        and argument.annotation is not None
-        and "SaliencyCallback" in ast.unparse(argument.annotation)
+        ast.unparse(node)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in names - {"self"}
+        and node.attr not in OF_THE_CALLBACK
     ]
+
+
+def _callbacks_among(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            if "SaliencyCallback" in ast.unparse(node.annotation):
+                yield node.arg
 
 
 def test_input_is_never_checked_by_assert() -> None:
@@ -206,3 +230,8 @@ def test_a_function_that_takes_the_callback_would_be_seen() -> None:
         "class C:\n    def method(self, callback: SaliencyCallback): pass\n"
     )
     assert _functions_that_take_the_callback(ast.parse(source)) == ["f"]
+
+
+def test_reaching_into_the_callback_would_be_seen() -> None:
+    source = "def f(source: SaliencyCallback): return source.tags, source._budget.made\n"
+    assert _reaching_into_the_callback(ast.parse(source)) == ["source._budget"]
