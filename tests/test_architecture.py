@@ -187,9 +187,9 @@ def _reaching_into_the_callback(module: ast.Module) -> list[str]:
 
 def _callbacks_among(nodes: Iterable[ast.AST]) -> Iterator[str]:
     for node in nodes:
-        if isinstance(node, ast.arg) and node.annotation is not None:
-            if "SaliencyCallback" in ast.unparse(node.annotation):
-                yield node.arg
+        hint = node.annotation if isinstance(node, ast.arg) else None
+        if isinstance(node, ast.arg) and hint and "SaliencyCallback" in ast.unparse(hint):
+            yield node.arg
 
 
 def test_input_is_never_checked_by_assert() -> None:
