@@ -7,10 +7,8 @@ for each cell what differs from the run without a callback, ``""`` if nothing do
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
@@ -28,6 +25,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from contract import CHEAP, METHODS  # noqa: E402
+from processes import member  # noqa: E402
 from untouched import AugmentedImages, Classifier, Record, Recorder, first_difference  # noqa: E402
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
@@ -177,18 +175,9 @@ def compare(strategy: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     strategy, rank, world, store, out = sys.argv[1:]
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=rank, NODE_RANK="0", WORLD_SIZE=world)
-    if int(world) > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world)
-        )
-    found = dict(compare(strategy, Path(store).parent / f"logs{rank}"))
-    Path(out).write_text(json.dumps(found))
-    if int(world) > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    with member(int(rank), int(world), store):
+        found = dict(compare(strategy, Path(store).parent / f"logs{rank}"))
+        Path(out).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

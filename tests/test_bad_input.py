@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contract import BACKWARD_RULE_METHODS, METHODS, make_method
-from tiny_models import CLASSES, in_training, make_images, make_model
+from tiny_models import CLASSES, Returns, in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import leaves_no_trace
 
@@ -135,20 +135,6 @@ def test_targets(name: str, case: str) -> None:
 
 
 # --- models -----------------------------------------------------------------------------------
-
-
-class Returns(nn.Module):
-    """Runs the usual model and returns something made of its output."""
-
-    def __init__(self, change: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.inner = make_model()
-        # The named layers are found in this model as in the one that it wraps.
-        self.features, self.head = self.inner.features, self.inner.head
-        self.change = change
-
-    def forward(self, x: Tensor) -> Any:
-        return self.change(self.inner(x))
 
 
 OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], tuple[str, ...]]] = {

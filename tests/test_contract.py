@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from contract import METHODS, make_method
-from tiny_models import CLASSES, MODELS, in_training, make_images, make_model
+from tiny_models import CLASSES, MODELS, Returns, in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import bits, leaves_no_trace
 
@@ -185,18 +185,6 @@ def test_image_that_is_part_of_a_graph(name: str) -> None:
 
 
 # --- models and images of other kinds ---------------------------------------------------------
-
-
-class Returns(nn.Module):
-    """Returns the usual model's logits in another form."""
-
-    def __init__(self, change: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.inner = make_model()
-        self.change = change
-
-    def forward(self, x: Tensor) -> object:
-        return self.change(self.inner(x))
 
 
 FORMS: dict[str, Callable[[Tensor], object]] = {

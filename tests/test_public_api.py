@@ -8,42 +8,33 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import lightning.pytorch as pl
 import pytest
 import torch
 import torchmetrics
-from package_source import FILES, PACKAGE, module_name
+from package_source import FILES, PACKAGE, assert_none, module_name
 
 import lightning_saliency
 from lightning_saliency.attribution import AttributionMethod
 
 MODULES = {module_name(path): path for path in FILES}
 PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
-
-every_module = pytest.mark.parametrize("module", MODULES)
+# Parts with hints that cannot be resolved yet, because an alias is imported for type checkers
+# alone; an entry goes when its part is mended.
+KNOWN_UNRESOLVED = {"cli", "trust"}
 
 
 def public_names(module: str) -> list[str]:
     return list(getattr(importlib.import_module(module), "__all__", []))
 
 
-def importable_modules() -> Iterator[str]:
-    """Yield the modules that can be imported, so that a broken one fails its own test only."""
-    for module in MODULES:
-        try:
-            importlib.import_module(module)
-        except ImportError:
-            continue
-        yield module
-
-
 def public_objects() -> Iterator[tuple[str, Any]]:
     """Yield the public functions and classes once each, by the full name of their definition."""
-    for module in importable_modules():
+    for module in MODULES:
         for name in public_names(module):
-            found = getattr(importlib.import_module(module), name, None)
+            found = getattr(importlib.import_module(module), name)
             defined_here = getattr(found, "__module__", None) == module
             if defined_here and (inspect.isclass(found) or inspect.isroutine(found)):
                 yield f"{module.removeprefix(PACKAGE + '.')}.{name}", found
@@ -67,34 +58,42 @@ def public_callables() -> Iterator[tuple[str, Any]]:
 
 OBJECTS = dict(public_objects())
 CALLABLES = dict(public_callables())
-every_object = pytest.mark.parametrize("name", OBJECTS)
-every_callable = pytest.mark.parametrize("name", CALLABLES)
-
-
-@every_module
-def test_can_be_imported(module: str) -> None:
-    importlib.import_module(module)
 
 
 # --- __all__ ----------------------------------------------------------------------------------
 
 
-@every_module
-def test_all_is_sorted_and_its_names_exist(module: str) -> None:
-    names = public_names(module)
-    assert names == sorted(names)
-    assert len(set(names)) == len(names)
-    loaded = importlib.import_module(module)
-    assert [name for name in names if not hasattr(loaded, name)] == []
+def test_all_is_sorted_and_its_names_exist() -> None:
+    for module, path in MODULES.items():
+        names = public_names(module)
+        assert len(names) == len(set(names)), module
+        for written in _lists_of_names(path):
+            assert written == sorted(written), module
+        loaded = importlib.import_module(module)
+        assert [name for name in names if not hasattr(loaded, name)] == [], module
 
 
-@every_module
-def test_all_lists_what_the_module_defines(module: str) -> None:
-    path = MODULES[module]
-    if path.name == "__init__.py":
-        return
-    defined = [name for name in _defined_in(path) if not name.startswith("_")]
-    assert [name for name in defined if name not in public_names(module)] == []
+def _lists_of_names(path: Path) -> list[list[str]]:
+    """Return the lists that are written out for ``__all__``, and not computed."""
+    body = ast.parse(path.read_text()).body
+    values = [node.value for node in body if _sets_all(node)]  # type: ignore[attr-defined]
+    return [ast.literal_eval(value) for value in values if isinstance(value, ast.List)]
+
+
+def _sets_all(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
+
+
+def test_all_lists_what_the_module_defines() -> None:
+    hidden = [
+        f"{module}.{name}"
+        for module, path in MODULES.items()
+        if path.name != "__init__.py"
+        for name in _defined_in(path)
+        if not name.startswith("_") and name not in public_names(module)
+    ]
+    assert_none(hidden)
 
 
 def _defined_in(path: Path) -> Iterator[str]:
@@ -125,12 +124,15 @@ def test_packages_export_every_one_of_their_kind(package: str, kind: type) -> No
     assert concrete <= exported
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_only_gather_names(package: str) -> None:
-    body = ast.parse(MODULES[package].read_text()).body
-    assert ast.get_docstring(ast.Module(body, [])) is not None
-    gathered = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
-    assert [type(node).__name__ for node in body if not isinstance(node, gathered)] == []
+def test_packages_only_gather_names() -> None:
+    gathered = (ast.Import, ast.ImportFrom, ast.Assign, ast.AugAssign, ast.Expr)
+    others = [
+        f"{package}, line {node.lineno}"
+        for package in PACKAGES
+        for node in ast.parse(MODULES[package].read_text()).body
+        if not isinstance(node, gathered)
+    ]
+    assert_none(others)
 
 
 def test_the_top_has_the_callbacks_and_what_looks_back_on_runs() -> None:
@@ -139,32 +141,51 @@ def test_the_top_has_the_callbacks_and_what_looks_back_on_runs() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", lightning_saliency.__version__)
 
 
+# --- types ------------------------------------------------------------------------------------
+
+
+def test_type_hints_can_be_resolved() -> None:
+    # LightningCLI, editors and pydantic ask for them while the program runs.
+    every = {**OBJECTS, **CALLABLES}
+    unresolved = [name for name, found in every.items() if not _has_type_hints(found)]
+    assert_none(name for name in unresolved if name.partition(".")[0] not in KNOWN_UNRESOLVED)
+    assert {name.partition(".")[0] for name in unresolved} == KNOWN_UNRESOLVED
+
+
+def _has_type_hints(found: Any) -> bool:
+    try:
+        get_type_hints(found)
+    except NameError:
+        return False
+    return True
+
+
+def test_a_type_that_is_imported_for_checkers_alone_would_be_seen() -> None:
+    def function(argument: "OnlyForCheckers") -> None:  # type: ignore[name-defined] # noqa: F821
+        pass
+
+    assert not _has_type_hints(function)
+
+
 # --- docstrings -------------------------------------------------------------------------------
 
 
-@every_module
-def test_modules_have_a_docstring(module: str) -> None:
-    assert importlib.import_module(module).__doc__
-
-
-@every_object
-def test_functions_and_classes_have_a_docstring(name: str) -> None:
-    found = OBJECTS[name]
+def test_everything_public_has_a_docstring() -> None:
+    missing = [module for module in MODULES if not importlib.import_module(module).__doc__]
     # A dataclass without one is given its signature as docstring.
-    assert found.__doc__
-    assert not found.__doc__.startswith(f"{found.__name__}(")
+    missing += [
+        name
+        for name, found in OBJECTS.items()
+        if not found.__doc__ or found.__doc__.startswith(f"{found.__name__}(")
+    ]
+    missing += [name for name, found in CALLABLES.items() if not _doc_of(name, found)]
+    assert_none(missing)
 
 
-@every_callable
-def test_methods_have_a_docstring_of_their_own_or_inherit_one(name: str) -> None:
-    found = CALLABLES[name]
+def _doc_of(name: str, found: Any) -> str | None:
+    """Return the docstring of a function, or the one that a method inherits."""
     owner = OBJECTS.get(name.rpartition(".")[0])
-    documented = inspect.getdoc(getattr(owner, found.__name__, found) if owner else found)
-    assert documented
-
-
-def _mentions_tensor(annotation: object) -> bool:
-    return bool(re.search(r"\bTensor\b", str(annotation)))
+    return inspect.getdoc(getattr(owner, found.__name__, found) if owner else found)
 
 
 # "(N, C, H, W)", "(N,)", "(N, classes)": at least one capital and a comma in parentheses.
@@ -173,40 +194,62 @@ SHAPE = re.compile(
 )
 
 
-@every_callable
-def test_functions_on_tensors_give_shapes(name: str) -> None:
-    function = CALLABLES[name]
-    if not any(map(_mentions_tensor, inspect.get_annotations(function).values())):
-        return
+def test_functions_on_tensors_give_shapes() -> None:
+    wrong = [
+        name
+        for name, function in CALLABLES.items()
+        if any(map(_mentions_tensor, inspect.get_annotations(function).values()))
+        and not _gives_shapes(name, function)
+    ]
+    assert_none(wrong)
+
+
+def _mentions_tensor(annotation: object) -> bool:
+    return bool(re.search(r"\bTensor\b", str(annotation)))
+
+
+def _gives_shapes(name: str, function: Any) -> bool:
     owner = OBJECTS.get(name.rpartition(".")[0])
     texts = [function.__doc__, owner and owner.__doc__]
     # An override keeps the promise of what it overrides.
     texts += [
         getattr(cls, function.__name__, None).__doc__ for cls in getattr(owner, "__mro__", ())
     ]
-    found = any(SHAPE.search(text) for text in texts if text)
-    assert found, f"{name} takes or returns tensors, of which shape?"
+    return any(SHAPE.search(text) for text in texts if text)
 
 
-@every_object
-def test_every_argument_is_described(name: str) -> None:
-    found = OBJECTS[name]
-    if inspect.isclass(found):
-        if not (dataclasses.is_dataclass(found) or "__init__" in vars(found)):
-            return
-        lines = [cls.__doc__ or "" for cls in found.__mro__ if cls.__module__.startswith(PACKAGE)]
-    else:
-        lines = [found.__doc__ or ""]
-    described = " ".join(lines)
-    parameters = [p for p in inspect.signature(found).parameters if not p.startswith("_")]
-    assert [p for p in parameters if not re.search(rf"\b{re.escape(p)}\b", described)] == []
+def test_every_argument_is_described() -> None:
+    missing = [
+        f"{name}: {parameter}"
+        for name, found in OBJECTS.items()
+        for parameter in _own_parameters(found)
+        if not re.search(rf"\b{re.escape(parameter)}\b", _docs_of(found))
+    ]
+    assert_none(missing)
 
 
-@every_callable
-def test_raised_errors_are_listed(name: str) -> None:
-    function = CALLABLES[name]
-    raised = _raised_in(function)
-    assert [error for error in raised if error not in (function.__doc__ or "")] == []
+def _own_parameters(found: Any) -> list[str]:
+    is_class = inspect.isclass(found)
+    if is_class and not (dataclasses.is_dataclass(found) or "__init__" in vars(found)):
+        return []
+    return [name for name in inspect.signature(found).parameters if not name.startswith("_")]
+
+
+def _docs_of(found: Any) -> str:
+    if not inspect.isclass(found):
+        return found.__doc__ or ""
+    own = [cls for cls in found.__mro__ if cls.__module__.startswith(PACKAGE)]
+    return " ".join(cls.__doc__ or "" for cls in own)
+
+
+def test_raised_errors_are_listed() -> None:
+    missing = [
+        f"{name}: {error}"
+        for name, function in CALLABLES.items()
+        for error in _raised_in(function)
+        if error not in (function.__doc__ or "")
+    ]
+    assert_none(missing)
 
 
 def _raised_in(function: Any) -> list[str]:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from contract import CHEAP, METHODS, make_method
+from quiet import QUIET, SEVERAL_PROCESSES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from typing_extensions import override
-from untouched import CLASSES, SIZE, Record, Setting, first_difference, small_runs, train
+from untouched import CLASSES, SIZE, Record, Setting, first_difference, train
 
 import lightning_saliency
 from lightning_saliency import callbacks
@@ -22,7 +23,8 @@ from lightning_saliency.metrics import FAITHFULNESS
 from lightning_saliency.trust import TrustChecks
 
 pytestmark = [
-    *small_runs,
+    *QUIET,
+    *SEVERAL_PROCESSES,
     # Excitation backprop says so of networks with units that nothing excites, such as this one.
     pytest.mark.filterwarnings("ignore:Expected excitation maps that sum to 1"),
 ]

@@ -17,14 +17,16 @@ from contract import make_method
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from quiet import QUIET, SEVERAL_PROCESSES
 from torch import Tensor
 from torch.utils.data import DataLoader
-from untouched import AugmentedImages, Classifier, Record, Recorder, first_difference, small_runs
+from untouched import AugmentedImages, Classifier, Record, Recorder, first_difference
 
 from lightning_saliency import SaliencyCallback
 
 pytestmark = [
-    *small_runs,
+    *QUIET,
+    *SEVERAL_PROCESSES,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Expected excitation maps that sum to 1"),
     pytest.mark.filterwarnings("ignore:You have turned on `Trainer.detect_anomaly=True.`"),

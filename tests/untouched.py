@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,17 +24,6 @@ from typing_extensions import override
 SIZE = (12, 12)
 CLASSES = 4
 Record = list[dict[str, object]]
-
-# What Lightning says about runs as small as these; nothing else is let through.
-small_runs = [
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than"),
-    pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode at the start of training"),
-    pytest.mark.filterwarnings(
-        "ignore:.*use of fork\\(\\) may lead to deadlocks:DeprecationWarning"
-    ),
-]
 
 
 class AugmentedImages(Dataset[tuple[Tensor, int]]):

@@ -35,8 +35,8 @@ class ObjectMeasure(Measure, ABC):
 
     What a map needs before it is measured depends on its method, so each measure is told:
     ``has_offset``, whether the map is large everywhere, so that its minimum is subtracted first;
-    and ``flat_tops``, for maps that are flat where they are largest, the sigma of a Gaussian blur
-    before the largest value is looked for, as a share of the image's shorter side.
+    and ``flat_top_blur``, for maps that are flat where they are largest, the sigma of a Gaussian
+    blur before the largest value is looked for, as a share of the image's shorter side.
 
     Attributes:
         meaning: what it sees, in a few words.
@@ -47,7 +47,7 @@ class ObjectMeasure(Measure, ABC):
 
     @abstractmethod
     def __call__(
-        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_tops: float = 0.0
+        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_top_blur: float = 0.0
     ) -> Tensor:
         """Measure each map.
 
@@ -55,7 +55,7 @@ class ObjectMeasure(Measure, ABC):
             maps: (N, 1, H, W), floating point, at the size of the images.
             regions: (N, 1, H, W) or (1, 1, H, W), bool, on the same device: the object.
             has_offset: see the class.
-            flat_tops: see the class.
+            flat_top_blur: see the class.
 
         Returns:
             (N,), float32; NaN where there is no object, and, but for pointing, for a degenerate
@@ -78,7 +78,7 @@ class EnergyOnObject(ObjectMeasure):
 
     @override
     def __call__(
-        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_tops: float = 0.0
+        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_top_blur: float = 0.0
     ) -> Tensor:
         return energy_inside(maps, regions, subtract_minimum=has_offset)
 
@@ -94,13 +94,13 @@ class PointingOnObject(ObjectMeasure):
 
     @override
     def __call__(
-        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_tops: float = 0.0
+        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_top_blur: float = 0.0
     ) -> Tensor:
         shorter = min(maps.shape[2:])
         # A degenerate map stays one, however it is blurred.
         missing = degenerate(maps)
-        if flat_tops:
-            maps = gaussian_blur(maps, flat_tops * shorter)
+        if flat_top_blur:
+            maps = gaussian_blur(maps, flat_top_blur * shorter)
         hit = pointing_hit(maps, regions, tolerance=_TOLERANCE * shorter) & ~missing
         return hit.float().where(_exists(regions), torch.nan)
 
@@ -113,7 +113,7 @@ class Top10OnObject(ObjectMeasure):
 
     @override
     def __call__(
-        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_tops: float = 0.0
+        self, maps: Tensor, regions: Tensor, *, has_offset: bool = False, flat_top_blur: float = 0.0
     ) -> Tensor:
         return top10_region_iou(maps, regions)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import sys
 import time
@@ -21,7 +20,6 @@ from unittest import mock
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
@@ -29,6 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
 
 from contract import METHODS, make_method  # noqa: E402
 from lightning.pytorch.strategies import DDPStrategy  # noqa: E402
+from processes import member  # noqa: E402
 from small_runs import TinyModule, make_trainer, train_loader, val_loader  # noqa: E402
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
@@ -178,12 +177,8 @@ def train(folder: Path, *callbacks: Any) -> tuple[str, float]:
 def main() -> None:
     rank, _, store = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     out = Path(sys.argv[4])
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2")
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     folder = out.parent / f"runs{rank}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with member(rank, 2, store):
         wanted, usual = train(folder)
         found = {}
         for case, (name, failing, patch, error) in cases().items():
@@ -198,8 +193,6 @@ def main() -> None:
             reports = [str(w.message) for w in said if "is skipped" in str(w.message)]
             found[case] = [came == wanted, took, usual, reports]
             out.write_text(json.dumps(found))
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -7,15 +7,12 @@ sharded, which gives the maps to compare with.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,6 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 from contract import METHODS, make_method  # noqa: E402
+from processes import member  # noqa: E402
 from small_runs import TinyModule, dataset  # noqa: E402
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
@@ -141,17 +139,8 @@ def found(world: int) -> dict[str, Any]:
 
 def main() -> None:
     rank, world, store, out = sys.argv[1:]
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=rank, NODE_RANK="0", WORLD_SIZE=world)
-    if int(world) > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world)
-        )
-    Path(out).write_text(json.dumps(found(int(world))))
-    if int(world) > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    with member(int(rank), int(world), store):
+        Path(out).write_text(json.dumps(found(int(world))))
 
 
 if __name__ == "__main__":

@@ -6,28 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
+from quiet import QUIET as QUIET
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import CLASSES, VGGLike
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-
-# What Lightning says of small runs on purpose.
-QUIET = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, TreeSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*exists and is not empty.*"),
-    pytest.mark.filterwarnings("ignore:.*`weights_only` was not set.*"),
-    pytest.mark.filterwarnings("ignore:.*Skipping val loop.*"),
-    pytest.mark.filterwarnings("ignore:.*sampler has shuffling enabled.*"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-]
 
 SIDE = 16
 

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from quiet import several_processes
 from small_runs import QUIET, events, fit
 from torch import Tensor, nn
 
@@ -276,9 +277,7 @@ class DifferentClocks(Slow):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:It is recommended to use .self.log.'val_loss'.*")
-@pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional.all_gather is deprecated")
-@pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks.*")
+@several_processes
 def test_all_processes_skip_together(tmp_path: Path, clock: Clock) -> None:
     # By its own clock the second process would explain nothing, and the first would wait for it.
     method = DifferentClocks(clock)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from contract import CHEAP, METHODS
 from lightning.pytorch.cli import LightningCLI
+from quiet import several_processes
 from small_runs import QUIET, TinyModule, dataset, events, fit
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -269,8 +270,7 @@ def test_the_example_runs_and_saves_its_settings(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:It is recommended to use .self.log.'val_loss'.*")
-@pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional.all_gather is deprecated")
+@several_processes
 def test_callbacks_go_to_spawned_processes(tmp_path: Path) -> None:
     methods = [Gradient(), GradCAM(), brightness]
     callback = SaliencyCallback(

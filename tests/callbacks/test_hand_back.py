@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from quiet import several_processes
 from small_runs import QUIET, TinyModule, fit
 from torch import Tensor, nn
 
@@ -89,9 +90,7 @@ class Bright:
         return image.abs().mean(1, keepdim=True)
 
 
-@pytest.mark.filterwarnings("ignore:It is recommended to use .self.log.'val_loss'.*")
-@pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional.all_gather is deprecated")
-@pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks.*")
+@several_processes
 def test_a_run_of_many_methods_in_forked_processes_ends(tmp_path: Path) -> None:
     methods = [Bright(f"method_{number}") for number in range(8)]
     callback = SaliencyCallback(methods, samples=2, on_error="raise")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from contract import METHODS, make_method
 from PIL import Image
+from quiet import SEVERAL_PROCESSES
 from small_runs import QUIET, TinyModule, events, make_trainer, train_loader, val_loader
 from torch import Tensor, nn
 
@@ -23,10 +24,7 @@ from lightning_saliency.trust import TrustChecks
 pytestmark = [
     *QUIET,
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:It is recommended to use .self.log.'val_loss'.*"),
-    # Lightning's own gathering calls it.
-    pytest.mark.filterwarnings("ignore:torch.distributed.nn.functional.all_gather is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*use of fork\\(\\) may lead to deadlocks.*"),
+    *SEVERAL_PROCESSES,
 ]
 
 

@@ -8,17 +8,13 @@ from typing import Any
 
 import pytest
 from matplotlib.image import imread
+from quiet import QUIET
 from small_datasets import write_picture, write_voc
 
 import lightning_saliency.cli.benchmark as command
 from lightning_saliency.cli import main
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, TreeSpec.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = QUIET
 
 MINE = """
 import torch

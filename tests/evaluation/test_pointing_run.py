@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from pointing_fixtures import PLAIN, Blobs, Colours, colours_model, watched
+from quiet import QUIET
 from small_datasets import write_voc
 from torch import Tensor, nn
 
@@ -25,12 +26,7 @@ from lightning_saliency.metrics import energy_inside, pointing_hit, rank_accurac
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, TreeSpec.*"),
-    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+pytestmark = QUIET
 
 
 def quiet_trainer(**settings: Any) -> pl.Trainer:

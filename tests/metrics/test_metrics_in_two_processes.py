@@ -1,13 +1,17 @@
 """The metrics give the same numbers on two processes as on one."""
 
-import os
-import subprocess
+import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from processes import process_group, run_together
 
 from lightning_saliency.metrics import Faithfulness, PointingGame, SaliencyDrift
 
@@ -46,30 +50,25 @@ def results(shares: list[slice]) -> dict[str, float]:
     return {**found, "pointing_game": float(game.compute())}
 
 
-def run_rank(rank: int, folder: str, uneven: bool) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+def found(rank: int, uneven: bool) -> dict[str, float]:
     if uneven:
         # One process has no sample at all, the other two batches.
         shares = [slice(0, 0)] if rank == 0 else [slice(0, 3), slice(3, COUNT)]
     else:
         shares = [slice(rank, COUNT, 2)]
-    torch.save(results(shares), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results(shares)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("uneven", [False, True])
 def test_two_processes_give_what_one_gives(tmp_path: Path, uneven: bool) -> None:
-    command = [sys.executable, "-W", "error", __file__, str(tmp_path), str(int(uneven))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
     expected = results([slice(0, COUNT)])
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(expected, rel=1e-6)
+    for each in run_together(Path(__file__), tmp_path, 2, str(int(uneven))):
+        assert each == pytest.approx(expected, rel=1e-6)
 
 
 if __name__ == "__main__":
-    run_rank(int(sys.argv[3]), sys.argv[1], sys.argv[2] == "1")
+    _uneven, _rank, _world, _store, _out = sys.argv[1:]
+    warnings.simplefilter("error")
+    with process_group(_store, int(_rank), int(_world)):
+        Path(_out).write_text(json.dumps(found(int(_rank), _uneven == "1")))

@@ -68,14 +68,17 @@ def test_flat_tops_are_blurred_before_pointing() -> None:
     middle = torch.zeros(1, 1, 28, 32, dtype=torch.bool)
     middle[..., 12, 12] = True
     assert float(OBJECT_MEASURES["pointing"](flat, middle)) == 0.0
-    came = OBJECT_MEASURES["pointing"](flat, middle, flat_tops=0.09)
+    came = OBJECT_MEASURES["pointing"](flat, middle, flat_top_blur=0.09)
     wanted = pointing_hit(gaussian_blur(flat, 0.09 * 28), middle, tolerance=15 / 224 * 28)
     assert (float(came), bool(wanted)) == (1.0, True)
 
 
 def test_a_degenerate_map_points_nowhere_and_has_no_share() -> None:
     constant = torch.ones(3, 1, 28, 32)
-    assert OBJECT_MEASURES["pointing"](constant, regions(), flat_tops=0.09)[:2].tolist() == [0, 0]
+    assert OBJECT_MEASURES["pointing"](constant, regions(), flat_top_blur=0.09)[:2].tolist() == [
+        0,
+        0,
+    ]
     assert OBJECT_MEASURES["energy"](constant, regions()).isnan().all()
     assert region_share(constant, regions()).isnan().all()
 

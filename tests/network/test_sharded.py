@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from contract import METHODS, make_method
+from processes import process_group
+from sharded_models import make_sharded
 from tiny_models import make_images, make_model
 from torch import Tensor, nn
 from traces import bits
@@ -24,22 +26,8 @@ IMAGES, LABELS = make_images(4), torch.tensor([0, 1, 2, 3])
 @pytest.fixture(scope="module", autouse=True)
 def _one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     store: Path = tmp_path_factory.mktemp("store") / "file"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def make_sharded() -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    if not hasattr(torch.cpu.current_stream(), "record_event"):
-        pytest.skip(f"torch {torch.__version__} shards weights on accelerators only")
-    mesh = init_device_mesh("cpu", (1,))
-    model = make_model()
-    fully_shard(model.features, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    return model.train()
+    with process_group(store):
+        yield
 
 
 def explain(name: str | None, model: nn.Module) -> None:

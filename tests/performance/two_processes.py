@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +27,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import lightning.pytorch as pl  # noqa: E402
 import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from digit_networks import small_cnn  # noqa: E402
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
-from processes import run_together  # noqa: E402
+from processes import member, run_together  # noqa: E402
 from timing import spread, table, verdict  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
@@ -156,18 +154,9 @@ def main(quick: bool = False) -> dict[str, Any]:
 def one_process() -> None:
     """Be one of the processes."""
     rounds, rank, world, store, out = sys.argv[1:]
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=rank, NODE_RANK="0", WORLD_SIZE=world)
-    if int(world) > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world)
-        )
     folder = str(Path(out).parent / f"logs{rank}")
-    Path(out).write_text(json.dumps(run(int(world), int(rounds), folder)))
-    if int(world) > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    with member(int(rank), int(world), store):
+        Path(out).write_text(json.dumps(run(int(world), int(rounds), folder)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from contract import METHODS, make_method
+from processes import process_group
 from scipy.stats import spearmanr
+from sharded_models import make_sharded
 from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import leaves_no_trace
@@ -230,18 +232,8 @@ def test_bad_input() -> None:
 
 
 def test_sharded_models_are_refused(tmp_path: Any) -> None:
-    import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    if not hasattr(torch.cpu.current_stream(), "record_event"):
-        pytest.skip(f"torch {torch.__version__} shards weights on accelerators only")
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1)
-    try:
-        model = make_model()
-        mesh = init_device_mesh("cpu", (1,))
-        fully_shard(model.features, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+    with process_group(tmp_path / "s"):
+        model = make_sharded().eval()
         with pytest.raises(ModelError, match="are sharded"):
             sanity_check(model, Gradient(), IMAGES, 0)
         # After a pass without gradients the outermost weights lie there gathered.
@@ -249,5 +241,3 @@ def test_sharded_models_are_refused(tmp_path: Any) -> None:
             model(IMAGES)
         with pytest.raises(ModelError, match="are sharded"):
             sanity_check(model, Gradient(), IMAGES, 0)
-    finally:
-        dist.destroy_process_group()

@@ -57,7 +57,7 @@ def locate(
         if name == OBJECT:
             for measure in OBJECT_MEASURES.values():
                 found = measure(
-                    maps, region, has_offset=method.has_offset, flat_tops=method.flat_top_blur
+                    maps, region, has_offset=method.has_offset, flat_top_blur=method.flat_top_blur
                 )
                 values[f"object/{measure.name}"] = found
         else:
