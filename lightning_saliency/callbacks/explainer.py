@@ -37,7 +37,16 @@ from lightning_saliency.network.score import class_logits, target_classes
 from lightning_saliency.network.sharded import is_sharded
 from lightning_saliency.network.undisturbed import undisturbed
 
-__all__ = ["Explainer", "chosen_classes", "isolated_share", "predict"]
+__all__ = [
+    "Explainer",
+    "MethodCall",
+    "SharedForward",
+    "chosen_classes",
+    "isolated_share",
+    "predict",
+    "shared_forward",
+    "to_model_input",
+]
 
 
 class Explainer:

@@ -12,7 +12,13 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.explainer import Explainer
-from lightning_saliency.callbacks.explanation import ClassChoice, ExplanationRound, Method, Series
+from lightning_saliency.callbacks.explanation import (
+    ClassChoice,
+    ExplanationRound,
+    KnownTags,
+    Method,
+    Series,
+)
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
 from lightning_saliency.callbacks.resume import ResumeFingerprint
@@ -205,17 +211,10 @@ class SaliencyCallback(pl.Callback):
         return self._explainer.series
 
     @property
-    def tags(self) -> list[str]:
-        """The tags of the numbers, as far as they are known before the samples are.
-
-        Regions that ``unpack`` gives are known with the first batch.
-        """
-        return self._drift.number_tags(self.series.values())
-
-    @property
-    def has_batch_regions(self) -> bool:
-        """Whether ``unpack`` may give regions, whose tags are known with the first batch."""
-        return self._samples.unpack is not None
+    def tags(self) -> KnownTags:
+        """The tags of the numbers, as far as they are known before the samples are."""
+        names = self._drift.number_tags(self.series.values())
+        return KnownTags(tuple(names), may_grow=self._samples.unpack is not None)
 
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return the filmstrip as last logged: samples down, explained epochs across.

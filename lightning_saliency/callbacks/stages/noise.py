@@ -43,6 +43,7 @@ class NoiseStage(Stage):
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
+        """Explain again, and log the noise; a method that fails raises a StageError at the end."""
         again, failures = self._explainer.explain(context, round.samples, methods=self._reseeded())
         for name, explanation in again.items():
             measure = partial(self._trackers[name].measure_noise, explanation)
