@@ -238,9 +238,9 @@ NO_DRIFT: Mapping[str, float] = MappingProxyType(
 def top10(maps: Tensor) -> Tensor:
     """Mark the tenth of the pixels that have the largest values.
 
-    With k a tenth of the pixels, rounded, at least 1: the pixels that are larger than the
-    (k + 1)-th largest. Without ties these are k pixels. Equal pixels are marked together or not at
-    all. A group that does not fit as a whole is left out, so in a map that is zero almost everywhere
+    With k a tenth of the pixels, rounded, at least 1: the pixels larger than the (k + 1)-th
+    largest. Without ties these are k pixels. Equal pixels are marked together or not at all.
+    A group that does not fit as a whole is left out, so in a map that is zero almost everywhere
     only the other pixels are marked, and not the zeros that happen to come first. If more than k
     pixels are equal to the maximum, as where a mask saturates, all of them are marked.
 
