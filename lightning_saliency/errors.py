@@ -1,4 +1,4 @@
-"""What can go wrong, as one small tree.
+"""The exceptions of this package, as one small tree.
 
 Every error is also the built-in exception that a caller would catch without knowing this package::
 
@@ -6,15 +6,15 @@ Every error is also the built-in exception that a caller would catch without kno
     ├── InputError (ValueError)          an image, a target or a setting cannot be used
     ├── LayerError (LookupError)         a layer does not exist, or did not run as it must
     ├── ModelError (RuntimeError)        the model does not have what the method needs
-    │   ├── NoGradientError              the score does not depend on the image by derivatives
-    │   └── NothingReplacedError         a backward rule found nothing in the model to act on
-    ├── MethodError (RuntimeError)       an attribution method returned something that is no map
+    │   ├── NoGradientError              the score does not depend differentiably on the image
+    │   └── NothingReplacedError         a backward rule found no function to replace
+    ├── MethodError (RuntimeError)       an attribution method did not return valid maps
     ├── DependencyError (ImportError)    an optional package is not installed
     └── DownloadError (OSError)          weights or pictures could not be fetched
 
-    SaliencyWarning (UserWarning)        the result is less than was asked for
+    SaliencyWarning (UserWarning)        something is missing or less reliable than requested
 
-The messages say what was expected, what came, and what to do.
+The messages say what was expected, what was received, and what to do.
 """
 
 __all__ = [
@@ -44,7 +44,7 @@ class LayerError(SaliencyError, LookupError):
 
 
 class ModelError(SaliencyError, RuntimeError):
-    """The model does not have what the method needs, so its map would be another method's."""
+    """The model lacks something that the method needs, so the map would be wrong."""
 
 
 class NoGradientError(ModelError):
@@ -52,11 +52,11 @@ class NoGradientError(ModelError):
 
 
 class NothingReplacedError(ModelError):
-    """A backward rule met no function that it replaces; the result would be the plain gradient."""
+    """A backward rule found no function to replace; the result would be the plain gradient."""
 
 
 class MethodError(SaliencyError, RuntimeError):
-    """An attribution method returned something that is not one map for each image."""
+    """An attribution method did not return one map for each image."""
 
 
 class DependencyError(SaliencyError, ImportError):
@@ -68,4 +68,4 @@ class DownloadError(SaliencyError, OSError):
 
 
 class SaliencyWarning(UserWarning):
-    """An explanation is missing or worth less than was asked for; the message says why."""
+    """An explanation is missing or less reliable than requested; the message says why."""

@@ -1,4 +1,4 @@
-"""The device to work on."""
+"""Choice of the device."""
 
 import torch
 

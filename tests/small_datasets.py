@@ -14,14 +14,14 @@ SIZES = [(90, 60), (60, 90), (80, 80)]
 
 
 def write_picture(path: Path, size: tuple[int, int], seed: int) -> None:
-    """Noise-like but compressible: a few rectangles of random colours."""
+    """Noise-like but compressible: a few rectangles of random colors."""
     rng = random.Random(seed)
     picture = Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3)))
     draw = ImageDraw.Draw(picture)
     for _ in range(6):
         left, top = rng.randrange(size[0] - 5), rng.randrange(size[1] - 5)
-        colour = tuple(rng.randrange(256) for _ in range(3))
-        draw.rectangle((left, top, left + 15, top + 15), fill=colour)
+        color = tuple(rng.randrange(256) for _ in range(3))
+        draw.rectangle((left, top, left + 15, top + 15), fill=color)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=95)
 

@@ -45,7 +45,7 @@ METHODS = [
 
 
 class LossOnly(Recorder):
-    """Of a module that optimises by hand there may be no loss."""
+    """Of a module that optimizes by hand there may be no loss."""
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -110,8 +110,8 @@ CASES = {
         trainer={"max_epochs": 4},
         accumulate=1,
     ),
-    "manual optimisation": Case(module=Manual, accumulate=1),
-    "two optimisers": Case(module=TwoOptimizers, accumulate=1),
+    "manual optimization": Case(module=Manual, accumulate=1),
+    "two optimizers": Case(module=TwoOptimizers, accumulate=1),
     "persistent workers": Case(loader={"num_workers": 1, "persistent_workers": True}),
     "detect_anomaly": Case(trainer={"detect_anomaly": True}),
     "deterministic": Case(trainer={"deterministic": True}),

@@ -1,4 +1,4 @@
-"""The maps of whole runs: read them back from disk, compare two runs."""
+"""The saved maps of whole runs: load them, compare two runs."""
 
 from lightning_saliency.history.compare import compare
 from lightning_saliency.history.comparison import Comparison

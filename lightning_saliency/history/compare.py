@@ -1,4 +1,4 @@
-"""How far apart the maps of two runs are, epoch by epoch."""
+"""Compare the maps of two runs, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def compare(
     """Compare the maps of two runs on the same samples.
 
     Both runs need maps on disk, written by callbacks with ``save_maps=True``. Epochs that only one
-    of them has are left out; of several explanations in one epoch the last counts.
+    of them has are skipped; of several explanations in one epoch the last counts.
 
     Args:
         run_a: folder of the first run, see :func:`~lightning_saliency.history.load_maps`.
         run_b: folder of the second run.
         series: the ``<method>`` of the tags, for instance ``"grad_cam"`` or
             ``"grad_cam/predicted"``; None for the only one that both runs have.
-        match: ``"content"`` compares samples whose pictures are the same in both runs, wherever
-            they stand, and leaves out the others; ``"order"`` takes the first for the first and so
-            on, for runs that prepare the same images differently.
+        match: ``"content"`` compares samples whose images are the same in both runs, in any order,
+            and skips the others; ``"order"`` pairs the samples by their position, for runs that
+            preprocess the same images differently.
 
     Returns:
         The comparison; print it, or draw its ``figure()``.

@@ -1,4 +1,4 @@
-"""How far apart the maps of two runs are: the numbers, as a table and as a figure."""
+"""The comparison of two runs: numbers, table and figure."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Comparison:
             ``disagree``, the share of samples for which the runs predict different classes;
             ``degenerate_frac``, the share of samples of which one of the maps is constant or not
             finite, which the other means leave out.
-        chance: for each measure, what it gives for maps of different samples of the first run, at
-            the last of these epochs: no relation at all.
+        chance: for each measure its value for maps of different samples of the first run, at the
+            last of these epochs: the level of unrelated maps.
         per_sample: for each measure (E, N).
         sample_ids: N, as in :class:`~lightning_saliency.history.SavedMaps`.
         maps: of both runs, each (E, N, 1, h, w), as they were compared: at most 64 x 64.

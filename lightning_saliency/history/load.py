@@ -1,4 +1,4 @@
-"""Read the maps of a run back."""
+"""Load the saved maps of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_saliency.history.map_files import SAMPLES, MapFile, map_files, re
 __all__ = ["FOLDER", "SavedMaps", "load_maps", "series_folders"]
 
 FOLDER = "saliency_maps"
-"""The folder beneath a run's in which its maps lie."""
+"""The folder of the maps within a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class SavedMaps:
     Attributes:
         maps: (E, N, 1, H, W), float32.
         epochs: (E,), int64; several explanations may be of one epoch.
-        steps: (E,), int64, the steps at which their numbers stand in the logger.
+        steps: (E,), int64, the steps at which their numbers were logged.
         target: (E, N), int64, the explained classes.
         predicted: (E, N), int64, the classes that the model predicted.
         probability: (E, N), float32, of the explained classes.
         sample_ids: N indices into the validation dataset if the samples were given so, else their
-            places among the first ones.
+            positions among the first ones.
         digests: N short texts, equal for equal pictures.
         pictures: (N, 3, H, W), uint8, the samples as they are shown; None if they were not saved.
         series: the method, and the choice of class if there were several.
@@ -58,11 +58,11 @@ class SavedMaps:
 
 
 def load_maps(run: str | PathLike[str], series: str | None = None) -> SavedMaps:
-    """Read the maps that a callback with ``save_maps=True`` has written.
+    """Load the maps that a callback with ``save_maps=True`` has written.
 
     Args:
-        run: the folder of the run, that of its maps (``.../saliency_maps``), or one above that has
-            the maps of a single run beneath it.
+        run: the folder of the run, that of its maps (``.../saliency_maps``), or a folder that
+            contains the maps of a single run.
         series: the ``<method>`` of the tags, for instance ``"grad_cam"`` or
             ``"grad_cam/predicted"``; None if there is only one.
 

@@ -1,7 +1,7 @@
 """Saliency maps on disk: one file for each explanation of a series, readable with NumPy alone.
 
-A run's maps lie in ``saliency_maps/<series>/epoch=<e>-step=<s>.npz``, each with the arrays of
-:class:`MapFile`; ``samples.npz`` beside them has the pictures that were explained.
+A run's maps are in ``saliency_maps/<series>/epoch=<e>-step=<s>.npz``, each with the arrays of
+:class:`MapFile`; ``samples.npz`` next to them has the explained images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 SAMPLES = "samples.npz"
-"""The file with the pictures that were explained, beside those with the maps."""
+"""The file with the explained images, next to those with the maps."""
 _NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.npz")
 _FORMAT = 1
 
@@ -48,11 +48,11 @@ class MapFile:
         predicted: (N,), int64, the classes that the model predicted.
         probability: (N,), float32, of the explained classes.
         sample_ids: N indices into the validation dataset if the samples were given so, else their
-            places among the first ones.
+            positions among the first ones.
         digests: N short texts, equal for equal pictures.
         settings: of the method and of the callback, as plain values.
         epoch: of the run.
-        step: at which the numbers of this explanation stand.
+        step: at which the numbers of this explanation were logged.
     """
 
     maps: Tensor
@@ -111,7 +111,7 @@ def write_maps(folder: Path, entry: MapFile) -> Path:
         The path of the file.
 
     Raises:
-        OSError: the file cannot be written; nothing is left of it.
+        OSError: the file cannot be written; no partial file is left.
     """
     about = {
         "format": _FORMAT,
@@ -134,14 +134,14 @@ def write_maps(folder: Path, entry: MapFile) -> Path:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays so that the file is there whole or not at all.
+    """Write arrays so that the file is complete or absent.
 
     Args:
         path: of the ``.npz`` file; its folder is made if needed.
         arrays: by name.
 
     Raises:
-        OSError: the file cannot be written; nothing is left of it.
+        OSError: the file cannot be written; no partial file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

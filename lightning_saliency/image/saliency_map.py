@@ -1,4 +1,4 @@
-"""What counts as a batch of saliency maps, and which of them show nothing."""
+"""Checks of saliency maps, and which of them show nothing."""
 
 import torch
 from torch import Tensor

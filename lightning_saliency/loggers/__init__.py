@@ -4,15 +4,6 @@ from lightning_saliency.loggers.adapter import LogAdapter, NullAdapter
 from lightning_saliency.loggers.choice import adapter_for, adapters_of, image_adapters
 from lightning_saliency.loggers.comet import CometAdapter
 from lightning_saliency.loggers.csv import CSVAdapter
-from lightning_saliency.loggers.functions import (
-    log_charts,
-    log_film,
-    log_histogram,
-    log_image,
-    log_scalars,
-    log_text,
-    takes_images,
-)
 from lightning_saliency.loggers.mlflow import MLflowAdapter
 from lightning_saliency.loggers.tensorboard import TensorBoardAdapter
 from lightning_saliency.loggers.wandb import WandbAdapter
@@ -28,11 +19,4 @@ __all__ = [
     "adapter_for",
     "adapters_of",
     "image_adapters",
-    "log_charts",
-    "log_film",
-    "log_histogram",
-    "log_image",
-    "log_scalars",
-    "log_text",
-    "takes_images",
 ]

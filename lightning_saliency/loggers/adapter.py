@@ -1,4 +1,4 @@
-"""What is common to the adapters: the same verbs for every logger."""
+"""The base of the adapters: the same verbs for every logger."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lightning_saliency.loggers.pixels import check_image
 
 __all__ = ["LogAdapter", "NullAdapter", "finite_values"]
 
-# What each logger was reported not to take. Weak, so that no logger is kept alive.
+# What each logger was reported to lack. Weak, so that no logger is kept alive.
 _REPORTED: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
 
 
 class LogAdapter:
     """Writes to one logger of Lightning.
 
-    Each verb returns whether the logger takes such a thing. If it does not, nothing is written,
-    and one line of the log says so, once for each logger and verb. A subclass overrides the verbs
-    that its logger has; numbers are taken by every logger.
+    Each verb returns whether the logger supports it. If not, nothing is written, and one line in
+    the log says so, once for each logger and verb. A subclass overrides the verbs that its logger
+    has; numbers are taken by every logger.
 
     It is meant for rank zero. Above it, Lightning's loggers drop what they are given.
 

@@ -1,7 +1,7 @@
-"""What an object really can do.
+"""Which methods an object really has.
 
 Lightning's ``DummyLogger`` (under ``fast_dev_run``) and the experiment of every rank above zero
-answer to any name and do nothing, so ``hasattr`` says nothing about them.
+have an attribute of any name and do nothing, so ``hasattr`` is useless for them.
 """
 
 import inspect

@@ -1,7 +1,7 @@
-"""Which adapter writes to a logger: the one place that knows the loggers apart.
+"""The adapter of each logger: the only place that distinguishes the loggers.
 
-A logger is known by what it and its experiment can do, not by its class: ``lightning.pytorch`` and
-``pytorch_lightning`` are two packages with the same loggers, and ``isinstance`` is False across
+A logger is recognized by what it and its experiment can do, not by its class: ``lightning.pytorch``
+and ``pytorch_lightning`` are two packages with the same loggers, and ``isinstance`` is False across
 them.
 """
 

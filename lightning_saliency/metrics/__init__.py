@@ -1,4 +1,4 @@
-"""Numbers about saliency maps: how alike they are, how far they moved, what they lie on."""
+"""Numbers about saliency maps: similarity, drift, localization, faithfulness."""
 
 from lightning_saliency.metrics.canonical import canonical, degenerate
 from lightning_saliency.metrics.change_detection import page_hinkley_score, spike_score

@@ -11,10 +11,10 @@ __all__ = ["canonical", "check_maps", "degenerate", "to_float64"]
 
 
 def canonical(maps: Tensor, size: int = 64) -> Tensor:
-    """Bring maps to the form in which they are kept and compared.
+    """Return maps in the form in which they are kept and compared.
 
-    They are shrunk, never enlarged, so that the longer side has at most ``size`` pixels; each new
-    pixel is the mean of the area that it covers, and the aspect ratio stays (to the pixel).
+    They are downsampled, never enlarged, so that the longer side has at most ``size`` pixels; each
+    new pixel is the mean of the area that it covers, and the aspect ratio is kept (to the pixel).
 
     Args:
         maps: (N, 1, H, W), floating point, any device; may need a gradient.

@@ -1,22 +1,22 @@
-"""When a series of drift says that the network began to look elsewhere.
+"""Detects changes in a series of drift values.
 
 Two rules for two series of one measure, both as
 :func:`~lightning_saliency.metrics.drift.drift_amount`, one value for each explanation:
 
-- :func:`spike_score` for the drift from the previous explanation: is the newest value out of line?
-- :func:`page_hinkley_score` for the drift from a pinned reference: does it rise faster than it did?
+- :func:`spike_score` for the drift from the previous explanation: is the newest value an outlier?
+- :func:`page_hinkley_score` for the drift from a pinned reference: does it rise above its trend?
 
 Both take the series up to now and score its newest value; above 1 is an alarm. NaN, the drift of
-maps that could not be compared, is passed over; it is never an alarm, and no score is given for it.
+maps that could not be compared, is skipped: it never raises an alarm, and its score is NaN.
 
-A series may be of any length: the first rule looks at the end of it alone, and :class:`PageHinkley`
-is the second one value by value, which remembers no more of a long series than of a short one.
+A series may have any length: the first rule uses only the end of it, and :class:`PageHinkley`
+applies the second one value by value, with a state that does not grow.
 
 In simulated runs of 30 explanations with Gaussian noise of 0.02 (200 of each kind), neither rule
-gave a false alarm; the first saw 97 % of the jumps by 0.15, the second 89 % of the rises by 0.5
-over 10 explanations. With noise of 0.05, 16 % and 4 % of the runs had a false alarm. So much noise,
-or more, is what a mean over few samples has, and one over the few maps that are not degenerate:
-such a series is better not watched, or only together with another measure's.
+raised a false alarm; the first detected 97 % of the jumps by 0.15, the second 89 % of the rises by
+0.5 over 10 explanations. With noise of 0.05, 16 % and 4 % of the runs had a false alarm. Means over
+few samples, or over the few maps that are not degenerate, have as much noise or more: do not watch
+such a series, or only together with that of another measure.
 """
 
 import math
@@ -28,9 +28,9 @@ from lightning_saliency.errors import InputError
 
 __all__ = ["PageHinkley", "page_hinkley_score", "spike_score"]
 
-# With fewer values there is no telling what is usual.
+# Fewer values do not say what is usual.
 _FEWEST = 4
-# Steps that the deviation is taken from. In simulated runs of 300 explanations with noise of 0.05
+# The deviation is that of so many steps. In simulated runs of 300 explanations with noise of 0.05
 # there were 45 false alarms in 100 runs with 32 steps, 20 with 64, and 13 with all.
 _MOST_STEPS = 64
 
@@ -42,19 +42,19 @@ def spike_score(
     factor: float = 4.0,
     floor: float = 0.02,
 ) -> float:
-    """Score how far the newest value lies above those before it.
+    """Score how far the newest value lies above the preceding ones.
 
     (value - median) / (factor * max(1.4826 MAD, floor)), where the median and the median absolute
-    deviation are those of the values in the window before; 1.4826 MAD is the standard deviation of
+    deviation are those of the preceding window; 1.4826 MAD estimates the standard deviation of
     normal noise.
 
     Args:
         series: drift from the previous explanation, oldest first.
-        warmup: values at the beginning that are not used: the network still finds its way.
-        window: values before the newest that it is compared with.
-        factor: how many standard deviations make an alarm.
-        floor: smallest standard deviation that is believed; a window of few values often has a
-            tiny one by chance. For a method with noise, twice the deviation of its noise.
+        warmup: values at the beginning that are not used, because maps always move then.
+        window: how many preceding values the newest is compared with.
+        factor: how many standard deviations raise an alarm.
+        floor: lower bound of the standard deviation; a window of few values often has a tiny one by
+            chance. For a method with noise, twice the deviation of its noise.
 
     Returns:
         The score, an alarm if above 1; NaN if the newest value is not finite, or fewer than 4
@@ -86,26 +86,26 @@ def page_hinkley_score(
     factor: float = 4.0,
     floor: float = 0.1,
 ) -> float:
-    """Score how far the series rose above its trend.
+    """Score how far the series has risen above its trend.
 
-    Maps move away from a pinned reference in every training, less and less; a test for a larger
-    mean would sound in every run. So this is the test of Page (Continuous inspection schemes.
-    Biometrika 1954) and Hinkley on the steps from one value to the next: what they exceed their
-    own mean and ``allowance`` by is summed up, and the sum's rise above its lowest point is
-    compared with max(floor, factor * 1.4826 MAD of the newest 64 steps). It begins anew after an
-    alarm.
+    Maps move away from a pinned reference in every training run, more and more slowly; a test for a
+    larger mean would raise an alarm in every run. So this is the test of Page (Continuous
+    inspection schemes. Biometrika 1954) and Hinkley on the steps from one value to the next: the
+    amounts by which they exceed their own mean and ``allowance`` are summed, and the rise of the
+    sum above its minimum is compared with max(floor, factor * 1.4826 MAD of the newest 64 steps).
+    It restarts after an alarm.
 
     Args:
-        series: drift from one pinned reference, oldest first; begin a new one where the reference
+        series: drift from one pinned reference, oldest first; start a new one when the reference
             changes.
         warmup: values at the beginning that are not used.
-        allowance: a rise for each explanation that is nothing to speak of.
-        factor: how many standard deviations of the steps make an alarm.
-        floor: smallest rise that makes an alarm.
+        allowance: a rise per explanation that is ignored.
+        factor: how many standard deviations of the steps raise an alarm.
+        floor: smallest rise that raises an alarm.
 
     Returns:
-        The score, >= 0, an alarm if above 1; NaN if the newest value is not finite or one of the
-        warm-up, or fewer than 4 steps were made.
+        The score, >= 0, an alarm if above 1; NaN if the newest value is not finite or belongs to
+        the warm-up, or after fewer than 4 steps.
 
     Raises:
         InputError: a setting is out of its range.
@@ -126,10 +126,10 @@ def page_hinkley_score(
 
 @dataclass
 class PageHinkley:
-    """What :func:`page_hinkley_score` must know of a series to score the next value.
+    """The state of :func:`page_hinkley_score`, updated value by value.
 
-    Plain values for a checkpoint; as many of them and as quick after thousands of explanations as
-    after a hundred.
+    Plain values for a checkpoint. Neither the state nor the time of an update grows with the
+    series.
 
     Attributes:
         seen: values so far.
@@ -137,8 +137,8 @@ class PageHinkley:
         steps: from one finite value to the next; the newest ones.
         count: steps since the last alarm.
         total: the sum of these.
-        excess: the sum of what they exceeded their mean and the allowance by.
-        lowest: the lowest point of that sum.
+        excess: the sum of the amounts by which they exceeded their mean and the allowance.
+        lowest: the minimum of that sum.
     """
 
     seen: int = 0
@@ -157,7 +157,7 @@ class PageHinkley:
         factor: float = 4.0,
         floor: float = 0.1,
     ) -> float:
-        """Take the newest value of the series, and return the score of the series with it.
+        """Add the newest value of the series, and return its score.
 
         Args:
             value: drift from the pinned reference.

@@ -1,8 +1,8 @@
 """How far saliency maps have moved from earlier maps of the same images.
 
-Drift by itself says little: a method with chance in it moves a little on unchanged weights, and
-maps of different images may be alike to begin with. So it can also be given relative to both, see
-:func:`calibrated_drift`.
+Drift alone is hard to interpret: the maps of a stochastic method move a little on unchanged
+weights, and maps of different images can be similar. So it can also be expressed relative to both,
+see :func:`calibrated_drift`.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str
 
     Args:
         current: (N, 1, H, W), floating point.
-        reference: maps of the same images; (N, 1, H, W), or already made comparable.
+        reference: maps of the same images; (N, 1, H, W), or already in canonical form.
         size: compare at no more than this many pixels on the longer side.
 
     Returns:
@@ -70,7 +70,7 @@ def mean_drift(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def chance_drift(maps: Tensor, size: int = 64) -> dict[str, Tensor]:
-    """Compare each map with that of the next sample: what no relation at all would give.
+    """Compare each map with that of the next sample: the level of unrelated maps.
 
     Args:
         maps: (N, 1, H, W), one explanation of different images by one method.
@@ -87,10 +87,10 @@ def chance_drift(maps: Tensor, size: int = 64) -> dict[str, Tensor]:
 
 
 def chance_of(maps: MapStatistics) -> dict[str, Tensor]:
-    """Return :func:`chance_drift` of maps that are described already.
+    """Return :func:`chance_drift` of maps whose statistics exist already.
 
     Args:
-        maps: N maps of different images, comparable.
+        maps: N maps of different images, in canonical form.
 
     Returns:
         For each name of :data:`MEASURES` (M,), as :func:`chance_drift`.
@@ -119,20 +119,20 @@ def calibrated_drift(
     chance: Mapping[str, Tensor],
     noise: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Give drift relative to the method's own noise and to chance.
+    """Return drift relative to the method's own noise and to chance.
 
-    With the :func:`drift_amount` d: max(0, d - d_noise) / (d_chance - d_noise). 0 is what running
-    the method twice on the same weights gives, 1 is as different as the map of another image.
+    With the :func:`drift_amount` d: max(0, d - d_noise) / (d_chance - d_noise). 0 is the
+    level of running the method twice on the same weights, 1 that of maps of different images.
 
     Args:
         values: means from :func:`mean_drift`; more names than the measures may be in it.
         chance: means of :func:`chance_drift`, of the same explanation.
         noise: means of the drift between two runs on the same weights with different seeds; None
-            for a method without chance in it.
+            for a deterministic method.
 
     Returns:
-        A number >= 0 for each measure but ``log2_norm_ratio``, for which chance has no meaning;
-        NaN where noise moves the maps as far as chance does, so that nothing can be said.
+        A number >= 0 for each measure that is calibrated (all but ``log2_norm_ratio``); NaN where
+        noise moves the maps as far as chance does, so that drift cannot be distinguished.
     """
     relative = {}
     for name, measure in MEASURES.items():
@@ -178,7 +178,7 @@ class SaliencyDrift(Metric):
 
         Args:
             current: (N, 1, H, W), floating point; N may be 0.
-            reference: (N, 1, H, W), or already made comparable.
+            reference: (N, 1, H, W), or already in canonical form.
 
         Raises:
             InputError: these are no maps, or they differ in number, aspect ratio or device.

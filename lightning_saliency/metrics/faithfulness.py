@@ -1,20 +1,19 @@
-"""Does the network need what a map marks? Formulas on scores, and their mean over a data set.
+"""Faithfulness: formulas on the scores of perturbed images, and their mean over a data set.
 
-They take scores that a model gave to disturbed images; asking the model is done in
-:mod:`~lightning_saliency.trust.faithfulness`. All move with the network's confidence, which rises
-while it trains: read them beside the probability of the undisturbed image, and compare methods at
-one time rather than one method at two.
+The model is run in :mod:`~lightning_saliency.trust.faithfulness`. All measures follow the network's
+confidence, which rises during training: compare them with the probability of the unperturbed image,
+and compare methods at one time rather than one method at two.
 
 ============== ============== ======= ============================================================
 name           better         range   what
 ============== ============== ======= ============================================================
-insertion      higher         [0, 1]  area under the score while the image comes back, most
+insertion      higher         [0, 1]  area under the score while the image is restored, most
                                       important pixels first
 deletion       lower          [0, 1]  area under the score while it is removed, in the same order
 average_drop   lower          [0, 1]  share of the score that is lost on image x map
 increase       higher         [0, 1]  share of the images whose score rises on image x map
-road           higher         [-.5,   half of what removing the least important pixels leaves more
-                              .5]     than removing the most important ones, mean over shares
+road           higher         [-.5,   half the difference of the scores after removing the least and
+                              .5]     the most important pixels, mean over shares
 ============== ============== ======= ============================================================
 """
 
@@ -58,10 +57,11 @@ def curve_area(scores: Tensor) -> Tensor:
     of black-box models. BMVC 2018, arXiv:1806.07421.
 
     Args:
-        scores: (N, S + 1), floating point: after 0, 1, ..., S steps of equal size; S at least 1.
+        scores: (N, S + 1), floating point: after 0, 1, ..., S equal steps; S at least 1.
 
     Returns:
-        (N,), of the scores' dtype: the mean of the scores, the first and the last counted half.
+        (N,), of the scores' dtype: the mean of the scores, the first and the last with half the
+        weight.
 
     Raises:
         InputError: there are not at least two scores for each image.
@@ -100,7 +100,7 @@ def confidence_drop(clean: Tensor, explained: Tensor) -> Tensor:
 
 
 def confidence_increase(clean: Tensor, explained: Tensor) -> Tensor:
-    """Tell which scores rise on the explained part of the image, as 0 or 1.
+    """Return which scores rise on the explained part of the image, as 0 or 1.
 
     Its mean is the increase in confidence (there in percent) of the paper of
     :func:`confidence_drop`.
@@ -120,11 +120,11 @@ def confidence_increase(clean: Tensor, explained: Tensor) -> Tensor:
 
 
 def removal_contrast(most_first: Tensor, least_first: Tensor) -> Tensor:
-    """Return half of what removing the least important pixels leaves more of the score.
+    """Return half the difference of the scores between two orders of removing pixels.
 
-    The mean over the shares of (least first - most first) / 2, in which pytorch-grad-cam combines
-    the two orders of ROAD: Rong, Leemann, Borisov, Kasneci, Kasneci. A consistent and efficient
-    evaluation strategy for attribution methods. ICML 2022, arXiv:2202.00449.
+    The mean over the shares of (least first - most first) / 2, the way in which pytorch-grad-cam
+    combines the two orders of ROAD: Rong, Leemann, Borisov, Kasneci, Kasneci. A consistent and
+    efficient evaluation strategy for attribution methods. ICML 2022, arXiv:2202.00449.
 
     Args:
         most_first: (N, K), scores after removing K shares of the pixels, the most important ones.

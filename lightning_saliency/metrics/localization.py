@@ -1,14 +1,13 @@
-"""How much of a saliency map lies on a region: an object, or a place that should not matter.
+"""How much of a saliency map lies on a region: an object, or a place that should be irrelevant.
 
 The functions take maps (N, 1, H, W) and regions, bool, (N, 1, H, W) or (1, 1, H, W) for one region
 in all images, and return (N,). They have in common:
 
 - A degenerate map (constant, all zero, not finite) gives NaN; so does a region without a pixel,
   except in :func:`region_mass`, where it holds 0.
-- A map that knows nothing of the region has about its :func:`region_area` in
-  :func:`energy_inside`, :func:`region_mass` and :func:`rank_accuracy`: they mean something only
-  beside it.
-- What becomes of negative values, each function says.
+- For a map that is unrelated to the region, :func:`energy_inside`, :func:`region_mass` and
+  :func:`rank_accuracy` are about its :func:`region_area`: interpret them relative to it.
+- Each function documents how it treats negative values.
 
 Whether the largest value lies on the region is in
 :mod:`~lightning_saliency.metrics.pointing_game`.
@@ -30,7 +29,7 @@ __all__ = [
     "top10_region_iou",
 ]
 
-# Values that are added up in their own precision.
+# Sums of so many values are made in the values' own precision.
 _BLOCK = 512
 
 
@@ -44,8 +43,8 @@ def energy_inside(maps: Tensor, regions: Tensor, subtract_minimum: bool = False)
     Args:
         maps: (N, 1, H, W), floating point.
         regions: (N, 1, H, W) or (1, 1, H, W), bool.
-        subtract_minimum: subtract each map's minimum first. For maps with a large value everywhere,
-            such as RISE's, of which the share is otherwise the region's area whatever they show.
+        subtract_minimum: subtract each map's minimum first. For maps that are large everywhere,
+            such as RISE's, whose share would otherwise always be about the region's area.
 
     Returns:
         (N,), in [0, 1]; NaN for a degenerate map, one without a positive value, an empty region.
@@ -118,7 +117,7 @@ def rank_accuracy(maps: Tensor, regions: Tensor) -> Tensor:
     largest = values >= last
     found, taken = _count(largest & inside).double(), _count(largest)
     if bool((taken > places).any()):
-        # Of the places that are left for equal pixels, each of these has its part.
+        # Equal pixels share the remaining places.
         tied = values == last
         spare = (taken - places) / _count(tied).double()
         found = found - _count(tied & inside) * spare
@@ -174,7 +173,7 @@ def check_regions(maps: Tensor, regions: object) -> Tensor:
 
 
 def _pixels(maps: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return maps and regions, (N, H * W), on one device, on which sums in float64 can be made."""
+    """Return maps and regions, (N, H * W), on one device that has float64."""
     regions = check_regions(maps, regions)
     on_device = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
     values = (to_float64(maps) if maps.device.type == "mps" else on_device).flatten(1)
@@ -227,7 +226,7 @@ def _largest(values: Tensor, places: Tensor) -> Tensor:
 
 
 def _result(share: Tensor, maps: Tensor, defined: Tensor | None = None) -> Tensor:
-    """Put NaN where nothing can be said, and give back the maps' device and a dtype like theirs."""
+    """Put NaN where the result is undefined; return to the maps' device and their dtype."""
     valid = ~degenerate(maps).to(share.device)
     if defined is not None:
         valid = valid & defined

@@ -11,7 +11,7 @@ measure             equal maps range        unchanged by (of either map)
 ``spearman``        1          [-1, 1]      any increasing function of the values
 ``ssim``            1          [-1, 1]      scaling by a positive factor, adding a constant
 ``center_shift``    0          [0, 1)       scaling by a positive factor, adding a constant
-``log2_norm_ratio`` 0          real         nothing: it is the measure that sees the size
+``log2_norm_ratio`` 0          real         nothing: it measures the magnitude
 =================== ========== ============ ====================================================
 
 They have in common:
@@ -19,16 +19,16 @@ They have in common:
 - Pairs that are equal pixel by pixel give exactly the value for equal maps.
 - A pair with a :func:`~lightning_saliency.image.saliency_map.degenerate` map (constant, all zero,
   not finite) has no similarity: NaN.
-- They take maps of any size; :func:`~lightning_saliency.metrics.canonical.canonical` brings maps
+- They take maps of any size; :func:`~lightning_saliency.metrics.canonical.canonical` resizes maps
   to the size at which they are meant to be compared.
-- They compute in float64 on the maps' device, or on the CPU where the device has no float64 (MPS),
-  so that no precision setting for float32 convolutions and products (TF32) reaches them; no
-  gradient is recorded.
+- They compute in float64 on the maps' device, or on the CPU if the device has no float64 (MPS), so
+  precision settings of float32 convolutions and products (TF32) do not affect them; no gradient is
+  recorded.
 
-Rank correlation, SSIM and the overlap of the largest pixels are what explanations are usually
-compared by: Adebayo et al. Sanity checks for saliency maps. NeurIPS 2018, arXiv:1810.03292;
+Rank correlation, SSIM and the overlap of the largest pixels are the usual measures for comparing
+explanations: Adebayo et al. Sanity checks for saliency maps. NeurIPS 2018, arXiv:1810.03292;
 Ghorbani, Abid, Zou. Interpretation of neural networks is fragile. AAAI 2019, arXiv:1710.10547,
-which also has the shift of the center.
+which also uses the shift of the center.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class MapMeasure(Measure, ABC):
     returns one number for each pair, (N,); NaN where a map is degenerate.
 
     Attributes:
-        unrelated: about what unrelated maps have; None if that depends on the maps.
-        is_similarity: whether 1 stands for equal maps, and unrelated ones have about 0. Only
-            similarities are also logged for some of the samples and relative to noise and chance,
-            and watched by alarms unless others are named.
-        is_calibrated: whether it means something relative to chance.
-        meaning: what it sees, in a few words.
+        unrelated: the approximate value for unrelated maps; None if it depends on the maps.
+        is_similarity: whether equal maps have 1 and unrelated ones about 0. Only similarities are
+            also logged for subsets of the samples and relative to noise and chance, and watched by
+            alarms by default.
+        is_calibrated: whether its value relative to chance is meaningful.
+        meaning: what it measures, in a few words.
     """
 
     unrelated: ClassVar[float | None] = None
@@ -93,7 +93,7 @@ class MapMeasure(Measure, ABC):
 
     @abstractmethod
     def compute(self, current: MapStatistics, reference: MapStatistics) -> Tensor:
-        """Return the number of each pair; in degenerate maps it means nothing.
+        """Return the number of each pair; undefined for degenerate maps.
 
         Args:
             current: N maps that are not all equal to the references.
@@ -238,12 +238,11 @@ NO_DRIFT: Mapping[str, float] = MappingProxyType(
 def top10(maps: Tensor) -> Tensor:
     """Mark the tenth of the pixels that have the largest values.
 
-    With k a tenth of the pixels, rounded, at least 1: the pixels that are larger than the
-    (k + 1)-th largest. Without ties these are k pixels. Equal pixels are in or out together,
-    whichever place they have in the map: a group that does not fit as a whole is left out, so that
-    of a map which is zero almost everywhere only the other pixels are marked, and not some zeros
-    that happen to come first. If the pixels equal to the maximum alone are more than k, as where a
-    mask saturates, they are all marked.
+    With k a tenth of the pixels, rounded, at least 1: the pixels larger than the (k + 1)-th
+    largest. Without ties these are k pixels. Equal pixels are marked together or not at all.
+    A group that does not fit as a whole is left out, so in a map that is zero almost everywhere
+    only the other pixels are marked, and not the zeros that happen to come first. If more than k
+    pixels are equal to the maximum, as where a mask saturates, all of them are marked.
 
     Args:
         maps: (N, 1, H, W), floating point.

@@ -1,8 +1,8 @@
-"""Saliency maps together with what the measures need of each, computed once.
+"""Statistics of saliency maps that the measures need, computed once.
 
-A map is compared more than once: with the previous map of its image, with the pinned one, with
-another image's, and in its turn by the next. Most of the work, such as ranking its pixels, depends
-on one map alone.
+A map is compared several times: with the previous map of its image, with the pinned one, with that
+of another image, and later with the next one. Most of the work, such as ranking its pixels, depends
+on one map only.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["MapStatistics", "top_tenth"]
 
 
 class MapStatistics:
-    """A batch of maps; what the measures need of each is computed when it is first asked for.
+    """A batch of maps with statistics of each, computed on first use.
 
     All is in float64, on the device on which the measures compute (see
     :func:`~lightning_saliency.image.saliency_map.to_float64`), and takes eight times the memory of
-    float32 maps once it has been asked for. In a degenerate map it means nothing.
+    float32 maps once computed. For a degenerate map the statistics are undefined.
 
     Args:
-        maps: (N, 1, H, W), floating point. They are not copied, and must not be changed.
+        maps: (N, 1, H, W), floating point. They are not copied and must not be changed.
 
     Attributes:
         maps: as given, detached.
@@ -44,7 +44,7 @@ class MapStatistics:
         return len(self.maps)
 
     def of(self, index: Tensor) -> MapStatistics:
-        """Return some of the maps, described; nothing is computed anew for them.
+        """Return some of the maps with their statistics; nothing is recomputed.
 
         Args:
             index: which, int64, (M,).
@@ -100,7 +100,7 @@ class MapStatistics:
 
 
 def top_tenth(maps: Tensor) -> Tensor:
-    """Mark the tenth of the pixels that have the largest values, degenerate or not.
+    """Mark the tenth of the pixels with the largest values, also in degenerate maps.
 
     See :func:`~lightning_saliency.metrics.map_similarity.top10`.
 
@@ -112,7 +112,7 @@ def top_tenth(maps: Tensor) -> Tensor:
     """
     flat = maps.flatten(1)
     count = max(1, round(0.1 * flat.shape[1]))
-    # A map of one pixel has no second value; it is degenerate, and what it gives is not used.
+    # A map of one pixel has no second value; it is degenerate, and its result is not used.
     largest = flat.topk(min(count + 1, flat.shape[1]), dim=1).values
     marked = flat > largest[:, -1:]
     saturated = largest[:, :1] == largest[:, -1:]

@@ -1,4 +1,4 @@
-"""What every measure says of itself."""
+"""The facts that every measure states about itself."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Measure:
 
     Attributes:
         name: under which it is logged.
-        best: its value where there is nothing to report: for equal maps, or for a map that lies on
-            the object as a whole.
+        best: its value in the ideal case: for equal maps, or for a map that lies entirely on the
+            object.
     """
 
     name: ClassVar[str]
     best: ClassVar[float]
 
     def amount(self, value: _Number) -> _Number:
-        """Return how far a value is from the best one; more is worse. Alarms watch this.
+        """Return how far a value is from the best one; larger is worse. Alarms watch this.
 
         Args:
             value: what the measure gave; a number, or a tensor of any shape.

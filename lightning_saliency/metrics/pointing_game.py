@@ -22,7 +22,7 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 def largest_point(maps: Tensor) -> Tensor:
     """Return where each map is largest; among equal values the first, row by row.
 
-    The first pixel of an area where a map saturates is a corner of it: smooth such maps first.
+    In an area where a map saturates this is a corner of the area: smooth such maps first.
 
     Args:
         maps: (N, 1, H, W), floating point.
@@ -40,18 +40,19 @@ def largest_point(maps: Tensor) -> Tensor:
 
 
 def pointing_hit(maps: Tensor, masks: Tensor, tolerance: float = 15) -> Tensor:
-    """Tell which maps have their largest value on the object or nearer to it than ``tolerance``.
+    """Return which maps have their largest value on the object or closer to it than ``tolerance``.
 
     Args:
-        maps: (N, 1, H, W), floating point. The published game resizes them to the original image.
+        maps: (N, 1, H, W), floating point. In the publication they are resized to the original
+            image.
         masks: (N, 1, H, W) or (1, 1, H, W), bool: the object.
         tolerance: distance in pixels, >= 0. The largest value hits if its distance to some pixel
             of the object is smaller: with 1 it must be on the object, with 0 nothing hits. 15 is
-            meant for photographs of about 500 pixels; for smaller images take as much less.
+            meant for photographs of about 500 pixels; scale it with the image.
 
     Returns:
-        (N,), bool. A degenerate map (constant, all zero, not finite) points nowhere and misses,
-        and nothing hits an empty mask.
+        (N,), bool. A degenerate map (constant, all zero, not finite) is a miss, and nothing hits an
+        empty mask.
 
     Raises:
         InputError: these are no maps and masks, they do not fit together, or the tolerance is
@@ -63,7 +64,7 @@ def pointing_hit(maps: Tensor, masks: Tensor, tolerance: float = 15) -> Tensor:
 
 
 def point_hit(points: Tensor, masks: Tensor, tolerance: float = 15) -> Tensor:
-    """Tell which points lie on the object or nearer to it than ``tolerance``.
+    """Return which points lie on the object or closer to it than ``tolerance``.
 
     Args:
         points: (N, 2), row and column in pixels of the mask, counted from 0; integer or floating
@@ -98,7 +99,7 @@ def point_hit(points: Tensor, masks: Tensor, tolerance: float = 15) -> Tensor:
 
 
 class _ClassAccuracy(Metric):
-    """Hits and misses of each class; what :class:`PointingGame` and its tally share."""
+    """Hits and misses of each class; the base of :class:`PointingGame` and its tally."""
 
     is_differentiable = False
     higher_is_better = True
@@ -151,10 +152,10 @@ class _ClassAccuracy(Metric):
 class PointingGame(_ClassAccuracy):
     """Accuracy of pointing at objects, over batches and processes.
 
-    The game is played once for each class in an image: ``update(maps, masks, classes)`` takes the
-    map that explains the class and the mask of all its objects. The accuracy of a class is its
-    hits over its hits and misses; a class that never occurred has 0 and counts in the mean, which
-    is how published figures are computed. :func:`pointing_hit` says what hits.
+    Each class in an image counts once: ``update(maps, masks, classes)`` takes the map that explains
+    the class and the mask of all its objects. The accuracy of a class is its hits over its hits and
+    misses; a class that never occurred has 0 and counts in the mean, as in the published figures.
+    :func:`pointing_hit` defines a hit.
 
     Args:
         num_classes: number of classes of the dataset.
@@ -194,11 +195,11 @@ class PointingGame(_ClassAccuracy):
         self.tolerance = tolerance
 
     def update(self, maps: Tensor, masks: Tensor, classes: Tensor) -> None:
-        """Play the game for a batch.
+        """Add a batch.
 
         Args:
             maps: (N, 1, H, W), floating point, at the size of the masks; N may be 0. Or points
-                (N, 2), rows and columns, where there is no map, as for the picture's center; see
+                (N, 2), rows and columns, where there is no map, such as the image's center; see
                 :func:`point_hit`.
             masks: (N, 1, H, W), bool: the objects of the class in the image.
             classes: (N,), integer, in [0, num_classes): the class that each map explains.
@@ -211,7 +212,7 @@ class PointingGame(_ClassAccuracy):
 
 
 class PointingTally(_ClassAccuracy):
-    """Accuracy of pointing where it is known already what hit, as from a file of results.
+    """Accuracy of pointing from hits that are known already, such as those of a file of results.
 
     Args:
         num_classes: number of classes of the dataset.
@@ -232,7 +233,7 @@ class PointingTally(_ClassAccuracy):
         super().__init__(num_classes, average, **kwargs)
 
     def update(self, hits: Tensor, classes: Tensor) -> None:
-        """Count some games.
+        """Add some hits and misses.
 
         Args:
             hits: (N,), bool; N may be 0.

@@ -17,7 +17,7 @@ __all__ = ["LocalStatistics", "local_statistics", "structural_similarity"]
 
 
 class LocalStatistics(NamedTuple):
-    """What SSIM needs of each map by itself; all (N, 1, H, W), float64.
+    """The part of SSIM that depends on one map; all (N, 1, H, W), float64.
 
     Attributes:
         maps: in [0, 1].
@@ -54,10 +54,10 @@ def local_statistics(maps: Tensor) -> LocalStatistics:
 def structural_similarity(first: LocalStatistics, second: LocalStatistics) -> Tensor:
     """Return the mean structural similarity of each pair, with the constants of the paper.
 
-    torchmetrics has a function for this, which gives the same numbers. But it takes both maps anew
-    for each pair; its convolution with 11 x 11 weights is 30 times slower in float64 on a CPU; and
-    in float32, the variances are small differences, so that on a GPU the rounding to TF32 puts
-    smooth maps off by up to 0.04.
+    torchmetrics has a function with the same results. But it processes both maps again for each
+    pair; its convolution with 11 x 11 weights is 30 times slower in float64 on a CPU; and in
+    float32 the variances are small differences, so TF32 rounding on a GPU causes errors of up to
+    0.04 for smooth maps.
 
     Args:
         first: of N maps.

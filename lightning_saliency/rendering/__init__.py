@@ -1,4 +1,4 @@
-"""Maps as pictures: RGB tensors that read at a glance and claim no more than is there."""
+"""Saliency maps as pictures: heatmaps, overlays, panels and filmstrips, as RGB tensors."""
 
 from lightning_saliency.renamed import keep_old_names
 from lightning_saliency.rendering.colormap import apply_colormap

@@ -1,4 +1,4 @@
-"""A white sheet that pictures and text are put on; all drawing goes through here."""
+"""A white canvas for pictures and text; all drawing goes through here."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ INK = (34, 34, 34)
 PALE_INK = (110, 110, 110)
 
 _LARGEST_STAMP, _SMALLEST_STAMP = 22, 8
-# Letters have this many shades. Nobody sees more, and every file is a few percent smaller.
+# Letters have this many shades; more are not visible, and files are a few percent smaller.
 _SHADES = 16
 
 
 class Canvas:
-    """A white sheet.
+    """A white canvas.
 
     Args:
         height: in pixels.
@@ -40,7 +40,7 @@ class Canvas:
     def paste(
         self, picture: Tensor, top: int, left: int, size: tuple[int, int] | None = None
     ) -> None:
-        """Put a picture (3, h, w), in [0, 1] or uint8, with its corner at (top, left).
+        """Draw a picture (3, h, w), in [0, 1] or uint8, with its corner at (top, left).
 
         If a size (height, width) is given, it is enlarged to it without blurring, or reduced to it
         without aliasing.
@@ -50,7 +50,7 @@ class Canvas:
     def paste_column(
         self, pictures: Tensor, top: int, left: int, size: tuple[int, int], pitch: int
     ) -> None:
-        """Put pictures (N, 3, h, w) beneath each other, white between them.
+        """Draw pictures (N, 3, h, w) below each other, with white gaps.
 
         Args:
             pictures: in [0, 1] or uint8.
@@ -82,7 +82,7 @@ class Canvas:
             self._sheet.paste(ink, (left + indent - size, top - size), _letters(line, size))
 
     def stamp(self, word: str, top: int, left: int, height: int, width: int) -> None:
-        """Write a word on a white plate in the middle of the box, as large as fits."""
+        """Write a word on a white plate in the middle of the box, as large as it fits."""
         size = max(_SMALLEST_STAMP, min(_LARGEST_STAMP, height // 4))
         while size > _SMALLEST_STAMP and text_width(word, size) + size // 3 > width:
             size -= 1
@@ -111,10 +111,10 @@ class Canvas:
             width: of the colored bar, in pixels.
 
         Returns:
-            How many pixels wide the whole is.
+            Its total width in pixels.
         """
         high = "≥ " + scale.label()
-        # The unit stands at the other end.
+        # The unit is written at the other end.
         low = "≤ -" + scale.label().split()[0] if signed else "0"
         gap = size // 2
         start = left + text_width(low, size) + gap
@@ -125,7 +125,7 @@ class Canvas:
         return end + text_width(high, size) - left
 
     def picture(self) -> Tensor:
-        """Return the sheet (3, height, width), uint8."""
+        """Return the canvas (3, height, width), uint8."""
         return from_pillow(self._sheet)
 
 

@@ -1,9 +1,9 @@
 """Values to colors, by look-up tables.
 
 ``"inferno"`` for maps that are >= 0: black to pale yellow, perceptually uniform (equal steps in the
-value look like equal steps in the picture) and readable without color vision. ``"RdBu_r"`` for
-maps with a sign: blue below zero, an exactly neutral light gray at zero, red above. Neither holds a
-pure green, so that :data:`NON_FINITE` cannot be taken for a value.
+value look like equal steps in the picture) and readable without color vision. ``"RdBu_r"`` for maps
+with a sign: blue below zero, an exactly neutral light gray at zero, red above. Neither contains
+pure green, so :data:`NON_FINITE` cannot be mistaken for a value.
 """
 
 from functools import lru_cache

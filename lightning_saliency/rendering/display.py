@@ -1,4 +1,4 @@
-"""Images as a person can see them, from the form that a model takes."""
+"""The model's input images, converted for display."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from lightning_saliency.errors import InputError
 
 __all__ = ["displayable"]
 
-# Un-normalizing and resampling leave [0, 1] by this much; more means that the range is another.
+# Un-normalizing and resampling exceed [0, 1] by this much; more means that the range is different.
 _SLACK = 0.05
 
 

@@ -1,7 +1,7 @@
 """The history of all samples in one picture: samples down, explained epochs across.
 
-TensorBoard keeps ten images of a tag by default. A filmstrip that is logged anew at every
-explanation holds the whole history in its last image.
+TensorBoard keeps ten images of a tag by default. A filmstrip is logged again with every
+explanation, so its last image holds the whole history.
 """
 
 import math
@@ -38,8 +38,8 @@ def select_frames(count: int, most: int = 16) -> list[int]:
     """Choose which of ``count`` explanations a filmstrip shows.
 
     They are evenly spaced: every first, second, fourth, eighth ... one, and the last. The spacing
-    doubles when there are too many, and what was left out never comes back. So columns stay where
-    they are from one epoch to the next, and frames that are left out need not be kept.
+    doubles when there are too many, and dropped frames never return. So columns keep their place
+    from one epoch to the next, and dropped frames need not be kept.
 
     Args:
         count: number of explanations so far, >= 0.
@@ -76,11 +76,11 @@ def _every(count: int, step: int) -> list[int]:
 class Frame:
     """What a filmstrip keeps of one explanation; 12 KiB for each sample.
 
-    Plain values: ``dataclasses.asdict(frame)`` can be saved, and ``Frame(**saved)`` restores it.
+    Plain values: save ``dataclasses.asdict(frame)``, and restore it with ``Frame(**saved)``.
 
     Attributes:
         pictures: (N, 3, h, w), uint8, on the CPU; the longer side is at most 64 pixels.
-        fault: for each sample why it has no picture, or ``""``; see
+        fault: for each sample why its map shows nothing, or ``""``; see
             :class:`~lightning_saliency.rendering.heatmap.Heatmap`.
         relative_strength: each map's strength divided by that of the strongest first map, or NaN.
     """
@@ -99,10 +99,10 @@ def film_frame(overlaid: Tensor, heat: Heatmap, side: int = _CELL) -> Frame:
         side: greatest length of the longer side of a picture, in pixels.
 
     Returns:
-        Small pictures and what is to be written on them.
+        Small pictures, and the words to write on them.
 
     Raises:
-        InputError: the shape or the number of samples is another.
+        InputError: the shape or the number of samples does not fit.
     """
     if overlaid.dim() != 4 or overlaid.shape[1] != 3 or len(overlaid) != len(heat):
         raise InputError(
@@ -123,21 +123,21 @@ def filmstrip(
 ) -> Tensor:
     """Draw the history: one row for each sample, one column for each frame.
 
-    Under each picture a bar shows how strong its map is beside the strongest of the run's first
-    maps, on a log scale: none at 1/1000, half the width at 1, the whole width at 1000 times.
+    Under each picture a bar shows the strength of its map relative to the strongest of the run's
+    first maps, on a log scale: no bar at 1/1000, half the width at 1, the whole width at 1000.
 
-    Pictures are at most 64 pixels, and smaller where they are many: all together hold at most
-    330 000 pixels, which stay below one megabyte as a PNG whatever they show.
+    Pictures have at most 64 pixels on a side, and fewer if there are many: together they have at
+    most 330 000 pixels, which stay below one megabyte as a PNG for any content.
 
     Args:
         frames: from :func:`film_frame`, all of one shape, oldest first; choose them with
             :func:`select_frames` if there are many.
-        row_labels: N texts, such as the classes; they are cut off after 120 pixels.
+        row_labels: N texts, such as the classes; truncated after 120 pixels.
         column_labels: for each frame a text, such as the epoch.
         images: (N, 3, H, W), in [0, 1]: the inputs, shown in a first column; None for none.
         title: what the strip shows, for instance ``"grad_cam, by epoch"``.
-        legend: the color scale and whether the colors have a sign, for the line beneath; None
-            for none.
+        legend: the color scale and whether the colors have a sign, for the line below; None for
+            none.
 
     Returns:
         (3, height, width), RGB, uint8, on the CPU.

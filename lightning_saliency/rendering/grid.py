@@ -1,4 +1,4 @@
-"""Pictures side by side under their titles, with text beneath."""
+"""Pictures side by side under their titles, with text below."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_LINES = 2
 
 @dataclass(frozen=True)
 class _Type:
-    """The sizes of what is written, in pixels; these are for places of 128 pixels.
+    """The sizes of text, in pixels; the defaults are for slots of 128 pixels.
 
     Attributes:
         font: of captions, and of titles if they fit.
@@ -40,11 +40,7 @@ class _Type:
 
     @classmethod
     def beside(cls, slot: int) -> _Type:
-        """Return sizes in proportion to the pictures: TensorBoard shows every panel in one width.
-
-        Args:
-            slot: width of the place of a picture.
-        """
+        """Return sizes in proportion to the pictures: TensorBoard shows all panels in one width."""
         return cls(*(round(size * max(1.0, slot / _LEAST)) for size in astuple(cls())))
 
 
@@ -53,7 +49,7 @@ class Cell:
     """One picture of a grid.
 
     Attributes:
-        picture: (3, H, W), in [0, 1]; None leaves the place empty.
+        picture: (3, H, W), in [0, 1]; None leaves the slot empty.
         title: written above it.
         stamp: a word written across it, or ``""``.
     """
@@ -71,13 +67,13 @@ def grid(
 ) -> Tensor:
     """Draw rows of pictures.
 
-    All are shown in the size that the first one gets: enlarged by a whole factor until its longer
-    side is at least 128 pixels, or reduced to 256. What is written grows with the pictures.
+    All have the size of the first one, which is enlarged by an integer factor until its longer side
+    is at least 128 pixels, or reduced to 256. Text grows with the pictures.
 
     Args:
-        rows: the cells, top to bottom and left to right; rows may be of unequal length. A row in
-            which no cell has a title takes no space for titles.
-        caption: lines of text beneath.
+        rows: the cells, top to bottom and left to right; rows may be of unequal length. A row
+            without titles takes no space for them.
+        caption: lines of text below.
         legends: color scales for the last line, each with whether its colors have a sign.
         remark: text at the right end of the last line.
 

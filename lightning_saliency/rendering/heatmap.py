@@ -1,7 +1,7 @@
-"""Saliency maps as colored pictures that do not claim more than the map holds.
+"""Saliency maps as colored pictures.
 
-A map without information is never painted as if it had some: it is hatched in gray, and panels and
-filmstrips print the word from :attr:`Heatmap.fault` across it.
+A map that shows nothing is not colored but hatched in gray, and panels and filmstrips print the
+word from :attr:`Heatmap.fault` across it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STRIPES = 8
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Painted maps, and what a reader must be told about them; indexing selects one sample.
+    """Colored maps, and what a reader has to know about them; indexing selects one sample.
 
     Attributes:
         color: (N, 3, H, W), float32 in [0, 1], on the CPU; uint8 after :meth:`as_bytes`.
@@ -39,7 +39,7 @@ class Heatmap:
         clipped: for each map the fraction of its finite pixels beyond full color.
         non_finite: for each map the fraction of pixels that are NaN or infinite.
         scale: what the colors mean.
-        signed: whether negative values have colors of their own.
+        signed: whether negative values have their own colors.
     """
 
     color: Tensor
@@ -69,7 +69,7 @@ class Heatmap:
         )
 
     def as_bytes(self, steps: int = 256) -> Heatmap:
-        """Return the same maps with their colors as uint8, to be drawn more than once.
+        """Return the same maps with their colors as uint8, for use in several pictures.
 
         Args:
             steps: see :func:`~lightning_saliency.rendering.to_bytes`.
@@ -78,7 +78,7 @@ class Heatmap:
 
     @property
     def colormap(self) -> str:
-        """The name of the colormap that the maps are painted with."""
+        """The name of the colormap of the maps."""
         return DIVERGING if self.signed else SEQUENTIAL
 
     @property
@@ -89,22 +89,22 @@ class Heatmap:
 
     @property
     def faint(self) -> tuple[bool, ...]:
-        """Whether each map has all but vanished, measured by the run's first maps."""
+        """Whether each map has almost vanished, relative to the run's first maps."""
         return tuple(ratio < FAINT for ratio in self.relative_strength)
 
 
 def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatmap:
-    """Paint maps.
+    """Color maps.
 
     Args:
-        saliency: (N, 1, H, W), floating point, on any device; may hold anything.
+        saliency: (N, 1, H, W), floating point, on any device; any values.
         scale: what the colors mean, the same for every map of the method in a run; see
             :func:`~lightning_saliency.rendering.scale.color_scale`.
-        signed: True gives negative values colors of their own (blue; red is positive); False
-            paints them like zero.
+        signed: True gives negative values their own colors (blue; red is positive); False draws
+            them like zero.
 
     Returns:
-        The pictures and what they do not show, on the CPU.
+        The pictures, and what they do not show, on the CPU.
 
     Raises:
         InputError: ``saliency`` has another shape, or no pixels.

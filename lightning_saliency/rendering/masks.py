@@ -1,4 +1,4 @@
-"""Masks of several areas, and what is left of an image where they are on."""
+"""Masks of several areas, and the pixels of the image that they preserve."""
 
 from collections.abc import Sequence
 
@@ -23,16 +23,16 @@ def mask_rows(
     scores: Sequence[float],
     deleted: bool = False,
 ) -> list[list[Cell]]:
-    """Return rows of pictures: each mask, and beneath it the pixels that it keeps.
+    """Return rows of pictures: each mask, and below it the pixels that it preserves.
 
-    Pixels that are not kept are gray. A single mask has its pixels beside it.
+    Other pixels are gray. A single mask has its pixels next to it.
 
     Args:
         image: (3, H, W), in [0, 1].
-        masks: (A, h, w), in [0, 1]; of another size they are stretched to the image.
+        masks: (A, h, w), in [0, 1]; resized to the image if needed.
         areas: A fractions of the image, written above the masks.
         scores: A class scores, written above the pixels; NaN is left out.
-        deleted: whether the masks mark what is taken away instead.
+        deleted: whether the masks mark the pixels that are removed instead.
 
     Raises:
         InputError: there are not as many masks as areas and scores, or one has another shape.

@@ -1,4 +1,4 @@
-"""A map laid over the image that it explains."""
+"""Maps overlaid on the images that they explain."""
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,14 @@ _MOST_OPAQUE = 0.9
 
 
 def overlay(image: Tensor, heat: Heatmap) -> Tensor:
-    """Lay the maps over their images: gray image where the map is low, its colors where high.
+    """Overlay the maps on their images: gray image where the map is low, its colors where high.
 
-    The image loses its colors, so that every color in the picture is the map's.
+    The image is converted to gray, so that every color in the picture is the map's.
 
     Args:
         image: (N, 3, H, W), in [0, 1]; see :func:`~lightning_saliency.rendering.displayable`.
-        heat: N painted maps; of another size than the image, they are enlarged without blurring.
+        heat: N colored maps; if their size differs from the image's, they are resized without
+            blurring.
 
     Returns:
         (N, 3, H, W), float32 in [0, 1], on the CPU. Hatched maps cover their image.

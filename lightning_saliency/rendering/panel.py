@@ -1,4 +1,4 @@
-"""One sample in one picture: what the network saw, what mattered, and the numbers to it."""
+"""One sample in one picture: the input, its map, the overlay and their numbers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,9 @@ from lightning_saliency.rendering.heatmap import Heatmap
 
 __all__ = ["compare_panel", "panel"]
 
-# More than these side by side get too small on a screen.
+# More than these in a row are too small on a screen.
 _METHODS_IN_A_ROW = 5
-# Below this fraction it is not worth a word.
+# Smaller fractions are not mentioned.
 _NOTABLE = 0.005
 
 
@@ -24,19 +24,18 @@ def panel(
     title: str = "map",
     more: Sequence[Sequence[Cell]] = (),
 ) -> Tensor:
-    """Draw one sample: input, map and overlay in a row, what to read beneath.
+    """Draw one sample: input, map and overlay in a row, with text below.
 
-    The last line is always there: the color scale, how strong the map is (its mean absolute
-    value, and how many times that of the strongest first map of the run), and what the colors do
-    not show.
+    The last line always shows the color scale, the strength of the map (its mean absolute value,
+    and its ratio to the strongest first map of the run), and what the colors do not show.
 
     Args:
         image: (3, H, W), in [0, 1].
-        heat: one painted map, ``heat[i]`` of a batch; of any size.
+        heat: one colored map, ``heat[i]`` of a batch; of any size.
         overlaid: (3, H, W), in [0, 1], the map laid over the image.
         caption: lines of text, such as ``["epoch 12 · target 7 · predicted 7 (0.93)"]``.
-        title: stands above the map, for instance the method's name.
-        more: rows of pictures beneath, such as those of :func:`~.masks.mask_rows`.
+        title: text above the map, for instance the method's name.
+        more: further rows of pictures, such as those of :func:`~.masks.mask_rows`.
 
     Returns:
         (3, height, width), RGB, uint8, on the CPU. The longer side of the input, the map and the
@@ -62,11 +61,11 @@ def compare_panel(
 ) -> Tensor:
     """Draw one sample with several methods: the input, and each method's map laid over it.
 
-    The maps alone stand in the methods' own panels.
+    The maps alone are in the methods' own panels.
 
     Args:
         image: (3, H, W), in [0, 1].
-        heats: for each method's name one painted map; shown in this order, five in a row.
+        heats: for each method's name one colored map; shown in this order, five in a row.
         overlays: for each of the names the overlay (3, H, W), in [0, 1].
         caption: lines of text.
 
@@ -117,5 +116,5 @@ def _remark(heat: Heatmap) -> str:
         ratio = heat.relative_strength[0]
         if ratio > 0:
             words.append(f"{ratio:.2g}x first" if ratio < 100 else f"{ratio:.0f}x first")
-    # Small panels have no room for zeros that say nothing.
+    # Small panels have no room for redundant zeros.
     return ", ".join(words).replace("e-0", "e-")

@@ -1,4 +1,4 @@
-"""Pictures as bytes, and in another size."""
+"""Pictures as bytes, and resized pictures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def to_bytes(picture: Tensor, steps: int = 256) -> Tensor:
             keeps its values.
 
     Returns:
-        The same shape, uint8, on the CPU. The three colors of a pixel, dimension -3, lie together
-        in memory, as they do in a picture file: so each of a batch is copied as a whole when drawn.
+        The same shape, uint8, on the CPU. The three colors of a pixel, dimension -3, are contiguous
+        in memory, as in an image file, so that each picture of a batch is copied as a whole.
     """
     picture = picture.detach().cpu()
     if picture.dtype != torch.uint8:
@@ -35,8 +35,9 @@ def to_bytes(picture: Tensor, steps: int = 256) -> Tensor:
 def fit_cell(size: tuple[int, int], least: int, most: int) -> tuple[int, int]:
     """Return the size at which a picture is shown.
 
-    Small ones grow by a whole factor, so that their pixels stay square and sharp; large ones
-    shrink. One whose longer side would jump from below ``least`` to above ``most`` stays below.
+    Small ones are enlarged by an integer factor, so that their pixels stay square and sharp; large
+    ones are reduced. If no integer factor reaches ``least`` without exceeding ``most``, the
+    picture stays below ``least``.
 
     Args:
         size: (height, width) of the picture.

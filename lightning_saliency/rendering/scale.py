@@ -1,26 +1,26 @@
-"""What a color means, once for the whole run.
+"""The color scale of a run: what a color means in all of its pictures.
 
 The maps of one run differ in size by orders of magnitude: gradients of a logit were measured to
 grow ninefold in fourteen epochs of a small network and 60-fold in longer runs. That leaves three
 ways to choose colors, of which two mislead:
 
-* Each map stretched to its own minimum and maximum: noise that is a millionth as strong looks as
-  sure as a real finding, and a constant map looks like something.
-* One value for full color, settled at the start: the first pictures are fine, and after a few
-  epochs most of every picture is at full color and nothing can be read any more.
+* Each map normalized to its own minimum and maximum: noise that is a millionth as strong looks as
+  certain as a real finding, and a constant map seems to show something.
+* One value for full color, fixed at the start: the first pictures are fine, but after a few epochs
+  most of every picture is saturated and unreadable.
 * One *share* for full color: a pixel's color says how many times more of its map's mass it holds
   than it would if the mass were spread evenly. This is the default.
 
 With shares a color means the same in every picture of a run, of every method and of every other
-run: half of full color is five times the average pixel. A diffuse map is dark all over and gets
-brighter spots as the network concentrates, so the picture also shows how sharply it looks. At
-most a tenth of a map can be at full color, whatever its values are. How strong the map is as a
-whole cannot be seen from shares; it is therefore written into each panel as a number beside its
-ratio to the first maps of the run, and drawn as a bar under each frame of a filmstrip. A map that
-has all but vanished (below a hundredth of the strongest first one) fades to black in proportion,
-and a map without any information is hatched (see :mod:`lightning_saliency.rendering.heatmap`).
+run: half of full color is five times the average pixel. A diffuse map is dark everywhere and gets
+brighter spots as the network concentrates, so the picture also shows how concentrated the map is.
+At most a tenth of a map can be at full color, whatever its values are. Shares do not show how
+strong the map is as a whole; this is therefore written into each panel, with the ratio to the first
+maps of the run, and drawn as a bar under each frame of a filmstrip. A map that has almost vanished
+(below a hundredth of the strongest first one) fades to black in proportion, and a map that shows
+nothing is hatched (see :mod:`lightning_saliency.rendering.heatmap`).
 
-The unit ``"value"`` is for methods whose values have a meaning of their own, such as masks in
+The unit ``"value"`` is for methods whose values are meaningful in themselves, such as masks in
 [0, 1]: the color is the value itself, full color is the same value in every picture of the run,
 and the fraction of pixels beyond it is written into the panel.
 """
@@ -51,9 +51,9 @@ _FULL_QUANTILE = 0.995
 
 @dataclass(frozen=True)
 class ColorScale:
-    """What full color stands for; settled once, then used for every map of a method in a run.
+    """What full color stands for; determined once, then used for every map of a method in a run.
 
-    Three plain values: keep them with ``dataclasses.asdict`` and a resumed run paints the same.
+    Three plain values: saved with ``dataclasses.asdict``, they give a resumed run the same colors.
 
     Args:
         unit: ``"share"``, full color is ``full`` times the map's mean absolute value;
@@ -107,7 +107,7 @@ class ColorScale:
 
 
 def color_scale(saliency: Tensor, unit: ColorUnit = "share") -> ColorScale | None:
-    """Settle the color scale of a run from its first maps.
+    """Determine the color scale of a run from its first maps.
 
     The reference is the strength of the strongest map. For shares, full color is the fixed
     default; for values, the one that 0.5 % of the pixels of all these maps exceed.
@@ -117,11 +117,11 @@ def color_scale(saliency: Tensor, unit: ColorUnit = "share") -> ColorScale | Non
         unit: ``"share"`` or ``"value"``.
 
     Returns:
-        The scale; None if no map shows anything (constant, zero or not finite), so that nothing
-        can be settled yet. Paint those with ``ColorScale()`` and try again with the next ones.
+        The scale; None if every map is degenerate (constant, zero or not finite). Draw those with
+        ``ColorScale()`` and try again with the next maps.
 
     Raises:
-        InputError: ``unit`` is none of the two.
+        InputError: ``unit`` is neither of them.
     """
     if unit not in get_args(ColorUnit):
         raise InputError(f"Expected unit 'share' or 'value', got '{unit}'.")

@@ -1,4 +1,4 @@
-"""Fonts and the measuring of text, without any drawing."""
+"""Fonts and text widths, without any drawing."""
 
 import re
 from functools import lru_cache
@@ -12,7 +12,7 @@ __all__ = ["font", "shorten", "text_width", "wrap"]
 
 @lru_cache(maxsize=16)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font of all pictures, DejaVu Sans, which matplotlib brings along.
+    """Return the font of all pictures, DejaVu Sans, which comes with matplotlib.
 
     Args:
         size: height of a line in pixels, roughly.
@@ -34,7 +34,7 @@ def text_width(text: str, size: int) -> int:
 
 
 def shorten(text: str, width: int, size: int) -> str:
-    """Return ``text`` as one line that fits, cut off with an ellipsis if it must be.
+    """Return ``text`` as one line that fits, truncated with an ellipsis if needed.
 
     Args:
         text: any text; line breaks and tabs become spaces.
@@ -68,7 +68,7 @@ def wrap(text: str, width: int, size: int) -> list[str]:
         size: font size.
 
     Returns:
-        The lines, none for an empty text. A part that fits no line stands on one by itself.
+        The lines, none for an empty text. A part that is too long for a line has one of its own.
 
     Example:
         >>> wrap("contrastive_excitation_backprop", 120, 11)

@@ -1,4 +1,4 @@
-"""The history of all samples as a short film."""
+"""The history of all samples as a short animation."""
 
 from __future__ import annotations
 
