@@ -32,6 +32,7 @@ from lightning_saliency.callbacks.progress_bar import progress_shown
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.errors import InputError
 from lightning_saliency.network.layers import find_layer
 from lightning_saliency.network.score import class_logits, target_classes
 from lightning_saliency.network.sharded import is_sharded
@@ -124,6 +125,31 @@ class Explainer:
                 for entry in self.methods
             ]
         self.is_prepared = True
+
+    def try_methods(self, context: RunContext, probe: SampleSet) -> None:
+        """Prepare the methods on a picture that need not be like the samples, and forget the result.
+
+        Args:
+            context: of the run.
+            probe: one sample; its label is not looked at. If the module does not take it, it says
+                nothing of the samples, and nothing is tried.
+
+        Raises:
+            SaliencyError: a method does not fit the module.
+        """
+        pl_module = context.pl_module
+        with context.trainer.precision_plugin.forward_context(), undisturbed(pl_module):
+            try:
+                image = to_model_input(context, probe).images[:1]
+                forward = self.forward or find_forward(pl_module, image, probe.key)
+                model = explained_model(pl_module, forward)
+                predict(model, image)
+            except InputError:
+                raise
+            except Exception:
+                return
+            for entry in self.methods:
+                entry.method.prepare(model, image)
 
     def explain(
         self,

@@ -50,7 +50,7 @@ from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
 from lightning_saliency.callbacks.weight_averaging import averaged_weights, move_before_averaging
-from lightning_saliency.errors import InputError
+from lightning_saliency.errors import InputError, SaliencyError
 from lightning_saliency.network.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
 
@@ -203,7 +203,7 @@ class SaliencyCallback(pl.Callback):
 
         self._last_epoch: int | None = None
         self._last_round: ExplanationRound | None = None
-        self._is_set_up = self._saw_validation = False
+        self._is_set_up = self._saw_validation = self._was_tried = False
 
     @property
     def series(self) -> dict[str, Series]:
@@ -258,16 +258,34 @@ class SaliencyCallback(pl.Callback):
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try the methods on what the sanity check has shown, before the first training step."""
-        probe = self._samples.known or self._samples.collected()
+        probe = self._samples.known or self._samples.collected() or self._collector.probe
         self._prepare_before_training(RunContext(trainer, pl_module), probe)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Try the methods on a sample, where there was no sanity check."""
+        """Try the methods on the user's own samples, where there was no sanity check."""
         if not self._explainer.is_prepared:
-            context = RunContext(trainer, pl_module)
-            probe = self._samples.known or self._collector.fetch_probe(context)
-            self._prepare_before_training(context, probe)
+            self._prepare_before_training(RunContext(trainer, pl_module), self._samples.known)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Try the methods on the first training batch, where no other sample has been seen.
+
+        Nothing is read for it. What is wrong with this batch alone (its labels, its form, its size)
+        says nothing of the validation data: the check then waits for these.
+        """
+        if self._was_tried or self._explainer.is_prepared:
+            return
+        self._was_tried = True
+        context = RunContext(trainer, pl_module)
+        probe = context.attempt(lambda: self._samples.of(batch)[:1])
+        if not isinstance(probe, Failure) and lazy_layer(pl_module) is None:
+            with self._budget.spending():
+                outcome = context.attempt(partial(self._explainer.try_methods, context, probe))
+            if isinstance(outcome, Failure) and isinstance(outcome.error, SaliencyError):
+                raise outcome.error
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -293,7 +311,7 @@ class SaliencyCallback(pl.Callback):
         """Collect samples in the form in which the model is about to see them."""
         context = RunContext(trainer, pl_module)
         self._change_detector.take(batch, dataloader_idx, context)
-        self._collector.take(batch, dataloader_idx, context)
+        self._collector.take(batch, batch_idx, dataloader_idx, context)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

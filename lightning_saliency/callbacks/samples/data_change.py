@@ -125,8 +125,8 @@ class ChangeDetector:
         try:
             for turn in (1, 2):
                 with other_random_numbers(context.pl_module.device, turn):
-                    batch = fetch_batch(context, self._dataloader_idx, indices)
-                if known is None or batch is None:
+                    batch = fetch_batch(context, self._dataloader_idx, indices, turn)
+                if known is None:
                     return
                 looks.append(self._samples.of(batch))
                 changed = differing(known, looks[0])

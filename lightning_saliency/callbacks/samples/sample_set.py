@@ -98,7 +98,7 @@ class Samples:
         self._collected = []
 
     def collect(self, batch: object) -> None:
-        """Take what is still missing from a batch.
+        """Take what is still missing of the first samples from a batch.
 
         Args:
             batch: what the model's ``validation_step`` receives, on the device.
