@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from types import MemberDescriptorType
 from typing import Any
 
@@ -21,7 +20,6 @@ _LEFT_ALONE = (
 )
 
 
-@functools.lru_cache(maxsize=4096)
 def is_left_alone(kind: type) -> bool:
     """Whether objects of a class belong to the run, to other threads or to a library's machinery.
 
@@ -48,17 +46,26 @@ def attributes_of(thing: Any) -> dict[str, Any] | None:
     return table if type(table) is dict else None
 
 
-@functools.lru_cache(maxsize=4096)
 def slots_of(kind: type) -> tuple[MemberDescriptorType, ...]:
     """Return what gives access to the attributes that a class keeps in ``__slots__``.
 
     Args:
         kind: a class.
     """
-    return tuple(
-        value
-        for each in kind.__mro__
-        if "__slots__" in vars(each)
-        for value in vars(each).values()
-        if isinstance(value, MemberDescriptorType)
-    )
+    found = _slots.get(kind)
+    if found is None:
+        if len(_slots) >= _MOST_CLASSES:
+            # It would keep classes alive that their makers have forgotten.
+            _slots.clear()
+        found = _slots[kind] = tuple(
+            value
+            for each in kind.__mro__
+            if "__slots__" in vars(each)
+            for value in vars(each).values()
+            if isinstance(value, MemberDescriptorType)
+        )
+    return found
+
+
+_MOST_CLASSES = 4096
+_slots: dict[type, tuple[MemberDescriptorType, ...]] = {}

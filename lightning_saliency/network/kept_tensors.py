@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.network.holders import restore_dict, same_entries
+from lightning_saliency.network.holders import same_entries
 from lightning_saliency.network.tensor_values import TensorValues
 
 __all__ = ["KeptTensors", "TensorMark"]
@@ -40,8 +40,8 @@ class KeptTensors:
     Args:
         tensors: each once.
         weights: ids of those that are copied however large they are.
-        watched: ids of those that are not copied. Values that are written to them in place cannot
-            be had back; that they were written is seen by autograd's counters.
+        watched: ids of those that are not copied before :meth:`copy_now`. Values that are written
+            to them in place cannot be had back; autograd's counters tell that they were written.
 
     Attributes:
         tensors: those that have memory.
@@ -71,7 +71,9 @@ class KeptTensors:
             if "memory" not in str(error):
                 raise
             chosen, self._values = {}, TensorValues({})
-        self._watched = [place for place in range(len(self.tensors)) if place not in chosen]
+        self._later: list[TensorValues] = []
+        self._watched = {place for place in range(len(self.tensors)) if place not in chosen}
+        self._places = {id(self.tensors[place]): place for place in self._watched}
 
     def _chosen(self, weights: Collection[int], watched: Collection[int]) -> dict[int, Tensor]:
         """Return by place those that are copied."""
@@ -84,6 +86,23 @@ class KeptTensors:
                 chosen[place] = alias
                 left -= size
         return chosen
+
+    def copy_now(self, tensors: Iterable[Tensor]) -> None:
+        """Copy the values of tensors that were watched until now.
+
+        Args:
+            tensors: those that were written to already, as autograd's counters tell, stay as they
+                are.
+        """
+        chosen = {
+            place: self._aliases[place]
+            for place in (self._places.get(id(tensor)) for tensor in tensors)
+            if place in self._watched
+            and _version(self.tensors[place]) == self._versions[place]
+            and _pointer(self.tensors[place]) == self._pointers[place]
+        }
+        self._later.append(TensorValues(chosen))
+        self._watched.difference_update(chosen)
 
     def mark(self) -> TensorMark:
         """Return how the tensors stand now, for :meth:`restore_mark`."""
@@ -114,7 +133,7 @@ class KeptTensors:
                 alias.copy_(values)
         if moved:
             as_before = {place for place in moved if place not in mark.others}
-            self._values.restore(as_before)
+            self._restore_values(as_before)
             for place in as_before.difference(self._watched):
                 self._versions[place] = _version(self.tensors[place])
         self._restore_graph()
@@ -137,7 +156,7 @@ class KeptTensors:
         self._restore_hooks()
         self.lost = [
             self.tensors[place]
-            for place in self._watched
+            for place in sorted(self._watched)
             if _version(self.tensors[place]) != self._versions[place]
         ]
         moved = []
@@ -150,9 +169,12 @@ class KeptTensors:
             if _is_elsewhere(tensor, alias):
                 tensor.data = alias
                 moved.append(tensor)
-        moved += [self.tensors[place] for place in self._values.restore()]
+        moved += [self.tensors[place] for place in self._restore_values()]
         self._restore_graph()
         return moved + self.lost
+
+    def _restore_values(self, places: Collection[int] | None = None) -> list[int]:
+        return [key for values in (self._values, *self._later) for key in values.restore(places)]
 
     def _restore_hooks(self) -> None:
         for tensor, (hooks, own, after, own_after) in zip(self.tensors, self._hooks, strict=True):
@@ -186,8 +208,8 @@ def _has_memory(tensor: Tensor) -> bool:
 
 
 def _ask_for_memory(alias: Tensor) -> None:
-    last = sum((n - 1) * step for n, step in zip(alias.shape, alias.stride(), strict=True))
-    needed = (alias.storage_offset() + last + 1) * alias.element_size()
+    last = int(sum((n - 1) * step for n, step in zip(alias.shape, alias.stride(), strict=True)))
+    needed = (int(alias.storage_offset()) + last + 1) * alias.element_size()
     storage = alias.untyped_storage()
     if storage.nbytes() < needed:
         storage.resize_(needed)

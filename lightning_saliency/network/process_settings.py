@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.modules import module as torch_modules
 
-from lightning_saliency.network.holders import OrderedEntries, same_entries
+from lightning_saliency.network.holders import OrderedEntries
 
 __all__ = ["preserved_settings"]
 
@@ -69,7 +70,7 @@ _SETTINGS: list[_Setting] = [
 _HOOK_TABLES = [
     OrderedEntries(table)
     for name, table in vars(torch_modules).items()
-    if name.startswith("_global_") and isinstance(table, dict)
+    if name.startswith("_global_") and isinstance(table, OrderedDict)
 ]
 
 

@@ -6,52 +6,31 @@ import array
 import enum
 import functools
 import io
-import random
-import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from types import (
     BuiltinMethodType,
     CellType,
     FunctionType,
-    GeneratorType,
     MappingProxyType,
     MethodType,
     ModuleType,
-    SimpleNamespace,
 )
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from lightning_saliency.network import holders
-from lightning_saliency.network.attributes import attributes_of, is_left_alone, slots_of
-from lightning_saliency.network.user_code import globals_named_by, is_library, may_run
+from lightning_saliency.network.attributes import is_left_alone, slots_of
+from lightning_saliency.network.code_holders import GlobalNames
+from lightning_saliency.network.visits import ATOMS, STREAMS, Visits
 
-__all__ = ["MOST_SEARCHED", "Reached"]
-
-MOST_SEARCHED = 10_000
-"""Of a container with more entries than this the entries are kept, but not looked into."""
+__all__ = ["Reached"]
 
 _Visit: TypeAlias = "Callable[[Reached, Any], None]"
 
-# Immutable, and by far the most common; dicts of modules are full of them.
-_ATOMS = {
-    *(type(None), bool, int, float, complex, str, bytes, range, slice),
-    *(torch.dtype, torch.device, torch.layout, torch.Size, torch.memory_format, ModuleType),
-}
-_PLAIN = {dict, list, set, OrderedDict}
 
-_LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Event)
-_STREAMS = (
-    *(torch.Generator, random.Random, np.random.Generator, np.random.RandomState),
-    np.random.BitGenerator,
-)
-
-
-class Reached:
+class Reached(Visits):
     """What can be reached from some objects, by kinds.
 
     The search goes into modules, containers, objects' attributes, closures, and what the methods of
@@ -63,15 +42,6 @@ class Reached:
         known: ids of objects that are looked after already; the search stops there.
         skipped: ids of containers that are not to be touched.
         named: also note how each object was reached, which takes twice as long.
-
-    Attributes:
-        modules: all modules of torch.
-        tables: dicts, those of objects' attributes among them, that had entries.
-        empty: containers that had none.
-        holders: whatever else keeps state.
-        tensors: all tensors, parameters and buffers of the modules among them.
-        opaque: what has state that cannot be put back, such as a running generator.
-        seen: everything, by id.
     """
 
     def __init__(
@@ -82,19 +52,10 @@ class Reached:
         *,
         named: bool = False,
     ) -> None:
-        self.modules: list[nn.Module] = []
-        self.tables: list[dict[Any, Any]] = []
-        self.empty: list[Any] = []
-        self.holders: list[holders.Holder] = []
-        self.tensors: list[Tensor] = []
-        self.opaque: list[Any] = []
-        self.seen: dict[int, Any] = {id(each): each for each in skipped}
-        self._globals: dict[int, tuple[dict[str, Any], dict[str, None]]] = {}
-        self._parents: dict[int, tuple[int, str]] | None = {} if named else None
-        self._waiting = list(roots)
+        super().__init__(roots, skipped, named)
         self._search(known)
         self.holders += [
-            holders.GlobalNames(table, tuple(names)) for table, names in self._globals.values()
+            GlobalNames(table, tuple(names)) for table, names in self._globals.values()
         ]
 
     def _search(self, known: Collection[int]) -> None:
@@ -124,153 +85,21 @@ class Reached:
             steps.append(step)
         return ".".join(step for step in reversed(steps) if step not in _UNNAMED_STEPS)
 
-    # --- what is visited, by kind -------------------------------------------------------------
 
-    def _add(self, owner: object, values: Iterable[Any], labels: Iterable[Any]) -> None:
-        empty, waiting, parents = self.empty, self._waiting, self._parents
-        for value in values:
-            kind = type(value)
-            if kind in _ATOMS:
-                continue
-            if kind in _PLAIN and not value:
-                empty.append(value)
-            else:
-                waiting.append(value)
-        if parents is not None:
-            for label, value in zip(labels, values, strict=False):
-                parents.setdefault(id(value), (id(owner), str(label)))
-
-    def _module(self, module: nn.Module) -> None:
-        self.modules.append(module)
-        table = module.__dict__
-        self.tables.append(table)
-        if not isinstance(module, torch.jit.ScriptModule):
-            self._add(module, table.values(), table.keys())
-        self._add(module, (type(module),), ("class",))
-
-    def _dict(self, table: dict[Any, Any]) -> None:
-        if isinstance(table, OrderedDict):
-            self.holders.append(holders.OrderedEntries(table))
-        elif table or type(table) is not dict:
-            self.tables.append(table)
-        else:
-            self.empty.append(table)
-        if len(table) <= MOST_SEARCHED:
-            self._add(table, dict.values(table), dict.keys(table))
-        self._attributes(table)
-
-    def _sequence(self, entries: Any) -> None:
-        self.holders.append(holders.SequenceEntries(entries))
-        if len(entries) <= MOST_SEARCHED and isinstance(entries, (list, deque)):
-            self._add(entries, entries, range(len(entries)))
-        self._attributes(entries)
-
-    def _set(self, members: set[Any]) -> None:
-        self.holders.append(holders.SetEntries(members))
-        self._frozen(members)
-        self._attributes(members)
-
-    def _frozen(self, entries: Any) -> None:
-        """Look into what cannot change itself, such as a tuple."""
-        if len(entries) <= MOST_SEARCHED:
-            values = entries.values() if isinstance(entries, MappingProxyType) else entries
-            self._add(entries, values, range(len(entries)))
-        self._attributes(entries)
-
-    def _tensor(self, tensor: Tensor) -> None:
-        self.tensors.append(tensor)
-        self._attributes(tensor)
-
-    def _array(self, numbers: np.ndarray[Any, Any]) -> None:
-        self.holders.append(holders.ArrayValues(numbers))
-        if numbers.dtype.hasobject and numbers.size <= MOST_SEARCHED:
-            self._add(numbers, list(numbers.flat), range(numbers.size))
-
-    def _stream(self, stream: Any) -> None:
-        self.holders.append(holders.RandomStream(stream))
-
-    def _file(self, file: Any) -> None:
-        try:
-            keeps = file.readable() and file.seekable() and not file.writable()
-        except (ValueError, AttributeError):
-            return
-        if isinstance(file, (io.BytesIO, io.StringIO)) or not keeps:
-            self.opaque.append(file)
-        else:
-            self.holders.append(holders.FilePosition(file))
-
-    def _function(self, function: FunctionType) -> None:
-        cells = function.__closure__ or ()
-        self._add(function, cells, function.__code__.co_freevars)
-        self._add(function, function.__defaults__ or (), function.__code__.co_varnames)
-        keywords = function.__kwdefaults__ or {}
-        self._add(function, keywords.values(), keywords)
-        self._add(function, (function.__dict__,), ("attributes",))
-        if not is_library(function.__module__):
-            for table, names in globals_named_by(function):
-                self._globals.setdefault(id(table), (table, {}))[1].update(dict.fromkeys(names))
-                self._add(table, [table[name] for name in names], names)
-
-    def _cell(self, cell: CellType) -> None:
-        holder = holders.ClosureVariable(cell)
-        self.holders.append(holder)
-        self._add(cell, (holder.take(),), ("closure",))
-
-    def _method(self, method: MethodType | BuiltinMethodType) -> None:
-        self._add(method, (method.__self__,), ("object",))
-        if isinstance(method, MethodType):
-            self._add(method, (method.__func__,), ("function",))
-
-    def _wrapper(self, wrapper: Any) -> None:
-        names = ("func", "args", "keywords", "fget", "fset", "__func__", "__wrapped__")
-        for name in names:
-            self._add(wrapper, (getattr(wrapper, name, None),), (name,))
-
-    def _class(self, kind: type) -> None:
-        for each in kind.__mro__:
-            if is_library(each.__module__) or issubclass(each, enum.Enum):
-                continue
-            if id(each) in self.seen and each is not kind:
-                continue
-            self.seen[id(each)] = each
-            self.holders.append(holders.ClassAttributes(each))
-            own = {name: value for name, value in vars(each).items() if may_run(name)}
-            self._add(each, own.values(), own.keys())
-
-    def _object(self, thing: Any) -> None:
-        table = attributes_of(thing)
-        if table and any(isinstance(value, _LOCKS) for value in table.values()):
-            # Other threads work with it.
-            self.opaque.append(thing)
-            return
-        self._attributes(thing)
-        self._add(thing, (type(thing),), ("class",))
-
-    def _attributes(self, thing: Any) -> None:
-        table = attributes_of(thing)
-        if table:
-            if id(table) not in self.seen:
-                self.seen[id(table)] = table
-                self.tables.append(table)
-                self._add(thing, table.values(), table.keys())
-        elif table is not None:
-            self.empty.append(table)
-        descriptors = slots_of(type(thing))
-        if descriptors:
-            holder = holders.SlotValues(thing, descriptors)
-            self.holders.append(holder)
-            self._add(thing, holder.take(), (each.__name__ for each in descriptors))
-
-    def _opaque(self, thing: Any) -> None:
-        self.opaque.append(thing)
-
-
-_UNNAMED_STEPS = {"_modules", "_parameters", "_buffers", "class", "function", "object", "attributes"}
+_UNNAMED_STEPS = {
+    "_modules",
+    "_parameters",
+    "_buffers",
+    "class",
+    "function",
+    "object",
+    "attributes",
+}
 
 
 def _visit_of(kind: type) -> _Visit | None:
     """Return what visits objects of a class, None if they have no state that concerns us."""
-    if kind in _ATOMS or issubclass(kind, (ModuleType, enum.Enum)):
+    if kind in ATOMS or issubclass(kind, (ModuleType, enum.Enum)):
         return None
     for kinds, visit in _BY_KIND:
         if issubclass(kind, kinds):
@@ -287,7 +116,7 @@ def _visit_of(kind: type) -> _Visit | None:
 _BY_KIND: tuple[tuple[Any, _Visit], ...] = (
     (nn.Module, Reached._module),
     (Tensor, Reached._tensor),
-    (_STREAMS, Reached._stream),
+    (STREAMS, Reached._stream),
     (dict, Reached._dict),
     ((list, deque, bytearray, array.array), Reached._sequence),
     (set, Reached._set),
@@ -298,13 +127,13 @@ _BY_KIND: tuple[tuple[Any, _Visit], ...] = (
     (CellType, Reached._cell),
     ((MethodType, BuiltinMethodType), Reached._method),
     (
-        (functools.partial, functools.partialmethod, property, staticmethod, classmethod)
-        + (type(functools.lru_cache(len)), functools.cached_property),
+        (
+            *(functools.partial, functools.partialmethod, functools.cached_property),
+            *(property, staticmethod, classmethod, type(functools.lru_cache(len))),
+        ),
         Reached._wrapper,
     ),
     (type, Reached._class),
-    (SimpleNamespace, Reached._object),
-    (GeneratorType, Reached._opaque),
 )
 
 

@@ -36,6 +36,7 @@ def silent_logging(modules: Iterable[nn.Module]) -> Iterator[None]:
                 continue
             silenced.append((own, {name: own[name] for name in _NAMES if name in own}))
             own["log"] = own["log_dict"] = _nothing
+            runner: Any
             for runner in (own.get("_trainer"), own.get("_fabric")):
                 loggers = getattr(runner, "_loggers", None)
                 if loggers and all(runner is not other for other, _ in replaced):
@@ -65,4 +66,4 @@ def _package(kind: type) -> str | None:
 
 
 def _dummy(package: str) -> Any:
-    return sys.modules[f"{package}.loggers.logger"].DummyLogger()  # type: ignore[attr-defined]
+    return sys.modules[f"{package}.loggers.logger"].DummyLogger()

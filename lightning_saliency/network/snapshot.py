@@ -45,7 +45,7 @@ class Snapshot:
     Args:
         reached: what is looked after.
         weights: ids of tensors that are copied however large they are.
-        watched: ids of tensors that are not copied; see
+        watched: ids of tensors that are not copied until :meth:`copy_now`; see
             :class:`~lightning_saliency.network.kept_tensors.KeptTensors`.
         keeps_tensors: False leaves tensors as they come, those among the modules' attributes and
             their values: of a sharded module the run sees to them.
@@ -66,15 +66,24 @@ class Snapshot:
     ) -> None:
         self.reached, self.ids = reached, reached.seen.keys()
         self._restores = restore_dict if keeps_tensors else _restore_but_tensors
-        self._entries = [dict(table.items()) for table in reached.tables]
+        # Not by their own methods, which may be others than a dict's.
+        self._entries = [dict(dict.items(table)) for table in reached.tables]
         self._kept = [holder.take() for holder in reached.holders]
         self._tensors = KeptTensors(reached.tensors, weights, watched)
+
+    def copy_now(self, tensors: Sequence[Tensor]) -> None:
+        """Copy the values of tensors that were watched until now.
+
+        Args:
+            tensors: among those that were reached; nothing has been written to them yet.
+        """
+        self._tensors.copy_now(tensors)
 
     def mark(self) -> Mark:
         """Return how things stand now, for :meth:`restore_mark`."""
         return Mark(
             {
-                place: dict(table.items())
+                place: dict(dict.items(table))
                 for place, (table, entries) in enumerate(self._pairs())
                 if not _same(table, entries)
             },
@@ -161,14 +170,14 @@ def warn_of_lost(model: nn.Module, lost: Sequence[Tensor]) -> None:
 def _same(table: dict[Any, Any], entries: dict[Any, Any]) -> bool:
     return (
         len(table) == len(entries)
-        and same_entries(table.values(), entries.values())
-        and same_entries(table, entries)
+        and same_entries(dict.values(table), entries.values())
+        and same_entries(dict.keys(table), entries)
     )
 
 
 def _restore_but_tensors(table: dict[Any, Any], entries: dict[Any, Any]) -> None:
     others = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
-    tensors = {name: value for name, value in table.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in dict.items(table) if isinstance(value, Tensor)}
     restore_dict(table, others | tensors)
 
 

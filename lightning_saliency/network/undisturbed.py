@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +33,9 @@ from lightning_saliency.network.training_modes import (
     frozen_parameters,
     no_inference_tensors,
 )
+from lightning_saliency.network.weight_guard import watched_parameters
 
 __all__ = [
-    "Weights",
     "lazy_layer",
     "other_random_numbers",
     "preserved_random_streams",
@@ -44,15 +43,9 @@ __all__ = [
     "without_outer_contexts",
 ]
 
-Weights: TypeAlias = Literal["kept", "watched"]
-"""``"kept"``: the weights are copied on entering, and whatever writes to them is undone.
-``"watched"``: they are copied the first time and then ever more seldom, as long as nothing writes
-to them; in between, what is written in place is seen and warned of, and from then on they are kept.
-For code that is known not to write weights itself, around a model that probably does not."""
-
 
 @contextmanager
-def undisturbed(model: nn.Module, weights: Weights = "kept") -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Make ``model`` ready to be explained, and put everything back afterwards.
 
     Inside, every module is in eval mode, every parameter is frozen and has no ``.grad``, gradients
@@ -78,7 +71,6 @@ def undisturbed(model: nn.Module, weights: Weights = "kept") -> Iterator[None]:
 
     Args:
         model: the model, or a part of it.
-        weights: see :data:`Weights`.
 
     Raises:
         ModelError: the model has lazy layers that no input has shaped yet, or keeps tensors of an
@@ -110,7 +102,7 @@ def undisturbed(model: nn.Module, weights: Weights = "kept") -> Iterator[None]:
         if len(new) < len(modules):
             stack.enter_context(_as_on_entering(outer))
         if new:
-            stack.enter_context(_kept(model, new, known, _are_copied(model, weights)))
+            stack.enter_context(_kept(model, new, known))
         yield
 
 
@@ -120,8 +112,8 @@ class _Here(threading.local):
 
 
 _here = _Here()
-# How often a model was explained with its weights watched; -1 for one that writes to them.
-_times_watched: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+# Models that have written to their weights in a way that was noticed too late.
+_writers: WeakSet[nn.Module] = WeakSet()
 
 
 def _snapshots() -> list[Snapshot]:
@@ -149,44 +141,46 @@ def _as_on_entering(snapshots: Sequence[Snapshot]) -> Iterator[None]:
 
 
 @contextmanager
-def _kept(
-    model: nn.Module, modules: Sequence[nn.Module], known: set[int], are_copied: bool
-) -> Iterator[None]:
+def _kept(model: nn.Module, modules: Sequence[nn.Module], known: set[int]) -> Iterator[None]:
     """Keep what can be reached from the modules, as far as no outer context keeps it."""
-    parameters = {id(p) for m in modules for p in m._parameters.values() if p is not None}
     is_sharded = _is_sharded(modules)
     scripted = [m for m in modules if isinstance(m, torch.jit.ScriptModule)]
     found = Reached(
         [model, *_held_by(scripted)], known, [m._parameters for m in modules] if is_sharded else ()
     )
     weights = {id(tensor) for tensor in _held_by([*modules, *found.modules])}
+    readers = [] if is_sharded or model in _writers else found.readers
+    exposed = {id(tensor) for tensor in found.tensors}
+    read = {id(p): p for m in found.readers for p in m._parameters.values() if p is not None}
+    hidden = {key: tensor for key, tensor in read.items() if key not in exposed}
     if is_sharded:
-        found.tensors = [t for t in found.tensors if id(t) in weights - parameters]
-    with frozen(found.tensors), silent_logging([*modules, *found.modules]):
-        watched = () if are_copied else parameters
+        buffers = {id(t) for m in modules for t in m._buffers.values()}
+        found.tensors = [tensor for tensor in found.tensors if id(tensor) in buffers]
+    else:
+        found.tensors += hidden.values()
+    with ExitStack() as stack:
+        stack.enter_context(frozen(found.tensors))
+        stack.enter_context(silent_logging([*modules, *found.modules]))
+        taken: list[Snapshot] = []
+        found.tables += stack.enter_context(
+            watched_parameters(readers, lambda some: taken[0].copy_now(some))
+        )
+        watched = hidden if readers else ()
         snapshot = Snapshot(found, weights, watched, keeps_tensors=not is_sharded)
+        taken.append(snapshot)
         _here.snapshots.append(snapshot)
         try:
             yield
         finally:
             _here.snapshots.remove(snapshot)
-            moved = snapshot.restore()
-            if any(id(each) in parameters for each in moved):
-                _times_watched[model] = -1
+            snapshot.restore()
+            if any(id(tensor) in hidden for tensor in snapshot.lost):
+                _writers.add(model)
             warn_of_lost(model, snapshot.lost)
 
 
-def _are_copied(model: nn.Module, weights: Weights) -> bool:
-    times = _times_watched.get(model, 0)
-    if weights == "kept" or times < 0:
-        return True
-    times = _times_watched[model] = times + 1
-    # The first time, the second, the fourth, the eighth ...
-    return times & (times - 1) == 0
-
-
 def _is_sharded(modules: Sequence[nn.Module]) -> bool:
-    """Whether the run moves the weights about: see ``is_sharded``, which takes ten times as long."""
+    """Say what ``is_sharded`` does, in a tenth of its time."""
     kinds = {kind.__name__ for each in set(map(type, modules)) for kind in each.__mro__}
     weights = {type(p).__name__ for m in modules for p in m._parameters.values()}
     return bool(
