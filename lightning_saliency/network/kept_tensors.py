@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch import Tensor
 from lightning_saliency.network.holders import same_entries
 from lightning_saliency.network.tensor_values import TensorValues
 
-__all__ = ["KeptTensors", "TensorMark"]
+__all__ = ["KeptTensors", "TensorMark", "WatchedTensors"]
 
 # Of tensors that are no weights, such as a dataset that a model holds: the bytes of one, and of all
 # together, that are copied.
 _MOST_BYTES_OF_ONE, _MOST_BYTES = 64 * 2**20, 256 * 2**20
+
+
+_Standing = tuple[list[int], list[int]]
 
 
 @dataclass
@@ -24,14 +27,29 @@ class TensorMark:
     """How the kept tensors stood at one time.
 
     Attributes:
-        versions: of each, as autograd counts what is written in place.
-        pointers: to the memory of each.
+        standing: what autograd has counted and where the memory was.
         others: by place, alias and values of those that were not as in the beginning.
     """
 
-    versions: list[int]
-    pointers: list[int]
+    standing: _Standing
     others: dict[int, tuple[Tensor, Tensor]]
+
+
+class WatchedTensors:
+    """Tensors of which it is only noticed whether autograd or the allocator knows of a change.
+
+    Args:
+        tensors: each once.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors
+        self._before = _standing(tensors)
+
+    def changed(self) -> list[Tensor]:
+        """Return those that have been written to since, as far as that can be seen."""
+        now = _standing(self._tensors)
+        return [self._tensors[place] for place in _moved(now, self._before)]
 
 
 class KeptTensors:
@@ -40,144 +58,98 @@ class KeptTensors:
     Args:
         tensors: each once.
         weights: ids of those that are copied however large they are.
-        watched: ids of those that are not copied before :meth:`copy_now`. Values that are written
-            to them in place cannot be had back; autograd's counters tell that they were written.
 
     Attributes:
-        tensors: those that have memory.
         lost: those whose values were written to and cannot be put back, after :meth:`restore`.
     """
 
-    def __init__(
-        self,
-        tensors: Iterable[Tensor],
-        weights: Collection[int] = (),
-        watched: Collection[int] = (),
-    ) -> None:
-        self.tensors = [tensor for tensor in tensors if _has_memory(tensor)]
+    def __init__(self, tensors: Iterable[Tensor], weights: Collection[int] = ()) -> None:
+        self._tensors = [tensor for tensor in tensors if _has_memory(tensor)]
         self.lost: list[Tensor] = []
-        self._aliases = [tensor.data for tensor in self.tensors]
-        self._pointers = [_pointer(tensor) for tensor in self.tensors]
-        self._versions = [_version(tensor) for tensor in self.tensors]
-        self._hooks = [_hooks(tensor) for tensor in self.tensors]
+        self._aliases = [tensor.data for tensor in self._tensors]
+        self._before = _standing(self._tensors)
+        self._hooks = [_hooks(tensor) for tensor in self._tensors]
         # Of those that were computed the graph is their own.
         self._leaves = [
-            (tensor, tensor.requires_grad) for tensor in self.tensors if tensor.grad_fn is None
+            (tensor, tensor.requires_grad) for tensor in self._tensors if tensor.grad_fn is None
         ]
-        chosen = self._chosen(weights, watched)
+        chosen = self._chosen(weights)
         try:
             self._values = TensorValues(chosen)
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
             chosen, self._values = {}, TensorValues({})
-        self._later: list[TensorValues] = []
-        self._watched = {place for place in range(len(self.tensors)) if place not in chosen}
-        self._places = {id(self.tensors[place]): place for place in self._watched}
+        self._uncopied = [place for place in range(len(self._tensors)) if place not in chosen]
 
-    def _chosen(self, weights: Collection[int], watched: Collection[int]) -> dict[int, Tensor]:
+    def _chosen(self, weights: Collection[int]) -> dict[int, Tensor]:
         """Return by place those that are copied."""
         chosen, left = {}, _MOST_BYTES
-        for place, (tensor, alias) in enumerate(zip(self.tensors, self._aliases, strict=True)):
-            if id(tensor) in watched:
-                continue
+        for place, (tensor, alias) in enumerate(zip(self._tensors, self._aliases, strict=True)):
             size = 0 if id(tensor) in weights else alias.numel() * alias.element_size()
             if size <= min(left, _MOST_BYTES_OF_ONE):
                 chosen[place] = alias
                 left -= size
         return chosen
 
-    def copy_now(self, tensors: Iterable[Tensor]) -> None:
-        """Copy the values of tensors that were watched until now.
-
-        Args:
-            tensors: those that were written to already, as autograd's counters tell, stay as they
-                are.
-        """
-        chosen = {
-            place: self._aliases[place]
-            for place in (self._places.get(id(tensor)) for tensor in tensors)
-            if place in self._watched
-            and _version(self.tensors[place]) == self._versions[place]
-            and _pointer(self.tensors[place]) == self._pointers[place]
-        }
-        self._later.append(TensorValues(chosen))
-        self._watched.difference_update(chosen)
-
     def mark(self) -> TensorMark:
         """Return how the tensors stand now, for :meth:`restore_mark`."""
-        versions = [_version(tensor) for tensor in self.tensors]
-        pointers = [_pointer(tensor) for tensor in self.tensors]
+        now = _standing(self._tensors)
         others = {
-            place: (self.tensors[place].data, self.tensors[place].data.clone())
-            for place in self._moved(versions, pointers, self._versions, self._pointers)
+            place: (self._tensors[place].data, self._tensors[place].data.clone())
+            for place in _moved(now, self._before)
         }
-        return TensorMark(versions, pointers, others)
+        return TensorMark(now, others)
 
     @torch.no_grad()
-    def restore_mark(self, mark: TensorMark) -> None:
+    def restore_mark(self, mark: TensorMark | None) -> None:
         """Put back what has visibly been written to since the mark.
 
         Args:
-            mark: from :meth:`mark`.
+            mark: from :meth:`mark`; None for how they were in the beginning.
         """
         self._restore_hooks()
-        versions = [_version(tensor) for tensor in self.tensors]
-        pointers = [_pointer(tensor) for tensor in self.tensors]
-        moved = self._moved(versions, pointers, mark.versions, mark.pointers)
+        before, others = (self._before, {}) if mark is None else (mark.standing, mark.others)
+        moved = _moved(_standing(self._tensors), before)
         for place in moved:
-            alias, values = mark.others.get(place, (self._aliases[place], None))
-            if _is_elsewhere(self.tensors[place], alias):
-                self.tensors[place].data = alias
+            alias, values = others.get(place, (self._aliases[place], None))
+            if _is_elsewhere(self._tensors[place], alias):
+                self._tensors[place].data = alias
             if values is not None:
                 alias.copy_(values)
         if moved:
-            as_before = {place for place in moved if place not in mark.others}
-            self._restore_values(as_before)
-            for place in as_before.difference(self._watched):
-                self._versions[place] = _version(self.tensors[place])
+            as_before = {place for place in moved if place not in others}
+            self._values.restore(as_before)
+            for place in as_before.difference(self._uncopied):
+                self._before[0][place] = _version(self._tensors[place])
         self._restore_graph()
-
-    @staticmethod
-    def _moved(
-        versions: list[int], pointers: list[int], before: list[int], memory: list[int]
-    ) -> list[int]:
-        if versions == before and pointers == memory:
-            return []
-        return [
-            place
-            for place in range(len(versions))
-            if versions[place] != before[place] or pointers[place] != memory[place]
-        ]
 
     @torch.no_grad()
     def restore(self) -> list[Tensor]:
         """Put everything back as it was, and return the tensors that were not."""
         self._restore_hooks()
+        versions, pointers = self._before
         self.lost = [
-            self.tensors[place]
-            for place in sorted(self._watched)
-            if _version(self.tensors[place]) != self._versions[place]
+            self._tensors[place]
+            for place in self._uncopied
+            if _version(self._tensors[place]) != versions[place]
         ]
         moved = []
-        for place, (tensor, alias) in enumerate(zip(self.tensors, self._aliases, strict=True)):
-            if _pointer(alias) != self._pointers[place]:
+        for place, (tensor, alias) in enumerate(zip(self._tensors, self._aliases, strict=True)):
+            if _pointer(alias) != pointers[place]:
                 # Its memory was freed, as sharded weights are.
                 _ask_for_memory(alias)
-                if place in self._watched:
+                if place in self._uncopied:
                     self.lost.append(tensor)
             if _is_elsewhere(tensor, alias):
                 tensor.data = alias
                 moved.append(tensor)
-        moved += [self.tensors[place] for place in self._restore_values()]
+        moved += [self._tensors[place] for place in self._values.restore()]
         self._restore_graph()
         return moved + self.lost
 
-    def _restore_values(self, places: Collection[int] | None = None) -> list[int]:
-        return [key for values in (self._values, *self._later) for key in values.restore(places)]
-
     def _restore_hooks(self) -> None:
-        for tensor, (hooks, own, after, own_after) in zip(self.tensors, self._hooks, strict=True):
+        for tensor, (hooks, own, after, own_after) in zip(self._tensors, self._hooks, strict=True):
             now: Any = tensor
             if now._backward_hooks is not hooks or (own and not _same(hooks, own)):
                 _refill(hooks, own)
@@ -198,6 +170,26 @@ class KeptTensors:
                 tensor.detach_()
             if tensor.requires_grad is not needs_gradient:
                 tensor.requires_grad_(needs_gradient)
+
+
+def _standing(tensors: Sequence[Tensor]) -> _Standing:
+    """Return what autograd has counted for each tensor, and where its memory is."""
+    try:
+        # Nearly always; asking each costs twice as much.
+        return [t._version for t in tensors], [t.data_ptr() for t in tensors]
+    except RuntimeError:
+        return [_version(t) for t in tensors], [_pointer(t) for t in tensors]
+
+
+def _moved(now: _Standing, before: _Standing) -> list[int]:
+    """Return the places of those that have been written to, or have other memory."""
+    if now == before:
+        return []
+    return [
+        place
+        for place, (version, pointer) in enumerate(zip(*now, strict=True))
+        if version != before[0][place] or pointer != before[1][place]
+    ]
 
 
 def _has_memory(tensor: Tensor) -> bool:

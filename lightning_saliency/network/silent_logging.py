@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ _LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
 
 
 @contextmanager
-def silent_logging(modules: Iterable[nn.Module]) -> Iterator[None]:
+def silent_logging(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Let ``log`` and ``log_dict`` of the LightningModules among some modules do nothing.
 
     The loggers of their trainer are replaced by one that does nothing, for models that call
@@ -29,8 +29,9 @@ def silent_logging(modules: Iterable[nn.Module]) -> Iterator[None]:
     silenced: list[tuple[dict[str, Any], dict[str, Any]]] = []
     replaced: list[tuple[Any, Any]] = []
     try:
-        for module in modules:
-            package = _package(type(module))
+        packages = {kind: _package(kind) for kind in set(map(type, modules))}
+        for module in modules if any(packages.values()) else ():
+            package = packages[type(module)]
             own = module.__dict__
             if package is None or own.get("log") is _nothing:
                 continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.network.holders import restore_dict, same_entries
-from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark
+from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark, WatchedTensors
 from lightning_saliency.network.reachable import Reached
 
 __all__ = ["Mark", "Snapshot", "warn_of_lost"]
@@ -31,7 +32,7 @@ class Mark:
     tables: dict[int, dict[Any, Any]]
     empty: list[tuple[Any, list[Any]]]
     holders: dict[int, Any]
-    tensors: TensorMark
+    tensors: list[TensorMark]
 
 
 class Snapshot:
@@ -45,8 +46,8 @@ class Snapshot:
     Args:
         reached: what is looked after.
         weights: ids of tensors that are copied however large they are.
-        watched: ids of tensors that are not copied until :meth:`copy_now`; see
-            :class:`~lightning_saliency.network.kept_tensors.KeptTensors`.
+        watched: tensors that nobody but the layers that read them can lay hands on, until
+            :meth:`keep_now`.
         keeps_tensors: False leaves tensors as they come, those among the modules' attributes and
             their values: of a sharded module the run sees to them.
 
@@ -60,7 +61,7 @@ class Snapshot:
         self,
         reached: Reached,
         weights: Collection[int] = (),
-        watched: Collection[int] = (),
+        watched: Sequence[Tensor] = (),
         *,
         keeps_tensors: bool = True,
     ) -> None:
@@ -69,15 +70,21 @@ class Snapshot:
         # Not by their own methods, which may be others than a dict's.
         self._entries = [dict(dict.items(table)) for table in reached.tables]
         self._kept = [holder.take() for holder in reached.holders]
-        self._tensors = KeptTensors(reached.tensors, weights, watched)
+        self._tensors = [KeptTensors(reached.tensors, weights)]
+        self._watched = WatchedTensors(watched)
+        self._handed_out: set[int] = set()
+        self.lost: list[Tensor] = []
 
-    def copy_now(self, tensors: Sequence[Tensor]) -> None:
-        """Copy the values of tensors that were watched until now.
+    def keep_now(self, tensors: Sequence[Tensor]) -> None:
+        """Keep tensors that were only watched until now.
 
         Args:
-            tensors: among those that were reached; nothing has been written to them yet.
+            tensors: nothing has been written to them yet.
         """
-        self._tensors.copy_now(tensors)
+        ids = {id(tensor) for tensor in tensors}
+        if not ids <= self._handed_out:
+            self._handed_out |= ids
+            self._tensors.append(KeptTensors(tensors, ids))
 
     def mark(self) -> Mark:
         """Return how things stand now, for :meth:`restore_mark`."""
@@ -95,7 +102,7 @@ class Snapshot:
                 )
                 if not holder.same(kept)
             },
-            self._tensors.mark(),
+            [kept.mark() for kept in self._tensors],
         )
 
     def restore_mark(self, mark: Mark) -> None:
@@ -117,7 +124,9 @@ class Snapshot:
             kept = mark.holders.get(place, self._kept[place])
             if not holder.same(kept):
                 _try(holder.put, kept, failed)
-        self._tensors.restore_mark(mark.tensors)
+        # Those that were handed out later were until then as in the beginning.
+        for kept, before in zip_longest(self._tensors, mark.tensors):
+            kept.restore_mark(before)
         _tell(failed)
 
     def restore(self) -> list[Any]:
@@ -138,7 +147,10 @@ class Snapshot:
             if not holder.same(kept):
                 _try(holder.put, kept, failed)
                 moved.append(holder.owner)
-        moved += self._tensors.restore()
+        for kept in self._tensors:
+            moved += kept.restore()
+            self.lost += kept.lost
+        self.lost += [t for t in self._watched.changed() if id(t) not in self._handed_out]
         _tell(failed)
         return moved
 
@@ -148,11 +160,6 @@ class Snapshot:
     def _filled(self) -> list[Any]:
         """Return the containers that were empty and are not."""
         return [each for each in self.reached.empty if each]
-
-    @property
-    def lost(self) -> list[Tensor]:
-        """Tensors that were written to and could not be put back."""
-        return self._tensors.lost
 
 
 def warn_of_lost(model: nn.Module, lost: Sequence[Tensor]) -> None:

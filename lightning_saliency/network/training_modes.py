@@ -26,14 +26,21 @@ def eval_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
     flags = [module.training for module in modules]
     for module, flag in zip(modules, flags, strict=True):
         if flag:
-            module.training = False
+            _set_training(module, False)
     try:
         yield
     finally:
         for module, flag in zip(modules, flags, strict=True):
-            # To set an attribute of a module takes many times as long as to read it.
             if module.training != flag:
-                module.training = flag
+                _set_training(module, flag)
+
+
+def _set_training(module: nn.Module, flag: bool) -> None:
+    # Not as an attribute where it can be helped, which takes many times as long.
+    if "training" in module.__dict__:
+        module.__dict__["training"] = flag
+    else:
+        module.training = flag
 
 
 @contextmanager

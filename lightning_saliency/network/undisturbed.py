@@ -149,24 +149,23 @@ def _kept(model: nn.Module, modules: Sequence[nn.Module], known: set[int]) -> It
         [model, *_held_by(scripted)], known, [m._parameters for m in modules] if is_sharded else ()
     )
     weights = {id(tensor) for tensor in _held_by([*modules, *found.modules])}
-    readers = [] if is_sharded or model in _writers else found.readers
+    readers = found.readers if not is_sharded and model not in _writers else []
     exposed = {id(tensor) for tensor in found.tensors}
     read = {id(p): p for m in found.readers for p in m._parameters.values() if p is not None}
-    hidden = {key: tensor for key, tensor in read.items() if key not in exposed}
+    hidden = [tensor for key, tensor in read.items() if key not in exposed]
     if is_sharded:
         buffers = {id(t) for m in modules for t in m._buffers.values()}
         found.tensors = [tensor for tensor in found.tensors if id(tensor) in buffers]
-    else:
-        found.tensors += hidden.values()
+    elif not readers:
+        found.tensors += hidden
     with ExitStack() as stack:
-        stack.enter_context(frozen(found.tensors))
+        stack.enter_context(frozen([*found.tensors, *hidden]))
         stack.enter_context(silent_logging([*modules, *found.modules]))
         taken: list[Snapshot] = []
         found.tables += stack.enter_context(
-            watched_parameters(readers, lambda some: taken[0].copy_now(some))
+            watched_parameters(readers, lambda some: taken[0].keep_now(some))
         )
-        watched = hidden if readers else ()
-        snapshot = Snapshot(found, weights, watched, keeps_tensors=not is_sharded)
+        snapshot = Snapshot(found, weights, hidden if readers else (), keeps_tensors=not is_sharded)
         taken.append(snapshot)
         _here.snapshots.append(snapshot)
         try:
@@ -174,7 +173,7 @@ def _kept(model: nn.Module, modules: Sequence[nn.Module], known: set[int]) -> It
         finally:
             _here.snapshots.remove(snapshot)
             snapshot.restore()
-            if any(id(tensor) in hidden for tensor in snapshot.lost):
+            if any(id(tensor) in read for tensor in snapshot.lost):
                 _writers.add(model)
             warn_of_lost(model, snapshot.lost)
 

@@ -107,7 +107,8 @@ class Visits:
             self.readers.append(module)
         if not isinstance(module, torch.jit.ScriptModule):
             self._add(module, table.values(), table.keys())
-        self._add(module, (type(module),), ("class",))
+        if id(type(module)) not in self.seen:
+            self._add(module, (type(module),), ("class",))
 
     def _dict(self, table: dict[Any, Any]) -> None:
         if isinstance(table, OrderedDict):
@@ -118,25 +119,27 @@ class Visits:
             self.empty.append(table)
         if len(table) <= MOST_SEARCHED:
             self._add(table, dict.values(table), dict.keys(table))
-        self._attributes(table)
+        if type(table) is not dict:
+            self._attributes(table)
 
     def _sequence(self, entries: Any) -> None:
         self.holders.append(SequenceEntries(entries))
         if len(entries) <= MOST_SEARCHED and isinstance(entries, (list, deque)):
             self._add(entries, entries, range(len(entries)))
-        self._attributes(entries)
+        if type(entries) is not list:
+            self._attributes(entries)
 
     def _set(self, members: set[Any]) -> None:
         self.holders.append(SetEntries(members))
         self._frozen(members)
-        self._attributes(members)
 
     def _frozen(self, entries: Any) -> None:
         """Look into what cannot change itself, such as a tuple."""
         if len(entries) <= MOST_SEARCHED:
             values = entries.values() if isinstance(entries, MappingProxyType) else entries
             self._add(entries, values, range(len(entries)))
-        self._attributes(entries)
+        if type(entries) not in (tuple, set, frozenset):
+            self._attributes(entries)
 
     def _tensor(self, tensor: Tensor) -> None:
         self.tensors.append(tensor)
