@@ -3,6 +3,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tally import Tally
 from tiny_models import CLASSES, make_images, make_model
 from torch import Tensor, nn
 
@@ -76,7 +77,7 @@ def test_nothing_before_the_layer_is_recorded() -> None:
 
 
 def test_rules_hold_for_the_forward_pass_alone() -> None:
-    seen = []
+    seen = Tally()
 
     @contextmanager
     def rules() -> Iterator[None]:

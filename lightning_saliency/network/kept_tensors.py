@@ -1,0 +1,248 @@
+"""Tensors that a model holds, and a way to have them back: memory, values, hooks, no graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.network.holders import same_entries
+from lightning_saliency.network.tensor_values import TensorValues
+
+__all__ = ["KeptTensors", "TensorMark", "WatchedTensors"]
+
+# Of tensors that are no weights, such as a dataset that a model holds: the bytes of one, and of all
+# together, that are copied.
+_MOST_BYTES_OF_ONE, _MOST_BYTES = 64 * 2**20, 256 * 2**20
+
+
+_Standing = tuple[list[int], list[int]]
+
+
+@dataclass
+class TensorMark:
+    """How the kept tensors stood at one time.
+
+    Attributes:
+        standing: what autograd has counted and where the memory was.
+        others: by place, alias and values of those that were not as in the beginning.
+    """
+
+    standing: _Standing
+    others: dict[int, tuple[Tensor, Tensor]]
+
+
+class WatchedTensors:
+    """Tensors of which it is only noticed whether autograd or the allocator knows of a change.
+
+    Args:
+        tensors: each once.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors
+        self._before = _standing(tensors)
+
+    def changed(self) -> list[Tensor]:
+        """Return those that have been written to since, as far as that can be seen."""
+        now = _standing(self._tensors)
+        return [self._tensors[place] for place in _moved(now, self._before)]
+
+
+class KeptTensors:
+    """Tensors, as they were when this was made.
+
+    Args:
+        tensors: each once.
+        weights: ids of those that are copied however large they are.
+
+    Attributes:
+        lost: those whose values were written to and cannot be put back, after :meth:`restore`.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], weights: Collection[int] = ()) -> None:
+        self._tensors = [tensor for tensor in tensors if _has_memory(tensor)]
+        self.lost: list[Tensor] = []
+        self._aliases = [tensor.data for tensor in self._tensors]
+        self._before = _standing(self._tensors)
+        self._hooks = [_hooks(tensor) for tensor in self._tensors]
+        # Of those that were computed the graph is their own.
+        self._leaves = [
+            (tensor, tensor.requires_grad) for tensor in self._tensors if tensor.grad_fn is None
+        ]
+        chosen = self._chosen(weights)
+        try:
+            self._values = TensorValues(chosen)
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            chosen, self._values = {}, TensorValues({})
+        self._uncopied = [place for place in range(len(self._tensors)) if place not in chosen]
+
+    def _chosen(self, weights: Collection[int]) -> dict[int, Tensor]:
+        """Return by place those that are copied."""
+        chosen, left = {}, _MOST_BYTES
+        for place, (tensor, alias) in enumerate(zip(self._tensors, self._aliases, strict=True)):
+            size = 0 if id(tensor) in weights else alias.numel() * alias.element_size()
+            if size <= min(left, _MOST_BYTES_OF_ONE):
+                chosen[place] = alias
+                left -= size
+        return chosen
+
+    def mark(self) -> TensorMark:
+        """Return how the tensors stand now, for :meth:`restore_mark`."""
+        now = _standing(self._tensors)
+        others = {
+            place: (self._tensors[place].data, self._tensors[place].data.clone())
+            for place in _moved(now, self._before)
+        }
+        return TensorMark(now, others)
+
+    @torch.no_grad()
+    def restore_mark(self, mark: TensorMark | None) -> None:
+        """Put back what has visibly been written to since the mark.
+
+        Args:
+            mark: from :meth:`mark`; None for how they were in the beginning.
+        """
+        self._restore_hooks()
+        before, others = (self._before, {}) if mark is None else (mark.standing, mark.others)
+        moved = _moved(_standing(self._tensors), before)
+        for place in moved:
+            alias, values = others.get(place, (self._aliases[place], None))
+            if _is_elsewhere(self._tensors[place], alias):
+                self._tensors[place].data = alias
+            if values is not None:
+                alias.copy_(values)
+        if moved:
+            as_before = {place for place in moved if place not in others}
+            self._values.restore(as_before)
+            for place in as_before.difference(self._uncopied):
+                self._before[0][place] = _version(self._tensors[place])
+        self._restore_graph()
+
+    @torch.no_grad()
+    def restore(self) -> list[Tensor]:
+        """Put everything back as it was, and return the tensors that were not."""
+        self._restore_hooks()
+        versions, pointers = self._before
+        self.lost = [
+            self._tensors[place]
+            for place in self._uncopied
+            if _version(self._tensors[place]) != versions[place]
+        ]
+        moved = []
+        for place, (tensor, alias) in enumerate(zip(self._tensors, self._aliases, strict=True)):
+            if _pointer(alias) != pointers[place]:
+                # Its memory was freed, as sharded weights are.
+                _ask_for_memory(alias)
+                if place in self._uncopied:
+                    self.lost.append(tensor)
+            if _is_elsewhere(tensor, alias):
+                tensor.data = alias
+                moved.append(tensor)
+        moved += [self._tensors[place] for place in self._values.restore()]
+        self._restore_graph()
+        return moved + self.lost
+
+    def _restore_hooks(self) -> None:
+        for tensor, (hooks, own, after, own_after) in zip(self._tensors, self._hooks, strict=True):
+            now: Any = tensor
+            if now._backward_hooks is not hooks or (own and not _same(hooks, own)):
+                _refill(hooks, own)
+                now._backward_hooks = hooks
+            if now._post_accumulate_grad_hooks is not after or (
+                own_after and not _same(after, own_after)
+            ):
+                _refill(after, own_after)
+                now._post_accumulate_grad_hooks = after
+
+    def _restore_graph(self) -> None:
+        """Take out of the graph what a model has written a part of the graph into."""
+        for tensor, needs_gradient in self._leaves:
+            if tensor.grad_fn is not None:
+                if tensor._is_view():
+                    self.lost.append(tensor)
+                    continue
+                tensor.detach_()
+            if tensor.requires_grad is not needs_gradient:
+                tensor.requires_grad_(needs_gradient)
+
+
+def _standing(tensors: Sequence[Tensor]) -> _Standing:
+    """Return what autograd has counted for each tensor, and where its memory is."""
+    try:
+        # Nearly always; asking each costs twice as much.
+        return [t._version for t in tensors], [t.data_ptr() for t in tensors]
+    except RuntimeError:
+        return [_version(t) for t in tensors], [_pointer(t) for t in tensors]
+
+
+def _moved(now: _Standing, before: _Standing) -> list[int]:
+    """Return the places of those that have been written to, or have other memory."""
+    if now == before:
+        return []
+    return [
+        place
+        for place, (version, pointer) in enumerate(zip(*now, strict=True))
+        if version != before[0][place] or pointer != before[1][place]
+    ]
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    if tensor.device.type == "meta":
+        return False
+    is_freed = tensor.layout is torch.strided and tensor.numel() and _pointer(tensor) == 0
+    return not is_freed or type(tensor) not in (Tensor, torch.nn.Parameter)
+
+
+def _ask_for_memory(alias: Tensor) -> None:
+    last = int(sum((n - 1) * step for n, step in zip(alias.shape, alias.stride(), strict=True)))
+    needed = (int(alias.storage_offset()) + last + 1) * alias.element_size()
+    storage = alias.untyped_storage()
+    if storage.nbytes() < needed:
+        storage.resize_(needed)
+
+
+def _pointer(tensor: Tensor) -> int:
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        # Sparse tensors, and those of classes that keep their numbers elsewhere.
+        return 0
+
+
+def _version(tensor: Tensor) -> int:
+    # Of tensors made in inference mode nobody counts.
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _is_elsewhere(tensor: Tensor, alias: Tensor) -> bool:
+    return (
+        _pointer(tensor) != _pointer(alias)
+        or tensor.shape != alias.shape
+        or tensor.dtype != alias.dtype
+        or (tensor.layout is torch.strided and tensor.stride() != alias.stride())
+    )
+
+
+_Hooks = tuple[Any, Any, Any, Any]
+
+
+def _hooks(tensor: Any) -> _Hooks:
+    """Return the tensor's tables of hooks, each followed by a copy."""
+    hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+    return hooks, hooks and dict(hooks), after, after and dict(after)
+
+
+def _same(table: dict[Any, Any], entries: dict[Any, Any]) -> bool:
+    return len(table) == len(entries) and same_entries(table.values(), entries.values())
+
+
+def _refill(table: Any, entries: Any) -> None:
+    if table is not None and entries is not None:
+        table.clear()
+        table.update(entries)

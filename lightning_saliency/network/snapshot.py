@@ -1,0 +1,217 @@
+"""One snapshot of everything that Python reaches from a model, and its way back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.network.holders import restore_dict, same_entries
+from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark, WatchedTensors
+from lightning_saliency.network.reachable import Reached
+
+__all__ = ["Mark", "Snapshot", "warn_of_lost"]
+
+
+@dataclass
+class Mark:
+    """How things stood at one time, as far as they were not as in the snapshot.
+
+    Attributes:
+        tables: by place, the entries.
+        empty: containers that were empty in the snapshot, and their entries.
+        holders: by place, what was kept.
+        tensors: how they stood.
+    """
+
+    tables: dict[int, dict[Any, Any]]
+    empty: list[tuple[Any, list[Any]]]
+    holders: dict[int, Any]
+    tensors: list[TensorMark]
+
+
+class Snapshot:
+    """The state of a model in Python, as it was when this was made.
+
+    A flag and the hooks that it stands for, containers and what is in them, values, memory and
+    hooks of tensors, random generators, closures, attributes of classes and globals that the user's
+    methods name: all of one time, and all put back together. What objects there are stays: a list
+    that has grown is the same list afterwards, without what it gained.
+
+    Args:
+        reached: what is looked after.
+        weights: ids of tensors that are copied however large they are.
+        watched: tensors that nobody but the layers that read them can lay hands on, until
+            :meth:`keep_now`.
+        keeps_tensors: False leaves tensors as they come, those among the modules' attributes and
+            their values: of a sharded module the run sees to them.
+
+    Attributes:
+        reached: what is looked after.
+        ids: of everything that was found.
+        lost: tensors that were written to and could not be put back, after :meth:`restore`.
+    """
+
+    def __init__(
+        self,
+        reached: Reached,
+        weights: Collection[int] = (),
+        watched: Sequence[Tensor] = (),
+        *,
+        keeps_tensors: bool = True,
+    ) -> None:
+        self.reached, self.ids = reached, reached.seen.keys()
+        self._restores = restore_dict if keeps_tensors else _restore_but_tensors
+        # Not by their own methods, which may be others than a dict's.
+        self._entries = [dict(dict.items(table)) for table in reached.tables]
+        self._kept = [holder.take() for holder in reached.holders]
+        self._tensors = [KeptTensors(reached.tensors, weights)]
+        self._watched = WatchedTensors(watched)
+        self._handed_out: set[int] = set()
+        self.lost: list[Tensor] = []
+
+    def keep_now(self, tensors: Sequence[Tensor]) -> None:
+        """Keep tensors that were only watched until now.
+
+        Args:
+            tensors: nothing has been written to them yet.
+        """
+        ids = {id(tensor) for tensor in tensors}
+        if not ids <= self._handed_out:
+            self._handed_out |= ids
+            self._tensors.append(KeptTensors(tensors, ids))
+
+    def mark(self) -> Mark:
+        """Return how things stand now, for :meth:`restore_mark`."""
+        return Mark(
+            {
+                place: dict(dict.items(table))
+                for place, (table, entries) in enumerate(self._pairs())
+                if not _same(table, entries)
+            },
+            [(each, _taken(each)) for each in self._filled()],
+            {
+                place: holder.take()
+                for place, (holder, kept) in enumerate(
+                    zip(self.reached.holders, self._kept, strict=True)
+                )
+                if not holder.same(kept)
+            },
+            [kept.mark() for kept in self._tensors],
+        )
+
+    def restore_mark(self, mark: Mark) -> None:
+        """Put back what has changed since a mark.
+
+        Weights that were written to behind autograd's back stay until :meth:`restore`.
+
+        Args:
+            mark: from :meth:`mark`.
+        """
+        failed: list[str] = []
+        for place, (table, entries) in enumerate(self._pairs()):
+            wanted = mark.tables.get(place, entries)
+            if not _same(table, wanted):
+                self._restores(table, wanted)
+        for container in self._filled():
+            _refill(container, next((k for c, k in mark.empty if c is container), ()))
+        for place, holder in enumerate(self.reached.holders):
+            kept = mark.holders.get(place, self._kept[place])
+            if not holder.same(kept):
+                _try(holder.put, kept, failed)
+        # Those that were handed out later were until then as in the beginning.
+        for kept, before in zip_longest(self._tensors, mark.tensors):
+            kept.restore_mark(before)
+        _tell(failed)
+
+    def restore(self) -> list[Any]:
+        """Put everything back as it was, and return the objects that were not.
+
+        Warns of what cannot be put back.
+        """
+        moved: list[Any] = []
+        failed: list[str] = []
+        for table, entries in self._pairs():
+            if not _same(table, entries):
+                self._restores(table, entries)
+                moved.append(table)
+        for container in self._filled():
+            container.clear()
+            moved.append(container)
+        for holder, kept in zip(self.reached.holders, self._kept, strict=True):
+            if not holder.same(kept):
+                _try(holder.put, kept, failed)
+                moved.append(holder.owner)
+        for kept in self._tensors:
+            moved += kept.restore()
+            self.lost += kept.lost
+        self.lost += [t for t in self._watched.changed() if id(t) not in self._handed_out]
+        _tell(failed)
+        return moved
+
+    def _pairs(self) -> Iterable[tuple[dict[Any, Any], dict[Any, Any]]]:
+        return zip(self.reached.tables, self._entries, strict=True)
+
+    def _filled(self) -> list[Any]:
+        """Return the containers that were empty and are not."""
+        return [each for each in self.reached.empty if each]
+
+
+def warn_of_lost(model: nn.Module, lost: Sequence[Tensor]) -> None:
+    """Warn of tensors that could not be put back, by their names; of none, be silent.
+
+    Args:
+        model: from which they can be reached.
+        lost: the tensors.
+    """
+    if lost:
+        named = Reached([model], named=True)
+        _tell([f"what was written to '{named.path(tensor) or 'a tensor'}'" for tensor in lost])
+
+
+def _same(table: dict[Any, Any], entries: dict[Any, Any]) -> bool:
+    return (
+        len(table) == len(entries)
+        and same_entries(dict.values(table), entries.values())
+        and same_entries(dict.keys(table), entries)
+    )
+
+
+def _restore_but_tensors(table: dict[Any, Any], entries: dict[Any, Any]) -> None:
+    others = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
+    tensors = {name: value for name, value in dict.items(table) if isinstance(value, Tensor)}
+    restore_dict(table, others | tensors)
+
+
+def _taken(container: Any) -> list[Any]:
+    return list(container.items()) if isinstance(container, dict) else list(container)
+
+
+def _refill(container: Any, entries: Sequence[Any]) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(entries)
+    else:
+        container.update(entries)
+
+
+def _try(put: Callable[[Any], None], kept: Any, failed: list[str]) -> None:
+    try:
+        put(kept)
+    except Exception as error:
+        failed.append(f"{type(error).__name__}: {error}")
+
+
+def _tell(failed: Sequence[str]) -> None:
+    if failed:
+        warnings.warn(
+            f"Expected to put the model back as it was, but could not put back: "
+            f"{'; '.join(failed)}. Training goes on with what an explanation has left there.",
+            SaliencyWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,13 @@
+"""A list in which tests note what happens while a model is explained, that is not put back."""
+
+import threading
+from collections import UserList
+from typing import Any
+
+
+class Tally(UserList[Any]):
+    """Left alone by explanations, as whatever is guarded for other threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
