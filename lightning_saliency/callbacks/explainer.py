@@ -127,7 +127,7 @@ class Explainer:
         self.is_prepared = True
 
     def try_methods(self, context: RunContext, probe: SampleSet) -> None:
-        """Prepare the methods on a picture that need not be like the samples, and forget the result.
+        """Prepare the methods on a picture that may not be like the samples; forget the result.
 
         Args:
             context: of the run.

@@ -263,9 +263,16 @@ class SaliencyCallback(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Try the methods on the user's own samples, where there was no sanity check."""
-        if not self._explainer.is_prepared:
-            self._prepare_before_training(RunContext(trainer, pl_module), self._samples.known)
+        """Check what needs no validation batch, where there was no sanity check."""
+        if self._explainer.is_prepared:
+            return
+        context = RunContext(trainer, pl_module)
+        if self._samples.known is not None:
+            self._prepare_before_training(context, self._samples.known)
+            return
+        self._collector.check_loader(context)
+        if self._sanity in self._later_stages and lazy_layer(pl_module) is None:
+            self._sanity.check_module(pl_module)
 
     @override
     def on_train_batch_start(

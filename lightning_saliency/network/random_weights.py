@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from lightning_saliency.errors import ModelError
 from lightning_saliency.network.layers import layer_names
-from lightning_saliency.network.undisturbed import preserved_random_streams, undisturbed
+from lightning_saliency.network.random_streams import preserved_random_streams
+from lightning_saliency.network.undisturbed import undisturbed
 
 __all__ = ["check_copyable", "copy_of", "layers_with_weights", "preserved_weights", "randomize"]
 

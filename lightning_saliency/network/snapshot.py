@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -15,7 +16,7 @@ from lightning_saliency.network.holders import restore_dict, same_entries
 from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark, WatchedTensors
 from lightning_saliency.network.reachable import Reached
 
-__all__ = ["Mark", "Snapshot", "warn_of_lost"]
+__all__ = ["Mark", "Snapshot", "preserved_objects", "warn_of_lost"]
 
 
 @dataclass
@@ -160,6 +161,24 @@ class Snapshot:
     def _filled(self) -> list[Any]:
         """Return the containers that were empty and are not."""
         return [each for each in self.reached.empty if each]
+
+
+@contextmanager
+def preserved_objects(*roots: object) -> Iterator[None]:
+    """Put back what is reached from some objects, such as a dataset, when this ends.
+
+    Tensors are watched, not copied: a dataset may hold all its images.
+
+    Args:
+        roots: anything; what a library keeps for itself is left alone, as in a model.
+    """
+    found = Reached(roots)
+    found.tensors = []
+    snapshot = Snapshot(found)
+    try:
+        yield
+    finally:
+        snapshot.restore()
 
 
 def warn_of_lost(model: nn.Module, lost: Sequence[Tensor]) -> None:

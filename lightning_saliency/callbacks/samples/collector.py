@@ -63,6 +63,16 @@ class SampleCollector:
                 if self._rows is None:
                     self._samples.collect(fetch_batch(context, self._dataloader_idx, indices))
 
+    def check_loader(self, context: RunContext) -> None:
+        """Check that there are such a loader and such items, as far as it can be without reading.
+
+        Raises:
+            InputError: there are not.
+        """
+        loader = validation_loader(context.trainer, self._dataloader_idx)
+        if loader is not None and self._samples.indices is not None:
+            check_indices(loader, self._samples.indices)
+
     def take(self, batch: Any, batch_idx: int, dataloader_idx: int, context: RunContext) -> None:
         """Take samples from a batch that the model is about to see.
 
@@ -121,9 +131,7 @@ class SampleCollector:
         if len(found) == expected:
             self._by_place |= {place: found[[row]] for row, place in places.items()}
 
-    def _of_all_processes(
-        self, seen: SampleSet | None, context: RunContext
-    ) -> SampleSet | None:
+    def _of_all_processes(self, seen: SampleSet | None, context: RunContext) -> SampleSet | None:
         indices = self._samples.indices
         if indices is None:
             return first_of_all_processes(seen, self._samples.count, context)

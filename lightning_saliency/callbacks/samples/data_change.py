@@ -14,7 +14,7 @@ from lightning_saliency.callbacks.samples.collector import first_of_all_processe
 from lightning_saliency.callbacks.samples.fetch import fetch_batch
 from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet
 from lightning_saliency.errors import InputError, SaliencyWarning
-from lightning_saliency.network.undisturbed import other_random_numbers
+from lightning_saliency.network.random_streams import other_random_numbers
 
 __all__ = ["ChangeDetector", "differing"]
 

@@ -1,4 +1,4 @@
-"""Get chosen items of the validation dataset: which rows of the stream they are, or by reading them.
+"""Get chosen items of the validation dataset: as rows of the batches that pass, or by reading.
 
 In this order, because it must make no difference to training that we look:
 
@@ -12,10 +12,10 @@ In this order, because it must make no difference to training that we look:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -130,7 +130,8 @@ def rows_of(context: RunContext, dataloader_idx: int, indices: list[int]) -> Row
         return None
     number_of, mine = processes
     limits = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-    count = min(len(batches.sampler), int(limits[dataloader_idx] * batches.batch_size))
+    limit = int(limits[dataloader_idx]) * batches.batch_size
+    count = min(len(cast("Sized", batches.sampler)), limit)
     if batches.drop_last:
         count -= count % batches.batch_size
     if max(indices) // number_of >= count:
@@ -144,7 +145,7 @@ def rows_of(context: RunContext, dataloader_idx: int, indices: list[int]) -> Row
 
 
 def _dealing(sampler: object) -> tuple[int, int] | None:
-    """Return over how many processes a sampler deals the items in their order, and which is ours."""
+    """Return over how many processes a sampler deals the items in order, and which is ours."""
     if type(sampler) is SequentialSampler:
         return 1, 0
     if type(sampler) is DistributedSampler and not sampler.shuffle:
@@ -152,9 +153,7 @@ def _dealing(sampler: object) -> tuple[int, int] | None:
     return None
 
 
-def fetch_batch(
-    context: RunContext, dataloader_idx: int, indices: list[int], seed: int = 0
-) -> Any:
+def fetch_batch(context: RunContext, dataloader_idx: int, indices: list[int], seed: int = 0) -> Any:
     """Return the dataset's items ``indices`` as a batch on the device, as the model would see it.
 
     Neither the order, nor the workers, nor the random streams of the trainer's loaders are touched,

@@ -51,8 +51,16 @@ class SanityStage(Stage):
 
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
+        self.check_module(context.pl_module)
+
+    def check_module(self, pl_module: pl.LightningModule) -> None:
+        """Check that the module can be copied.
+
+        Raises:
+            ModelError: it cannot.
+        """
         if not self._is_done:
-            copied_module(context.pl_module)
+            copied_module(pl_module)
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
