@@ -220,6 +220,7 @@ def test_calibrated_drift_is_a_share_of_the_way_from_noise_to_chance() -> None:
         "ssim": 0.6,
         "center_shift": 0.5,
     }
+    assert "log2_norm_ratio" not in relative
     without_noise = calibrated_drift(values, chance)
     assert float(without_noise["top10_iou"]) == pytest.approx(0.4 / 0.8)
     assert float(without_noise["center_shift"]) == pytest.approx(0.15 / 0.25)
