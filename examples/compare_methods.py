@@ -6,23 +6,14 @@ Takes about a minute on two cores, and downloads nothing::
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from lightning_saliency.attribution import (
-    RISE,
-    AttributionMethod,
-    ContrastiveExcitationBackprop,
-    DeconvNet,
-    ExcitationBackprop,
-    ExtremalPerturbation,
-    GradCAM,
-    Gradient,
-    GuidedBackprop,
-    LinearApprox,
-)
+from lightning_saliency.attribution import METHODS
+from lightning_saliency.attribution.pointing import PointingSetup
 from lightning_saliency.benchmark import get_example_data
 from lightning_saliency.rendering import (
     Cell,
@@ -35,17 +26,7 @@ from lightning_saliency.rendering import (
 )
 
 # The example network has the layers of VGG16 under the same names.
-METHODS: list[AttributionMethod] = [
-    Gradient(),
-    DeconvNet(),
-    GuidedBackprop(),
-    GradCAM("features.29"),
-    LinearApprox("features.29"),
-    ExcitationBackprop("features.9"),
-    ContrastiveExcitationBackprop("features.9", contrast_layer="classifier.4"),
-    RISE(),
-    ExtremalPerturbation(areas=(0.03,)),
-]
+SETUP = PointingSetup("features.29", "features.9", "classifier.4", areas=(0.03,))
 COLUMNS = 5
 
 
@@ -69,9 +50,10 @@ def main() -> None:
     rows = []
     for category in categories:
         maps = {}
-        for method in METHODS:
-            print(f"category {category}: {method.name}")
-            maps[method.name] = method(model, image, category)
+        for kind in METHODS:
+            print(f"category {category}: {kind.name}")
+            method = replace(kind.for_pointing_game(SETUP), resize=True)
+            maps[kind.name] = method(model, image, category)
         rows += draw_rows(displayable(image), f"digit {category}", maps)
     to_pil_image(grid(rows)).save(options.output)
     print(f"Written to {options.output}.")

@@ -78,7 +78,7 @@ LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 # The only parts of callbacks/ that may be given a saliency callback.
 LISTENERS = ("callbacks/drift_alarm/", "callbacks/named.py")
 # All that they may ask it for.
-OF_THE_CALLBACK = {"series", "tags", "filmstrip", "has_batch_regions"}
+OF_THE_CALLBACK = {"series", "tags", "filmstrip"}
 
 
 def part_of(path: Path) -> str:

@@ -18,6 +18,9 @@ from lightning_saliency.attribution.excitation_backprop import (
 )
 from lightning_saliency.attribution.rise import RISE as RISE
 from lightning_saliency.attribution.grad_cam import GradCAM as GradCAM
+from lightning_saliency.attribution.grad_cam_plus_plus import GradCAMPlusPlus as GradCAMPlusPlus
+from lightning_saliency.attribution.hires_cam import HiResCAM as HiResCAM
+from lightning_saliency.attribution.layer_cam import LayerCAM as LayerCAM
 from lightning_saliency.attribution.extremal_perturbation import (
     ExtremalPerturbation as ExtremalPerturbation,
 )

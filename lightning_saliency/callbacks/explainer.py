@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +37,16 @@ from lightning_saliency.network.score import class_logits, target_classes
 from lightning_saliency.network.sharded import is_sharded
 from lightning_saliency.network.undisturbed import undisturbed
 
-__all__ = ["Explainer", "chosen_classes", "isolated_share", "predict"]
+__all__ = [
+    "Explainer",
+    "MethodCall",
+    "SharedForward",
+    "chosen_classes",
+    "isolated_share",
+    "predict",
+    "shared_forward",
+    "to_model_input",
+]
 
 
 class Explainer:
@@ -156,7 +165,7 @@ class Explainer:
             for row, (entry, choices) in enumerate(wanted):
                 for choice in choices:
                     place = row, self.choices.index(choice)
-                    shown = progress_shown(context.trainer, entry.name)
+                    shown = partial(progress_shown, context.trainer, entry.name)
                     call = MethodCall(shared, entry.method, place, shown)
                     found = context.attempt(call, partial(call.describe, numbers))
                     name = self._series_name(entry, choice)
@@ -231,7 +240,7 @@ class MethodCall:
         shared: what all methods have in common.
         method: computes the maps, unless they are there.
         place: of the method and of the choice of classes.
-        while_explaining: the context in which the method explains alone.
+        shown: makes the context in which the method explains alone.
     """
 
     def __init__(
@@ -239,17 +248,17 @@ class MethodCall:
         shared: SharedForward,
         method: AttributionMethod,
         place: tuple[int, int],
-        while_explaining: AbstractContextManager[object],
+        shown: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._shared, self._method, self._place = shared, method, place
-        self._while_explaining = while_explaining
+        self._shown = shown
 
     def __call__(self) -> Explanation:
         """Explain the samples; whatever the method raises comes out."""
         found = self._shared.maps.get(self._place)
         if found is not None:
             return self._explanation(Attribution(found))
-        with self._while_explaining:
+        with self._shown():
             return self._alone(slice(None))
 
     def describe(self, numbers: Sequence[int], error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
@@ -21,6 +21,7 @@ __all__ = [
     "DriftResult",
     "Explanation",
     "ExplanationRound",
+    "KnownTags",
     "Method",
     "NamedMethod",
     "Painter",
@@ -67,6 +68,22 @@ class Series:
             what: for instance ``"drift/previous/ssim"``.
         """
         return self.prefix + value_tag(self.name, what)
+
+
+@dataclass(frozen=True)
+class KnownTags:
+    """The tags of a callback's numbers, before the first explanation.
+
+    Attributes:
+        names: the tags.
+        may_grow: whether regions can come with the samples, whose tags are not known yet.
+    """
+
+    names: tuple[str, ...]
+    may_grow: bool
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
 
 
 @dataclass(frozen=True)

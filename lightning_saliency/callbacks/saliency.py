@@ -12,7 +12,13 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.explainer import Explainer
-from lightning_saliency.callbacks.explanation import ClassChoice, ExplanationRound, Method, Series
+from lightning_saliency.callbacks.explanation import (
+    ClassChoice,
+    ExplanationRound,
+    KnownTags,
+    Method,
+    Series,
+)
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
 from lightning_saliency.callbacks.resume import ResumeFingerprint
@@ -34,7 +40,7 @@ from lightning_saliency.callbacks.settings import (
     warn_of_missing_images,
 )
 from lightning_saliency.callbacks.spawn_metrics import shorten_handed_back_metrics
-from lightning_saliency.callbacks.stage_runner import StageRunner
+from lightning_saliency.callbacks.stage_runner import Stage, StageRunner
 from lightning_saliency.callbacks.stages.drift import DriftStage
 from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.history import HistoryStage
@@ -43,7 +49,6 @@ from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
-from lightning_saliency.callbacks.stages.stage import Stage
 from lightning_saliency.callbacks.weight_averaging import averaged_weights, move_before_averaging
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.undisturbed import lazy_layer
@@ -206,17 +211,10 @@ class SaliencyCallback(pl.Callback):
         return self._explainer.series
 
     @property
-    def tags(self) -> list[str]:
-        """The tags of the numbers, as far as they are known before the samples are.
-
-        Regions that ``unpack`` gives are known with the first batch.
-        """
-        return self._drift.number_tags(self.series.values())
-
-    @property
-    def has_batch_regions(self) -> bool:
-        """Whether ``unpack`` may give regions, whose tags are known with the first batch."""
-        return self._samples.unpack is not None
+    def tags(self) -> KnownTags:
+        """The tags of the numbers, as far as they are known before the samples are."""
+        names = self._drift.number_tags(self.series.values())
+        return KnownTags(tuple(names), may_grow=self._samples.unpack is not None)
 
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return the filmstrip as last logged: samples down, explained epochs across.
@@ -334,8 +332,8 @@ class SaliencyCallback(pl.Callback):
         """Make the sanity check that was kept for the end."""
         if self._sanity.at_the_end and self._last_round is not None:
             context = RunContext(trainer, pl_module)
-            act = partial(self._sanity.run, context, self._last_round)
-            self._runner.run(self._sanity.name, act, context)
+            check = partial(self._sanity.run, context, self._last_round)
+            self._runner.run(self._sanity.name, check, context)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -455,13 +453,15 @@ class SaliencyCallback(pl.Callback):
             round = run(_EVERYTHING, explain, context)
             if round is not None:
                 self._failures.record(round.failures, context.epoch)
-                self._run_stages(self._explanation_stages, context, round)
+                for stage in self._explanation_stages:
+                    self._runner.run_stage(stage, context, round)
         context.set_fallback_metrics(self._families_without_numbers(round))
         if round is None or not round.is_measured:
             return
         round.count = self._budget.made
         self._last_round = round if self._sanity.at_the_end else None
-        self._run_stages(self._later_stages, context, round)
+        for stage in self._later_stages:
+            self._runner.run_stage(stage, context, round)
         notify = partial(self._notify_listeners, context, round)
         run(_LISTENERS, lambda: context.require(notify), context)
 
@@ -482,14 +482,6 @@ class SaliencyCallback(pl.Callback):
             failures=failures,
             pictures=self._pictures,
         )
-
-    def _run_stages(
-        self, stages: Sequence[Stage], context: RunContext, round: ExplanationRound
-    ) -> None:
-        for stage in stages:
-            if stage.is_due(context, round):
-                act = partial(stage.run, context, round)
-                self._runner.run(stage.name, act, context, stage.needs_room)
 
     def _notify_listeners(self, context: RunContext, round: ExplanationRound) -> None:
         """Tell every callback with a method ``on_explained``, wherever it stands in the list."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from functools import partial
+from typing import ClassVar, TypeVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import (
     PASSED_ON,
     AbandonedError,
@@ -19,15 +22,60 @@ from lightning_saliency.callbacks.failures import (
     describe_error,
 )
 from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["StageRunner"]
+__all__ = ["Stage", "StageRunner"]
 
 T = TypeVar("T")
 
 # What one more sample in a batch takes, where one alone takes 1. On a CPU it is 0.35 to 0.4 for a
 # small network (tests/performance/bench_epoch.py); nearer to 1 where one picture fills the device.
 _COST_OF_ONE_MORE = 2 / 3
+
+
+class Stage(ABC):
+    """One thing that is done with an explanation; owns the state that it needs for it.
+
+    :class:`StageRunner` runs it: it need not catch
+    anything, look at the clock or count. What it does on one process alone it does in
+    :meth:`RunContext.require`, so that all processes learn whether it failed.
+
+    Attributes:
+        name: in reports of failures.
+        needs_room: whether it takes about as long as an explanation, and so is only tried if the
+            budget has room for another one.
+    """
+
+    name: ClassVar[str]
+    needs_room: ClassVar[bool] = False
+
+    def prepare(self, context: RunContext, probe: SampleSet) -> None:  # noqa: B027 (most need none)
+        """Check before the first training step that the settings fit the samples and the module.
+
+        Args:
+            context: of the run.
+            probe: some of the samples, as they come from the batch.
+
+        Raises:
+            SaliencyError: they do not.
+        """
+
+    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
+        """Return whether there is something to do, the same on all processes."""
+        return True
+
+    @abstractmethod
+    def run(self, context: RunContext, round: ExplanationRound) -> None:
+        """Do it; called on all processes.
+
+        Args:
+            context: of the run.
+            round: what was just explained.
+
+        Raises:
+            StageError: it failed on one of the processes.
+        """
 
 
 class StageRunner:
@@ -76,6 +124,11 @@ class StageRunner:
                 failure = Failure(describe_error(error), error)
         self.failures.record({name: failure}, context.epoch)
         return found
+
+    def run_stage(self, stage: Stage, context: RunContext, round: ExplanationRound) -> None:
+        """Run a stage, if it is due; see :meth:`run`."""
+        if stage.is_due(context, round):
+            self.run(stage.name, partial(stage.run, context, round), context, stage.needs_room)
 
     @contextmanager
     def explanation(self) -> Iterator[None]:

@@ -53,10 +53,10 @@ def test_the_table_of_the_readme_is_what_the_methods_say() -> None:
         )
         for method in attribution.METHODS
     ]
-    table = "\n".join(
-        ["| method | shows | cost of one map | does not apply |", "|---|---|---|---|"]
-    )
-    assert "\n".join([table, *rows]) in README.read_text(encoding="utf-8"), "\n" + "\n".join(rows)
+    head = ["| method | shows | cost of one map | does not apply |", "|---|---|---|---|"]
+    table = "\n".join([*head, *rows])
+    found = f"\n{table}\n\n" in README.read_text(encoding="utf-8")
+    assert found, f"Expected in README.md:\n{table}"
 
 
 @every_method
@@ -69,8 +69,9 @@ def test_what_the_table_needs_is_said(name: str) -> None:
 
 @every_method
 def test_only_signed_maps_have_negative_values(name: str) -> None:
-    # With all classes, of which some are unlikely.
-    maps = [make_method(name)(make_model(), make_images(2), target) for target in range(5)]
+    # Excitation backprop assumes activations >= 0, so its maps of the image need such an image.
+    model, images = make_model(), make_images().abs()
+    maps = [make_method(name)(model, images, target) for target in range(5)]
     assert any(bool((some < 0).any()) for some in maps) == METHODS[name].signed
 
 

@@ -24,6 +24,7 @@ from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import DeconvNet, GradCAM, Gradient, GuidedBackprop
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched
 from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.loggers import TensorBoardAdapter
 from lightning_saliency.metrics import page_hinkley_score, spike_score
 
 pytestmark = [
@@ -263,10 +264,14 @@ def test_text_picture_log_and_warning_name_the_samples_that_moved(
 def test_a_logger_that_fails_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
+    write = TensorBoardAdapter.text
 
-    monkeypatch.setattr("lightning_saliency.loggers.tensorboard.TensorBoardAdapter.text", full)
+    def full(self: TensorBoardAdapter, tag: str, text: str, step: int) -> bool:
+        if "saliency_alarm" in tag:
+            raise OSError(28, "No space left on device")
+        return write(self, tag, text, step)
+
+    monkeypatch.setattr(TensorBoardAdapter, "text", full)
     says = "could not be logged; training goes on.*No space"
     with pytest.warns(SaliencyWarning, match=says):
         trainer = fit(tmp_path, watch(), DriftAlarm(**SOON), max_epochs=7)

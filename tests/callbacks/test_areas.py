@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.attribution.mask_search.areas import AreaMasks, area_numbers, maps_and_areas
 from scipy.integrate import trapezoid
 from small_runs import QUIET, events, fit
 from tiny_models import make_images, make_model
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import ExtremalPerturbation, Gradient
+from lightning_saliency.attribution.mask_search.result import AreaMasks
 from lightning_saliency.attribution.mask_search.search import MaskSearch
 
 pytestmark = QUIET
@@ -26,10 +26,11 @@ METHOD = ExtremalPerturbation(areas=(0.1, 0.3), max_iter=6)
 def test_the_map_is_that_of_the_method_and_the_rest_comes_with_it() -> None:
     model, images = make_model(), make_images(4)
     target = torch.tensor([1, 0, 2, 1])
-    saliency, areas = maps_and_areas(METHOD, model, images, target)
+    attribution = METHOD.explain(model, images, target)
+    saliency, areas = attribution.saliency, attribution.extras
     assert torch.equal(saliency, METHOD(model, images, target))
     found = METHOD.masks(model, images, target)
-    assert areas is not None
+    assert isinstance(areas, AreaMasks)
     assert areas.areas == (0.1, 0.3)
     assert torch.equal(areas.masks, found.masks)
     assert torch.equal(areas.probability, found.probability)
@@ -46,9 +47,9 @@ def test_the_map_is_that_of_the_method_and_the_rest_comes_with_it() -> None:
 
 
 def test_other_methods_have_no_areas() -> None:
-    saliency, areas = maps_and_areas(Gradient(), make_model(), make_images(), 1)
-    assert torch.equal(saliency, Gradient()(make_model(), make_images(), 1))
-    assert areas is None
+    found = Gradient().explain(make_model(), make_images(), 1)
+    assert torch.equal(found.saliency, Gradient()(make_model(), make_images(), 1))
+    assert found.extras is None
 
 
 def test_the_means_leave_out_what_says_nothing() -> None:
@@ -61,7 +62,7 @@ def test_the_means_leave_out_what_says_nothing() -> None:
         probability=torch.zeros(3, 2),
         sufficient_area=torch.tensor([1.0, 0.3, nan]),
     )
-    numbers = area_numbers(found)
+    numbers = found.numbers()
     curves = [
         trapezoid([0.0, *rewards, 1.0], [0.0, 0.1, 0.3, 1.0])
         for rewards in ([0.2, 0.8], [0.6, 1.2])

@@ -220,7 +220,7 @@ def test_processes_that_hold_one_model_together_explain_the_same_samples(clock: 
     strategy = SimpleNamespace(
         root_device=torch.device("cpu"),
         distributed_sampler_kwargs={"num_replicas": 2, "rank": 1},
-        broadcast=lambda decision: decision,
+        broadcast=lambda decision, src: decision,
     )
     trainer: Any = SimpleNamespace(
         state=SimpleNamespace(fn="fit"),

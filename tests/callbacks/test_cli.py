@@ -203,7 +203,12 @@ def test_an_alarm_comes_from_a_file_and_goes_back_into_one(
     )
     found = alarm_settings(read(path))
     direct = DriftAlarm(**init)
-    assert found == [direct.names.patterns, vars(direct.rules), direct.stop, direct.save_checkpoint]
+    assert found == [
+        direct._tags.patterns,
+        vars(direct._rules),
+        direct.stop,
+        direct.save_checkpoint,
+    ]
     again = tmp_path / "again.yaml"
     again.write_text(printed(path, capsys))
     assert alarm_settings(read(again)) == found

@@ -76,9 +76,9 @@ def resumed(
         warnings.simplefilter("always", SaliencyWarning)
         start = folder / "first" / "end.ckpt"
         second = train(folder / "second", after, samples, epochs + 2, start, **more)
-    assert first.samples.known is not None
-    assert second.samples.known is not None
-    assert torch.equal(first.samples.known.images, second.samples.known.images)
+    assert first._samples.known is not None
+    assert second._samples.known is not None
+    assert torch.equal(first._samples.known.images, second._samples.known.images)
     said = [str(each.message) for each in caught if each.category is SaliencyWarning]
     return said, second
 

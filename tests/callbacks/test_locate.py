@@ -119,8 +119,8 @@ def test_the_regions_of_the_batch_survive_a_resume() -> None:
     callback._samples.keep(callback._samples.of(batch))
     other = SaliencyCallback(fixed, samples=4, unpack=masks)
     other.load_state_dict(callback.state_dict())
-    assert other.samples.known is not None
-    assert torch.equal(other.samples.known.regions["object"], OBJECTS)
+    assert other._samples.known is not None
+    assert torch.equal(other._samples.known.regions["object"], OBJECTS)
 
 
 def wrong_size(batch: Any) -> Any:

@@ -12,7 +12,10 @@ from small_runs import QUIET, fit
 from lightning_saliency import DriftAlarm, RISECallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 
-pytestmark = QUIET
+pytestmark = [
+    *QUIET,
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
 
 DATA = Path(__file__).with_name("data")
 

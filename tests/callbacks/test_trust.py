@@ -306,4 +306,3 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     (faithfulness,) = [s for s in made._later_stages if isinstance(s, FaithfulnessStage)]
     assert (faithfulness._measures, faithfulness._every) == (["insertion", "road"], 5)
     assert made._sanity.at_the_end
-    assert made.trust.checks.sanity_check is True

@@ -23,7 +23,8 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
     LinearApprox,
 )
-from lightning_saliency.callbacks.explanation import Method, methods_of
+from lightning_saliency.callbacks.explanation import Method
+from lightning_saliency.callbacks.settings import methods_of
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 
 SIDE, BATCH, PICTURES, SAMPLES = 64, 32, 10_000, 16

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from torch import nn
 
-from lightning_saliency.callbacks.explanation import (
-    Explanation,
-    NamedMethod,
-    begin,
-    explain,
-)
+from lightning_saliency.callbacks.explainer import MethodCall, shared_forward
+from lightning_saliency.callbacks.explanation import Explanation, NamedMethod
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 
 __all__ = ["explain_all"]
@@ -21,5 +18,9 @@ def explain_all(
     model: nn.Module, methods: Sequence[NamedMethod], samples: SampleSet
 ) -> list[Explanation]:
     """Return what each method says of the samples' labels: maps, classes and probabilities."""
-    begun = begin(model, [entry.method for entry in methods], samples, ["label"])
-    return [explain(begun, entry.method, (row, 0)) for row, entry in enumerate(methods)]
+    shared = shared_forward(model, [entry.method for entry in methods], samples, ["label"])
+    calls = (
+        MethodCall(shared, entry.method, (row, 0), nullcontext)
+        for row, entry in enumerate(methods)
+    )
+    return [call() for call in calls]

@@ -71,7 +71,7 @@ class WatchedTags:
             )
         logged = [tag for source in sources for tag in source.tags]
         # Regions that come with the samples are not known before the first of them is.
-        comes_later = any(source.has_batch_regions for source in sources)
+        comes_later = any(source.tags.may_grow for source in sources)
         for pattern in self._missing(logged):
             if not (comes_later and _of_a_region(pattern)):
                 raise InputError(_no_such_tag(pattern, logged))

@@ -13,10 +13,9 @@ from lightning_saliency.callbacks.run_context import RunContext, best_score
 from lightning_saliency.callbacks.samples.regions import Regions
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.settings import Pinned
-from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
+from lightning_saliency.callbacks.stage_runner import Stage
+from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker, References
 from lightning_saliency.callbacks.stages.locate import locate, location_names
-from lightning_saliency.callbacks.stages.references import References
-from lightning_saliency.callbacks.stages.stage import Stage
 from lightning_saliency.metrics.localization import region_area
 
 __all__ = ["DriftStage"]

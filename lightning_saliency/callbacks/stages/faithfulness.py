@@ -12,7 +12,7 @@ from lightning_saliency.callbacks.explainer import Explainer, isolated_share
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.run_context import RunContext
-from lightning_saliency.callbacks.stages.stage import Stage
+from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.metrics.faithfulness import Faithfulness
 from lightning_saliency.trust.faithfulness import measure_faithfulness
 

@@ -11,9 +11,9 @@ from typing_extensions import override
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error
 from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
-from lightning_saliency.callbacks.stages.stage import Stage
 from lightning_saliency.errors import SaliencyWarning
 
 __all__ = ["CHARTS", "HistoryStage"]

@@ -13,7 +13,7 @@ from typing_extensions import override
 from lightning_saliency.callbacks.explanation import Explanation, ExplanationRound
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.callbacks.stages.stage import Stage
+from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.canonical import canonical, degenerate
 from lightning_saliency.rendering import (

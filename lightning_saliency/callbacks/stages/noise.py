@@ -12,8 +12,8 @@ from lightning_saliency.callbacks.explainer import Explainer
 from lightning_saliency.callbacks.explanation import ExplanationRound, NamedMethod
 from lightning_saliency.callbacks.failures import StageError
 from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
-from lightning_saliency.callbacks.stages.stage import Stage
 
 __all__ = ["NoiseStage"]
 
@@ -43,6 +43,7 @@ class NoiseStage(Stage):
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
+        """Explain again, and log the noise; a method that fails raises a StageError at the end."""
         again, failures = self._explainer.explain(context, round.samples, methods=self._reseeded())
         for name, explanation in again.items():
             measure = partial(self._trackers[name].measure_noise, explanation)

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation import DriftResult, Explanation, ExplanationRound
 from lightning_saliency.callbacks.run_context import RunContext
-from lightning_saliency.callbacks.stages.stage import Stage
+from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 

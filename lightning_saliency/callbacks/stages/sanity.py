@@ -20,7 +20,7 @@ from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.callbacks.stages.stage import Stage
+from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.network.random_weights import copy_of, preserved_weights
 from lightning_saliency.trust.sanity import SanityCheck, check_copy
 from lightning_saliency.trust.sanity_figure import figure_pixels, sanity_figure
