@@ -24,8 +24,8 @@ from lightning_saliency.attribution import (
     LinearApprox,
 )
 from lightning_saliency.callbacks.explanation import Method
-from lightning_saliency.callbacks.settings import methods_of
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.callbacks.settings import methods_of
 
 SIDE, BATCH, PICTURES, SAMPLES = 64, 32, 10_000, 16
 AREAS = (0.025, 0.05, 0.1, 0.2)

@@ -29,8 +29,8 @@ from lightning_saliency.attribution.grad_cam import grad_cam
 from lightning_saliency.attribution.gradient import gradient
 from lightning_saliency.attribution.guided_backprop import guided_backprop
 from lightning_saliency.attribution.linear_approx import linear_approx
-from lightning_saliency.callbacks.settings import methods_of
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.callbacks.settings import methods_of
 
 BATCH, SIDE = 16, 64
 Run = Callable[[], object]

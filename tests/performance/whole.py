@@ -20,7 +20,6 @@ def explain_all(
     """Return what each method says of the samples' labels: maps, classes and probabilities."""
     shared = shared_forward(model, [entry.method for entry in methods], samples, ["label"])
     calls = (
-        MethodCall(shared, entry.method, (row, 0), nullcontext)
-        for row, entry in enumerate(methods)
+        MethodCall(shared, entry.method, (row, 0), nullcontext) for row, entry in enumerate(methods)
     )
     return [call() for call in calls]
