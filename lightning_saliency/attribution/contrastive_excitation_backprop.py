@@ -10,7 +10,6 @@ weights are the negative ones. The map is the positive part of the difference. S
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
@@ -74,16 +73,16 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "contrastive_excitation_backprop"
-    shows: ClassVar[str] = "the same, more than for the class's opposite"
-    cost: ClassVar[str] = "a little more"
-    not_for: ClassVar[str] = "activations that can be negative; attention, gates"
-    layer_settings: ClassVar[tuple[str, ...]] = (
+    name = "contrastive_excitation_backprop"
+    shows = "the same, more than for the class's opposite"
+    cost = "a little more"
+    not_for = "activations that can be negative; attention, gates"
+    layer_settings = (
         "saliency_layer",
         "contrast_layer",
         "classifier_layer",
     )
-    verdict: ClassVar[Verdict] = Verdict(
+    verdict = Verdict(
         "not tested",
         "The form without contrast fails; the contrast takes away what two classes share.",
     )
@@ -94,6 +93,8 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
     def for_pointing_game(cls, setup: PointingSetup) -> Self:
         """Return the method for the model's layers."""
         return cls(setup.excitation_layer, setup.contrast_layer, resize=False)
+
+    signal_map = staticmethod(contrastive_excitation_map)
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the difference of the signals at the layer, of its shape.
@@ -149,11 +150,6 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
                 f"Expected contrast_layer '{self.contrast_layer}' to come after {where} in the "
                 "model, but it does not depend on it. Swap saliency_layer and contrast_layer."
             )
-
-    @staticmethod
-    def signal_map(signal: Tensor) -> Tensor:
-        """Return :func:`contrastive_excitation_map` of the layer."""
-        return contrastive_excitation_map(signal)
 
 
 def contrastive_excitation_backprop(

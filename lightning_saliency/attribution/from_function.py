@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -22,9 +21,9 @@ class FromFunction(AttributionMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "from_function"
+    name = "from_function"
     # It may compare the images with one another.
-    _divisible: ClassVar[bool] = False
+    _divisible = False
     function: Callable[[nn.Module, Tensor, Target], Tensor]
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:

@@ -117,8 +117,8 @@ class LayerMethod(GradientMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    cost: ClassVar[str] = "1 forward + a part of a backward"
-    not_for: ClassVar[str] = "no layer with a spatial output"
+    cost = "1 forward + a part of a backward"
+    not_for = "no layer with a spatial output"
     layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
     saliency_layer: str | None = None
     layout: Layout = "auto"
@@ -173,11 +173,11 @@ class RectifiedGradient(GradientMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    cost: ClassVar[str] = "1 forward + 1 backward"
-    not_for: ClassVar[str] = "no ReLU; GELU, SiLU, LeakyReLU, ...; insensitive to late layers"
+    cost = "1 forward + 1 backward"
+    not_for = "no ReLU; GELU, SiLU, LeakyReLU, ...; insensitive to late layers"
     layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
-    insensitive_to_late_layers: ClassVar[bool] = True
-    pointing: ClassVar[PointingStyle] = DERIVATIVE_STYLE
+    insensitive_to_late_layers = True
+    pointing = DERIVATIVE_STYLE
     saliency_layer: str = ""
     # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
     rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)

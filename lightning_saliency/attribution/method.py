@@ -15,6 +15,7 @@ from typing_extensions import Self
 from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
+from lightning_saliency.attribution.validation import check_choice
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
@@ -85,11 +86,7 @@ class AttributionMethod(ABC):
         Raises:
             InputError: one of them is out of its range.
         """
-        if self.resize_mode not in get_args(ResizeMode):
-            raise InputError(
-                f"Expected resize_mode to be one of {', '.join(get_args(ResizeMode))}, got "
-                f"'{self.resize_mode}'."
-            )
+        check_choice("resize_mode", self.resize_mode, get_args(ResizeMode))
         if not isinstance(self.resize, bool) and not _is_size(self.resize):
             raise InputError(
                 "Expected resize to be True (the image's size), False, or a pair (height, width) "

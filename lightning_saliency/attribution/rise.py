@@ -6,7 +6,7 @@ BMVC 2018, arXiv:1806.07421.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -87,16 +87,14 @@ class RISE(AttributionMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "rise"
-    shows: ClassVar[str] = "how much better the score is while a pixel is kept"
-    cost: ClassVar[str] = "256 forwards"
-    signed: ClassVar[bool] = True
-    stochastic: ClassVar[bool] = True
-    needs_gradient: ClassVar[bool] = False
-    verdict: ClassVar[Verdict] = Verdict(
-        "not tested", "The maps depend on the network through its scores alone."
-    )
-    pointing: ClassVar[PointingStyle] = PointingStyle(square=True, whole=True)
+    name = "rise"
+    shows = "how much better the score is while a pixel is kept"
+    cost = "256 forwards"
+    signed = True
+    stochastic = True
+    needs_gradient = False
+    verdict = Verdict("not tested", "The maps depend on the network through its scores alone.")
+    pointing = PointingStyle(square=True, whole=True)
     num_masks: int | None = None
     num_cells: int | tuple[int, int] = 7
     p: float = 0.5

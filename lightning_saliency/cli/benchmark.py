@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_figure import pointing_figure
@@ -21,9 +22,6 @@ from lightning_saliency.cli.factories import (
     suggestion,
 )
 from lightning_saliency.evaluation import run_pointing_game
-
-if TYPE_CHECKING:
-    from argparse import Namespace, _SubParsersAction
 
 __all__ = ["add_benchmark", "run_benchmark", "write_report"]
 
@@ -52,7 +50,7 @@ exit code: 0 all done, 1 pictures were skipped (0 with --allow-skipped), 2 somet
 """
 
 
-def add_benchmark(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_benchmark(commands: Any) -> None:
     """Add the command and its arguments.
 
     Args:

@@ -10,7 +10,7 @@ from lightning_saliency.errors import InputError
 
 __all__ = ["BatchSize", "Batches", "batches_for", "check_batch_size"]
 
-BatchSize: TypeAlias = "int | Literal['auto']"
+BatchSize: TypeAlias = int | Literal["auto"]
 """How many images go through the model at once; ``"auto"`` is a size that suits the device."""
 
 # Many images keep an accelerator busy. On a CPU large activations are slow, because the C library

@@ -23,8 +23,6 @@ from lightning_saliency.network.backward_rules import Rule, Rules
 from lightning_saliency.network.relu_derivatives import (
     ReluRule,
     active,
-    deconvnet,
-    guided,
     ordinary,
 )
 from lightning_saliency.network.torch_functions import (
@@ -38,8 +36,6 @@ __all__ = [
     "ReluChoice",
     "active_rules",
     "asks_in_place",
-    "deconvnet_rules",
-    "guided_rules",
 ]
 
 NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
@@ -65,16 +61,6 @@ class ReluChoice:
     def rules(self) -> Rules:
         """Return the rules for every spelling of ReLU."""
         return _rules(self, lambda: True)
-
-
-def guided_rules() -> Rules:
-    """Return the rules of guided backpropagation; see ``relu_derivatives``."""
-    return ReluChoice(guided).rules()
-
-
-def deconvnet_rules() -> Rules:
-    """Return the rules of the deconvolutional network; see ``relu_derivatives``."""
-    return ReluChoice(deconvnet).rules()
 
 
 def active_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:

@@ -15,11 +15,10 @@ __all__ = [
     "class_logits",
     "class_scores",
     "part_of",
-    "predicted_classes",
     "target_classes",
 ]
 
-Target: TypeAlias = "int | Sequence[int] | Tensor | Literal['predicted'] | Callable[..., Tensor]"
+Target: TypeAlias = int | Sequence[int] | Tensor | Literal["predicted"] | Callable[..., Tensor]
 """What is explained: a class index for all images, one for each image (a sequence or an integer
 tensor of shape (N,)), ``"predicted"`` for the class that the model predicts, or a callable from
 the model's output to scores of shape (N,)."""
@@ -147,15 +146,6 @@ def _batch_size(output: object) -> int | None:
         return len(_find_logits(output))
     except ModelError:
         return None
-
-
-def predicted_classes(output: object) -> Tensor:
-    """Return the class with the largest logit for each image, int64, shape (N,).
-
-    Args:
-        output: what the model returned for N images.
-    """
-    return class_logits(output).argmax(1)
 
 
 def part_of(target: Target, batch: slice) -> Target:
