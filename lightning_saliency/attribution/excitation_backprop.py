@@ -3,12 +3,12 @@
 Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down neural attention by excitation backprop. IJCV
 2018 (ECCV 2016), arXiv:1608.00507.
 
-A signal of 1 starts at the class and is handed down from layer to layer, by each unit to the units
-that excite it, in proportion to what they contribute. It stays 1 in all, so the map of a layer is
-a probability of being the cause. The rules for each function of torch are in
-:mod:`~lightning_saliency.network.excitation_rules`. The contrastive form also sends a signal down
-from the class's opposite, whose weights are the negative ones, and keeps the difference: what
-speaks for this class more than for others.
+A signal of 1 starts at the class and is propagated back from layer to layer, from each unit to the
+units that excite it, in proportion to their contributions. Its sum stays 1, so the map of a layer
+is a probability of being the cause. The rules for each function of torch are in
+:mod:`~lightning_saliency.network.excitation_rules`. The contrastive form also propagates a
+signal from the class's dual unit, whose weights are the negative ones, and keeps the difference:
+what speaks for this class more than for others.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
     classifier_nodes,
-    passes_nothing_by,
+    is_bottleneck,
     record_excitation,
     unit_scale,
 )
@@ -71,7 +71,7 @@ class ExcitationBackprop(ExcitationMethod):
     each layer runs once more with its positive weights.
 
     Args:
-        saliency_layer: name of the layer at which the signal is looked at; ``""`` for the image,
+        saliency_layer: name of the layer at which the signal is read; ``""`` for the image,
             which is the noisiest place: a layer in the middle is usual.
         rules: a table {torch function: rule} for functions of your own, or ``None`` as a rule to
             keep an ordinary derivative; see
@@ -107,7 +107,7 @@ class ExcitationBackprop(ExcitationMethod):
             model, image, target, {self.saliency_layer}, self.saliency_layer, self.rules
         )
         layer = layers[self.saliency_layer]
-        is_all = passes_nothing_by(scores, layer)
+        is_all = is_bottleneck(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
             return unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))

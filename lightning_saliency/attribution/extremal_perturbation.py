@@ -102,7 +102,7 @@ class ExtremalPerturbation(AttributionMethod):
         autocast: run the model under autocast to bfloat16.
         seed: of the order in which the pictures are moved or mirrored, the only chance in it.
         tolerance: end before ``max_iter`` when no mask has changed by more than this share of its
-            area within five iterations, and each area is right to this share; looked at in every
+            area within five iterations, and each area is right to this share; checked in every
             fifth iteration. None never ends early.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """

@@ -1,4 +1,4 @@
-"""Make an attribution method of any function, under the guards that all methods have."""
+"""A user's function as an attribution method, with the checks and the isolation of all methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ def grad_cam_map(activation: Tensor, gradient: Tensor) -> Tensor:
     Equations 1 and 2 of the paper.
 
     Args:
-        activation: (N, K, h, w), what the layer put out.
+        activation: (N, K, h, w), the layer's output.
         gradient: (N, K, h, w), derivative of the score with respect to it.
 
     Returns:

@@ -55,9 +55,9 @@ _SUM_TOLERANCE = 0.02
 class GradientMethod(AttributionMethod):
     """A method whose map is a function of one layer's output and of a gradient there.
 
-    A method says which gradient it needs and what it makes of it. So one pass can serve several
-    methods (:func:`~lightning_saliency.attribution.shared_pass.shared_maps`), and each can make
-    its pass alone. A method that overrides :meth:`attribute` always makes its own.
+    A method states which gradient it needs and computes its map from it. So one pass can serve
+    several methods (:func:`~lightning_saliency.attribution.shared_pass.shared_maps`), and each can
+    make its pass alone. A method that overrides :meth:`attribute` always makes its own.
     """
 
     @abstractmethod
@@ -74,7 +74,7 @@ class GradientMethod(AttributionMethod):
         """Return the maps (N, 1, h, w).
 
         Args:
-            activation: the layer's output, of whatever shape.
+            activation: the layer's output, of any shape.
             gradient: of the same shape.
             size: (height, width) of the image.
         """

@@ -23,7 +23,7 @@ def linear_approx_map(activation: Tensor, gradient: Tensor) -> Tensor:
     """Return the sum over the channels of activation times gradient.
 
     Args:
-        activation: (N, K, h, w), what the layer put out.
+        activation: (N, K, h, w), the layer's output.
         gradient: (N, K, h, w), derivative of the score with respect to it.
 
     Returns:

@@ -30,8 +30,8 @@ DATA = ("voc", "coco", "digits", "digits_off_center", "digits_off_centre")
 _HELP = """\
 Play the pointing game: does the largest value of a map lie on the object?
 
-Explains every class in every picture, writes what comes of it to results.sqlite, and makes the
-table. If it is stopped, by whatever, the same command goes on where it was.
+Explains every class in every picture, writes the results to results.sqlite, and makes the
+table. If it is stopped, the same command resumes where it was.
 """
 _EXAMPLES = """\
 examples:

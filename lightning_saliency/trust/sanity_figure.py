@@ -102,7 +102,7 @@ def figure_pixels(figure: Figure) -> Tensor:
 
 def _title(method: str) -> str:
     title = f"Random weights: {method}" if method else "Random weights"
-    # With two targets, a callback's tags go on with the target.
+    # With two targets, a callback's tags end with the target.
     verdict = VERDICTS.get(method.partition("/")[0])
     return f"{title}. Published: {verdict}" if verdict else title
 

@@ -58,7 +58,7 @@ def estimate_maps(
         average: the estimator, without scores yet.
         centered: subtract the mean score, see :meth:`MaskAverage.mean`.
         until: an image needs no more masks once its split-half correlation is at least this,
-            looked at after every second block; None for all blocks.
+            checked after every second block; None for all blocks.
         with_split_half: False leaves the split-half correlations out; they are NaN then.
     """
     running = image_indices
