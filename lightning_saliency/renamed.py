@@ -13,7 +13,7 @@ def keep_old_names(package: str, new_names: Mapping[str, str]) -> None:
     """Let a package answer to names that it had before, with a ``DeprecationWarning``.
 
     Call it once, at the end of the package's ``__init__``. Neither type checkers nor editors see
-    the old names, so nobody writes them anew. Any other name is an ``AttributeError``, as usual.
+    the old names, so new code will not use them. Any other name is an ``AttributeError``, as usual.
 
     Args:
         package: ``__name__`` of the package.

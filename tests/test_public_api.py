@@ -21,9 +21,6 @@ from lightning_saliency.attribution import AttributionMethod
 
 MODULES = {module_name(path): path for path in FILES}
 PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
-# Parts with hints that cannot be resolved yet, because an alias is imported for type checkers
-# alone; an entry goes when its part is mended.
-KNOWN_UNRESOLVED = {"cli", "trust"}
 
 
 def public_names(module: str) -> list[str]:
@@ -149,8 +146,7 @@ def test_type_hints_can_be_resolved() -> None:
     # LightningCLI, editors and pydantic ask for them while the program runs.
     every = {**OBJECTS, **CALLABLES}
     unresolved = [name for name, found in every.items() if not _has_type_hints(found)]
-    assert_none(name for name in unresolved if name.partition(".")[0] not in KNOWN_UNRESOLVED)
-    assert {name.partition(".")[0] for name in unresolved} == KNOWN_UNRESOLVED
+    assert_none(unresolved)
 
 
 def _has_type_hints(found: Any) -> bool:

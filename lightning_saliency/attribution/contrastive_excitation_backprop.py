@@ -3,14 +3,13 @@
 Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down neural attention by excitation backprop. IJCV
 2018 (ECCV 2016), arXiv:1608.00507, section 3.4.
 
-Beside the signal from the class, one is sent down from the class's opposite, the dual unit whose
-weights are the negative ones. The map is the positive part of the difference. See
+Besides the signal from the class, one is propagated from the class's dual unit, whose weights are
+the negative ones. The map is the positive part of the difference. See
 :mod:`~lightning_saliency.attribution.excitation_backprop`.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
@@ -43,7 +42,7 @@ def contrastive_excitation_map(signal: Tensor) -> Tensor:
     """Return the positive part of the sum of the signal over the channels.
 
     Args:
-        signal: (N, K, h, w), what arrives from the class, minus what arrives from its opposite.
+        signal: (N, K, h, w), the signal from the class minus that from its dual unit.
 
     Returns:
         (N, 1, h, w), >= 0.
@@ -53,37 +52,37 @@ def contrastive_excitation_map(signal: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ContrastiveExcitationBackprop(ExcitationMethod):
-    """Where more of the signal comes from for the class than for its opposite.
+    """Where more of the signal comes from for the class than for its dual unit.
 
-    Both signals are handed down from the classifier, the opposite's with the classifier's weights
-    turned round; the difference is looked at in ``saliency_layer``. See
+    Both signals are propagated back from the classifier, the dual unit's with the classifier's
+    weights negated; the difference is read at ``saliency_layer``. See
     :class:`~lightning_saliency.attribution.excitation_backprop.ExcitationBackprop` for the rules.
     Maps are >= 0: the positive part of what arrives. One forward pass, and one backward pass in
     which each layer runs once more with its positive weights.
 
     Args:
-        saliency_layer: name of the layer at which the difference is looked at; ``""`` for the
+        saliency_layer: name of the layer at which the difference is read; ``""`` for the
             image. It comes before ``contrast_layer`` in the model, or is the same.
         contrast_layer: name of the layer at which the two signals are subtracted, between
             ``saliency_layer`` and the classifier; None takes what enters the classifier. Signals
             are linear, so the map is the same wherever it is. What passes around the layer is
             subtracted too.
-        classifier_layer: name of the layer whose weights are turned round for the opposite; None
-            takes the last layer with weights.
+        classifier_layer: name of the layer whose weights are negated for the dual unit; None takes
+            the last layer with weights.
         rules: see :class:`ExcitationBackprop`.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "contrastive_excitation_backprop"
-    shows: ClassVar[str] = "the same, more than for the class's opposite"
-    cost: ClassVar[str] = "a little more"
-    not_for: ClassVar[str] = "activations that can be negative; attention, gates"
-    layer_settings: ClassVar[tuple[str, ...]] = (
+    name = "contrastive_excitation_backprop"
+    shows = "the same, minus the signal of the class's dual unit"
+    cost = "a little more"
+    not_for = "activations that can be negative; attention, gates"
+    layer_settings = (
         "saliency_layer",
         "contrast_layer",
         "classifier_layer",
     )
-    verdict: ClassVar[Verdict] = Verdict(
+    verdict = Verdict(
         "not tested",
         "The form without contrast fails; the contrast takes away what two classes share.",
     )
@@ -94,6 +93,8 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
     def for_pointing_game(cls, setup: PointingSetup) -> Self:
         """Return the method for the model's layers."""
         return cls(setup.excitation_layer, setup.contrast_layer, resize=False)
+
+    signal_map = staticmethod(contrastive_excitation_map)
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the difference of the signals at the layer, of its shape.
@@ -150,11 +151,6 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
                 "model, but it does not depend on it. Swap saliency_layer and contrast_layer."
             )
 
-    @staticmethod
-    def signal_map(signal: Tensor) -> Tensor:
-        """Return :func:`contrastive_excitation_map` of the layer."""
-        return contrastive_excitation_map(signal)
-
 
 def contrastive_excitation_backprop(
     model: nn.Module,
@@ -176,7 +172,7 @@ def contrastive_excitation_backprop(
         saliency_layer: name of a layer; ``""`` for the image.
         contrast_layer: name of the layer at which the signals are subtracted; None for what
             enters the classifier.
-        classifier_layer: name of the layer whose weights are turned round; None for the last one.
+        classifier_layer: name of the layer whose weights are negated; None for the last one.
         resize: True resizes the map to the image, a pair is (height, width).
         resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
         smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.

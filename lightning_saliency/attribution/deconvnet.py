@@ -4,16 +4,12 @@ Zeiler, Fergus. Visualizing and understanding convolutional networks. ECCV 2014,
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from torch import Tensor, nn
-
+from lightning_saliency.attribution.functions import map_function
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
 from lightning_saliency.attribution.verdict import NIE, SIXT, Verdict
-from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network import relu_derivatives
 from lightning_saliency.network.relu_derivatives import ReluRule
-from lightning_saliency.network.score import Target
 
 __all__ = ["DeconvNet", "deconvnet"]
 
@@ -45,9 +41,9 @@ class DeconvNet(RectifiedGradient):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "deconvnet"
-    shows: ClassVar[str] = "the gradient, of which each ReLU passes only what is positive"
-    verdict: ClassVar[Verdict] = Verdict(
+    name = "deconvnet"
+    shows = "the gradient, of which each ReLU passes only what is positive"
+    verdict = Verdict(
         "fails",
         "The maps recover parts of the image, and do not depend on the later layers.",
         (NIE, SIXT),
@@ -59,34 +55,4 @@ class DeconvNet(RectifiedGradient):
         return relu_derivatives.deconvnet
 
 
-def deconvnet(
-    model: nn.Module,
-    input: Tensor,
-    target: Target,
-    saliency_layer: str = "",
-    resize: bool | tuple[int, int] = False,
-    resize_mode: ResizeMode = "bilinear",
-    smooth: float = 0.0,
-) -> Tensor:
-    """Return :class:`DeconvNet` maps.
-
-    Args:
-        model: takes ``input`` and returns class scores; it is not changed.
-        input: (N, C, H, W).
-        target: class index, one for each image, ``"predicted"``, or a callable.
-        saliency_layer: name of a layer; ``""`` for the image.
-        resize: True resizes the map to the image, a pair is (height, width).
-        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
-
-    Returns:
-        (N, 1, H, W), >= 0; of the layer's height and width if there is a layer and no ``resize``.
-
-    Raises:
-        InputError: the image, the target or a setting cannot be used.
-        LayerError: the layer does not exist or did not run once.
-        NothingReplacedError: the model calls no ReLU.
-        ModelError: it has activations without a rule, is scripted, or cannot be differentiated.
-    """
-    method = DeconvNet(saliency_layer, resize=resize, resize_mode=resize_mode, smooth=smooth)
-    return method(model, input, target)
+deconvnet = map_function(DeconvNet)

@@ -3,16 +3,15 @@
 Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down neural attention by excitation backprop. IJCV
 2018 (ECCV 2016), arXiv:1608.00507.
 
-A signal of 1 starts at the class and is handed down from layer to layer, by each unit to the units
-that excite it, in proportion to what they contribute. It stays 1 in all, so the map of a layer is
-a probability of being the cause. The rules for each function of torch are in
-:mod:`~lightning_saliency.network.excitation_rules`. The contrastive form also sends a signal down
-from the class's opposite, whose weights are the negative ones, and keeps the difference: what
-speaks for this class more than for others.
+A signal of 1 starts at the class and is propagated back from layer to layer, from each unit to the
+units that excite it, in proportion to their contributions. Its sum stays 1, so the map of a layer
+is a probability of being the cause. The rules for each function of torch are in
+:mod:`~lightning_saliency.network.excitation_rules`. The contrastive form also propagates a
+signal from the class's dual unit, whose weights are the negative ones, and keeps the difference:
+what speaks for this class more than for others.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,13 +20,13 @@ from lightning_saliency.attribution.contrastive_excitation_backprop import (
     contrastive_excitation_backprop,
     contrastive_excitation_map,
 )
+from lightning_saliency.attribution.functions import map_function
 from lightning_saliency.attribution.gradient_bases import ExcitationMethod, warn_of_loss
 from lightning_saliency.attribution.verdict import SIXT, Verdict
-from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
     classifier_nodes,
-    passes_nothing_by,
+    is_bottleneck,
     record_excitation,
     unit_scale,
 )
@@ -72,7 +71,7 @@ class ExcitationBackprop(ExcitationMethod):
     each layer runs once more with its positive weights.
 
     Args:
-        saliency_layer: name of the layer at which the signal is looked at; ``""`` for the image,
+        saliency_layer: name of the layer at which the signal is read; ``""`` for the image,
             which is the noisiest place: a layer in the middle is usual.
         rules: a table {torch function: rule} for functions of your own, or ``None`` as a rule to
             keep an ordinary derivative; see
@@ -80,16 +79,18 @@ class ExcitationBackprop(ExcitationMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "excitation_backprop"
-    shows: ClassVar[str] = "where the score comes from, as a probability"
-    cost: ClassVar[str] = "1 forward + 1 backward with positive weights"
-    not_for: ClassVar[str] = "activations that can be negative; attention, gates"
-    verdict: ClassVar[Verdict] = Verdict(
+    name = "excitation_backprop"
+    shows = "where the score comes from, as a probability"
+    cost = "1 forward + 1 backward with positive weights"
+    not_for = "activations that can be negative; attention, gates"
+    verdict = Verdict(
         "fails",
         "The maps do not depend on the later layers, as those of LRP with the alpha-beta rule: a "
         "product of many non-negative matrices has rank one.",
         (SIXT,),
     )
+
+    signal_map = staticmethod(excitation_map)
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the signal at the layer, of its shape, from 1 at the target.
@@ -106,7 +107,7 @@ class ExcitationBackprop(ExcitationMethod):
             model, image, target, {self.saliency_layer}, self.saliency_layer, self.rules
         )
         layer = layers[self.saliency_layer]
-        is_all = passes_nothing_by(scores, layer)
+        is_all = is_bottleneck(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
             return unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
@@ -117,41 +118,5 @@ class ExcitationBackprop(ExcitationMethod):
             warn_of_loss(signal)
         return signal
 
-    @staticmethod
-    def signal_map(signal: Tensor) -> Tensor:
-        """Return :func:`excitation_map` of the layer."""
-        return excitation_map(signal)
 
-
-def excitation_backprop(
-    model: nn.Module,
-    input: Tensor,
-    target: Target,
-    saliency_layer: str = "",
-    resize: bool | tuple[int, int] = False,
-    resize_mode: ResizeMode = "bilinear",
-    smooth: float = 0.0,
-) -> Tensor:
-    """Return :class:`ExcitationBackprop` maps.
-
-    Args:
-        model: takes ``input`` and returns class scores; it is not changed.
-        input: (N, C, H, W).
-        target: class index, one for each image, ``"predicted"``, or a callable.
-        saliency_layer: name of a layer; ``""`` for the image.
-        resize: True resizes the map to the image, a pair is (height, width).
-        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
-
-    Returns:
-        (N, 1, h, w), >= 0, of the layer's height and width unless ``resize`` is given.
-
-    Raises:
-        InputError: the image, the target or a setting cannot be used.
-        LayerError: the layer does not exist or did not run once.
-        ModelError: the model has activations that can be negative, or is scripted.
-    """
-    method = ExcitationBackprop(
-        saliency_layer, resize=resize, resize_mode=resize_mode, smooth=smooth
-    )
-    return method(model, input, target)
+excitation_backprop = map_function(ExcitationBackprop)

@@ -6,7 +6,7 @@ ICCV 2019, arXiv:1910.08485.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, get_args
+from typing import get_args
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -102,21 +102,21 @@ class ExtremalPerturbation(AttributionMethod):
         autocast: run the model under autocast to bfloat16.
         seed: of the order in which the pictures are moved or mirrored, the only chance in it.
         tolerance: end before ``max_iter`` when no mask has changed by more than this share of its
-            area within five iterations, and each area is right to this share; looked at in every
+            area within five iterations, and each area is right to this share; checked in every
             fifth iteration. None never ends early.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "extremal_perturbation"
-    shows: ClassVar[str] = "the parts of given areas that keep the score"
-    cost: ClassVar[str] = "16 to 26 forward + backward for each area, and 16 forwards"
-    not_for: ClassVar[str] = "score not differentiable"
-    stochastic: ClassVar[bool] = True
-    verdict: ClassVar[Verdict] = Verdict(
+    name = "extremal_perturbation"
+    shows = "the parts of given areas that keep the score"
+    cost = "16 to 26 forward + backward for each area, and 16 forwards"
+    not_for = "score not differentiable"
+    stochastic = True
+    verdict = Verdict(
         "not tested", "The masks depend on the network through its scores and their gradient."
     )
-    flat_top_blur: ClassVar[float] = 0.09
-    pointing: ClassVar[PointingStyle] = PointingStyle(flat_top_blur, "shorter", whole=True)
+    flat_top_blur = 0.09
+    pointing = PointingStyle(flat_top_blur, "shorter", whole=True)
     areas: tuple[float, ...] = (0.1,)
     perturbation: PerturbationKind = "blur"
     max_iter: int | None = None

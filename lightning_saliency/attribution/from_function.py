@@ -1,8 +1,7 @@
-"""Make an attribution method of any function, under the guards that all methods have."""
+"""A user's function as an attribution method, with the checks and the isolation of all methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -22,9 +21,9 @@ class FromFunction(AttributionMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "from_function"
+    name = "from_function"
     # It may compare the images with one another.
-    _divisible: ClassVar[bool] = False
+    _divisible = False
     function: Callable[[nn.Module, Tensor, Target], Tensor]
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:

@@ -55,9 +55,9 @@ _SUM_TOLERANCE = 0.02
 class GradientMethod(AttributionMethod):
     """A method whose map is a function of one layer's output and of a gradient there.
 
-    A method says which gradient it needs and what it makes of it. So one pass can serve several
-    methods (:func:`~lightning_saliency.attribution.shared_pass.shared_maps`), and each can make
-    its pass alone. A method that overrides :meth:`attribute` always makes its own.
+    A method states which gradient it needs and computes its map from it. So one pass can serve
+    several methods (:func:`~lightning_saliency.attribution.shared_pass.shared_maps`), and each can
+    make its pass alone. A method that overrides :meth:`attribute` always makes its own.
     """
 
     @abstractmethod
@@ -74,7 +74,7 @@ class GradientMethod(AttributionMethod):
         """Return the maps (N, 1, h, w).
 
         Args:
-            activation: the layer's output, of whatever shape.
+            activation: the layer's output, of any shape.
             gradient: of the same shape.
             size: (height, width) of the image.
         """
@@ -117,8 +117,8 @@ class LayerMethod(GradientMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    cost: ClassVar[str] = "1 forward + a part of a backward"
-    not_for: ClassVar[str] = "no layer with a spatial output"
+    cost = "1 forward + a part of a backward"
+    not_for = "no layer with a spatial output"
     layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
     saliency_layer: str | None = None
     layout: Layout = "auto"
@@ -173,11 +173,11 @@ class RectifiedGradient(GradientMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    cost: ClassVar[str] = "1 forward + 1 backward"
-    not_for: ClassVar[str] = "no ReLU; GELU, SiLU, LeakyReLU, ...; insensitive to late layers"
+    cost = "1 forward + 1 backward"
+    not_for = "no ReLU; GELU, SiLU, LeakyReLU, ...; insensitive to late layers"
     layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
-    insensitive_to_late_layers: ClassVar[bool] = True
-    pointing: ClassVar[PointingStyle] = DERIVATIVE_STYLE
+    insensitive_to_late_layers = True
+    pointing = DERIVATIVE_STYLE
     saliency_layer: str = ""
     # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
     rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)

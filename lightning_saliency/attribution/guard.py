@@ -1,4 +1,4 @@
-"""What stands between a user's model and every attribution method: the checks, the isolation."""
+"""The checks and the isolation around every attribution method."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,12 +25,12 @@ _Result = TypeVar("_Result")
 
 @contextmanager
 def guarded(model: nn.Module, image: Tensor) -> Iterator[Tensor]:
-    """Check the model and the images, and make both ready to be explained for the while.
+    """Check the model and the images, and isolate the model while it is explained.
 
     Every public method of an attribution method works inside this.
 
     Args:
-        model: any module, in whatever state; it is not changed.
+        model: any module, in any state; it is not changed.
         image: (N, C, H, W), as :func:`check_image` wants it.
 
     Yields:
@@ -54,11 +54,11 @@ def run_guarded(
     """Run a method inside :func:`guarded`.
 
     If no gradient arrives because the model runs a frozen part of itself in ``no_grad()``, as is
-    usual in transfer learning, the method runs once more with that part recorded.
+    usual in transfer learning, the method runs again with gradients enabled there.
 
     Args:
-        run: the method, from model and images to whatever it returns.
-        model: any module, in whatever state; it is not changed.
+        run: the method, from model and images to its result.
+        model: any module, in any state; it is not changed.
         image: (N, C, H, W), as :func:`check_image` wants it.
 
     Raises:
@@ -123,7 +123,7 @@ def check_model(model: object, image: Tensor) -> None:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"Expected the model as a torch.nn.Module, got {type(model).__name__}.")
-    # The first weight settles it for nearly every model.
+    # The first weight suffices for nearly every model.
     if any(parameter.device == image.device for parameter in model.parameters()):
         return
     devices = {parameter.device for parameter in model.parameters()}

@@ -5,15 +5,11 @@ ICLR workshop 2015, arXiv:1412.6806.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from torch import Tensor, nn
-
+from lightning_saliency.attribution.functions import map_function
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
 from lightning_saliency.attribution.verdict import ADEBAYO, NIE, SIXT, Verdict
-from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.relu_derivatives import ReluRule, guided
-from lightning_saliency.network.score import Target
 
 __all__ = ["GuidedBackprop", "guided_backprop"]
 
@@ -44,9 +40,9 @@ class GuidedBackprop(RectifiedGradient):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "guided_backprop"
-    shows: ClassVar[str] = "the same, and only through active units"
-    verdict: ClassVar[Verdict] = Verdict(
+    name = "guided_backprop"
+    shows = "the same, and only through active units"
+    verdict = Verdict(
         "fails",
         "The maps hardly depend on the later layers; they recover edges of the image.",
         (ADEBAYO, NIE, SIXT),
@@ -58,34 +54,4 @@ class GuidedBackprop(RectifiedGradient):
         return guided
 
 
-def guided_backprop(
-    model: nn.Module,
-    input: Tensor,
-    target: Target,
-    saliency_layer: str = "",
-    resize: bool | tuple[int, int] = False,
-    resize_mode: ResizeMode = "bilinear",
-    smooth: float = 0.0,
-) -> Tensor:
-    """Return :class:`GuidedBackprop` maps.
-
-    Args:
-        model: takes ``input`` and returns class scores; it is not changed.
-        input: (N, C, H, W).
-        target: class index, one for each image, ``"predicted"``, or a callable.
-        saliency_layer: name of a layer; ``""`` for the image.
-        resize: True resizes the map to the image, a pair is (height, width).
-        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
-
-    Returns:
-        (N, 1, H, W), >= 0; of the layer's height and width if there is a layer and no ``resize``.
-
-    Raises:
-        InputError: the image, the target or a setting cannot be used.
-        LayerError: the layer does not exist or did not run once.
-        NothingReplacedError: the model calls no ReLU.
-        ModelError: it has activations without a rule, is scripted, or cannot be differentiated.
-    """
-    method = GuidedBackprop(saliency_layer, resize=resize, resize_mode=resize_mode, smooth=smooth)
-    return method(model, input, target)
+guided_backprop = map_function(GuidedBackprop)

@@ -9,15 +9,12 @@ input).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_saliency.attribution.functions import layer_function
 from lightning_saliency.attribution.gradient_bases import LayerMethod
 from lightning_saliency.attribution.verdict import ADEBAYO, Verdict
-from lightning_saliency.image.resize import ResizeMode
-from lightning_saliency.network.grid import Layout
-from lightning_saliency.network.score import Target
 
 __all__ = ["LinearApprox", "linear_approx", "linear_approx_map"]
 
@@ -26,7 +23,7 @@ def linear_approx_map(activation: Tensor, gradient: Tensor) -> Tensor:
     """Return the sum over the channels of activation times gradient.
 
     Args:
-        activation: (N, K, h, w), what the layer put out.
+        activation: (N, K, h, w), the layer's output.
         gradient: (N, K, h, w), derivative of the score with respect to it.
 
     Returns:
@@ -50,54 +47,17 @@ class LinearApprox(LayerMethod):
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "linear_approx"
-    shows: ClassVar[str] = "how much each place of a layer adds to the score, with sign"
-    signed: ClassVar[bool] = True
-    verdict: ClassVar[Verdict] = Verdict(
+    name = "linear_approx"
+    shows = "how much each place of a layer adds to the score, with sign"
+    signed = True
+    verdict = Verdict(
         "mixed",
         "At the input (gradient x input) ranks with their sign change, while SSIM and ranks of "
         "magnitudes stay high because the image is a factor; not tested at other layers.",
         (ADEBAYO,),
     )
 
-    @staticmethod
-    def layer_map(activation: Tensor, gradient: Tensor) -> Tensor:
-        """Return :func:`linear_approx_map` of the layer."""
-        return linear_approx_map(activation, gradient)
+    layer_map = staticmethod(linear_approx_map)
 
 
-def linear_approx(
-    model: nn.Module,
-    input: Tensor,
-    target: Target,
-    saliency_layer: str | None = "",
-    resize: bool | tuple[int, int] = False,
-    resize_mode: ResizeMode = "bilinear",
-    smooth: float = 0.0,
-    layout: Layout = "auto",
-) -> Tensor:
-    """Return :class:`LinearApprox` maps.
-
-    Args:
-        model: takes ``input`` and returns class scores; it is not changed.
-        input: (N, C, H, W).
-        target: class index, one for each image, ``"predicted"``, or a callable.
-        saliency_layer: name of the layer whose output is explained; ``""`` or None for the last
-            layer with a spatial output.
-        resize: True resizes the map to the image, a pair is (height, width).
-        resize_mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        smooth: sigma of a Gaussian blur, as a fraction of the map's longer side.
-        layout: how the layer's output is laid out; ``"auto"`` finds out.
-
-    Returns:
-        (N, 1, h, w), of either sign, of the layer's height and width unless ``resize`` is given.
-
-    Raises:
-        InputError: the image, the target or a setting cannot be used.
-        LayerError: the layer does not exist, did not run once, or has no spatial output.
-        ModelError: the score cannot be differentiated.
-    """
-    method = LinearApprox(
-        saliency_layer or None, layout, resize=resize, resize_mode=resize_mode, smooth=smooth
-    )
-    return method(model, input, target)
+linear_approx = layer_function(LinearApprox)

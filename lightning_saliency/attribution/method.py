@@ -15,6 +15,7 @@ from typing_extensions import Self
 from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
+from lightning_saliency.attribution.validation import check_choice
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
@@ -40,7 +41,7 @@ class AttributionMethod(ABC):
     it says by the class attributes below.
 
     Attributes:
-        name: the method in snake case, as it stands in the logged tags (``"grad_cam"``).
+        name: the method in snake case, as in the logged tags (``"grad_cam"``).
         shows: what a map shows, in a few words for a table.
         cost: of one map, in passes through the model, for a table.
         not_for: where the method does not apply, for a table; empty if it always does.
@@ -85,11 +86,7 @@ class AttributionMethod(ABC):
         Raises:
             InputError: one of them is out of its range.
         """
-        if self.resize_mode not in get_args(ResizeMode):
-            raise InputError(
-                f"Expected resize_mode to be one of {', '.join(get_args(ResizeMode))}, got "
-                f"'{self.resize_mode}'."
-            )
+        check_choice("resize_mode", self.resize_mode, get_args(ResizeMode))
         if not isinstance(self.resize, bool) and not _is_size(self.resize):
             raise InputError(
                 "Expected resize to be True (the image's size), False, or a pair (height, width) "
@@ -107,7 +104,7 @@ class AttributionMethod(ABC):
         If the device runs out of memory, half of the images are explained at a time, and so on.
 
         Args:
-            model: any module that takes ``image`` and returns class scores, in whatever state; it
+            model: any module that takes ``image`` and returns class scores, in any state; it
                 is not changed.
             image: (N, C, H, W), floating point, finite, on the model's device, in the form that
                 the model takes (normalized, for instance).
@@ -200,7 +197,7 @@ class AttributionMethod(ABC):
         return self._divisible and len(image) > 1 and not (callable(target) or is_sharded(model))
 
     def _in_parts(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
-        """Return what :meth:`attribute` gives for half of the images at a time, or less."""
+        """Return the maps of :meth:`attribute` for half of the images at a time, or fewer."""
 
         def maps_of(batch: slice) -> Tensor:
             # Fresh ones, because the model may have written into the others.
@@ -227,9 +224,9 @@ class AttributionMethod(ABC):
         """
 
     def prepare(self, model: nn.Module, image: Tensor) -> Self:
-        """Check that the method applies to ``model``, and settle what depends on the model.
+        """Check that the method applies to ``model``, and fill in what depends on the model.
 
-        A callback does this once, before the first training step. The method that comes back
+        A callback does this once, before the first training step. The method that is returned
         explains the same, but need not look for its layer again.
 
         Args:
@@ -237,7 +234,7 @@ class AttributionMethod(ABC):
             image: (N, C, H, W), one batch that it takes; one image is enough.
 
         Returns:
-            This method, or a copy with the settings that were left open filled in.
+            This method, or a copy with the open settings filled in.
 
         Raises:
             LayerError: a layer that the method needs does not exist.
@@ -250,13 +247,13 @@ class AttributionMethod(ABC):
         return self
 
     def _finished(self, saliency: Tensor, image: Tensor) -> Tensor:
-        """Return what :meth:`attribute` gave as ``__call__`` returns it."""
+        """Return the output of :meth:`attribute` as ``__call__`` does."""
         saliency = self._checked(saliency, image)
         saliency = saliency.detach().to(torch.promote_types(image.dtype, torch.float32))
         return self._finish(saliency, image)
 
     def _checked(self, saliency: object, image: Tensor) -> Tensor:
-        """Return what :meth:`attribute` gave, if these are maps."""
+        """Return the output of :meth:`attribute`, if it is maps."""
         count = len(image)
         if not isinstance(saliency, Tensor):
             came = type(saliency).__name__
@@ -299,7 +296,7 @@ def concrete_methods(found: Iterable[object]) -> tuple[type[AttributionMethod], 
 def _in_words(value: object) -> str:
     if isinstance(value, AttributionMethod):
         return value.describe()
-    # The usual text of a function or an object says where in memory it lies.
+    # The repr of a function or an object has its address in memory.
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else repr(value)
 
 

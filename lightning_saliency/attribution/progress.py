@@ -1,4 +1,4 @@
-"""How far a long explanation is, for whoever wants to show it."""
+"""Progress of long explanations, for progress bars."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Let ``listener`` hear of the explanations that are made inside.
+    """Report the progress of explanations inside this context to ``listener``.
 
-    Methods need no setting for this, so it works through every way in which they are called.
+    Methods need no setting for this, however they are called.
 
     Args:
         listener: called often, so it should be quick.
@@ -28,7 +28,7 @@ def listening(listener: Listener) -> Iterator[None]:
         >>> with listening(lambda done, total: heard.append((done, total))):
         ...     report(1, 2)
         ...     report(2, 2)
-        >>> report(1, 2)  # Nobody listens.
+        >>> report(1, 2)  # There is no listener.
         >>> heard
         [(1, 2), (2, 2)]
     """
@@ -40,7 +40,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def report(done: int, total: int) -> None:
-    """Say how far an explanation is; methods that take long call this now and then.
+    """Report the progress of an explanation; long-running methods call this now and then.
 
     Args:
         done: steps that are done, from 0 to ``total``; never less than before.

@@ -6,7 +6,7 @@ BMVC 2018, arXiv:1806.07421.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,8 @@ class RISE(AttributionMethod):
 
     The model sees each image times many smooth random masks, so that what is masked out becomes 0
     (the mean color, if the images are normalized). Maps are in units of the score, and have a
-    sign: below 0 the score is better without the pixel. The model is looked at from outside only;
-    it needs no gradient and no layers of any kind.
+    sign: below 0 the score is better without the pixel. The model is a black box: it
+    needs no gradient and no particular layers.
 
     By default this is the paper's map with less noise at the same number of masks. The masks come
     in balanced blocks (:func:`~lightning_saliency.image.random_mask.balanced_masks`); the mean
@@ -81,22 +81,20 @@ class RISE(AttributionMethod):
             that TorchRay gives for the same seed on the CPU, which is the mean of sigmoid x mask,
             with masks that depend on the batch size (32 for ``"auto"``).
         until: stop an image's masks as soon as its split-half correlation (see
-            :class:`RISEEstimate`) is at least this, looked at after every second block; None for
+            :class:`RISEEstimate`) is at least this, checked after every second block; None for
             all masks. It costs a host synchronization each time.
         autocast: run the model under autocast to bfloat16.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
-    name: ClassVar[str] = "rise"
-    shows: ClassVar[str] = "how much better the score is while a pixel is kept"
-    cost: ClassVar[str] = "256 forwards"
-    signed: ClassVar[bool] = True
-    stochastic: ClassVar[bool] = True
-    needs_gradient: ClassVar[bool] = False
-    verdict: ClassVar[Verdict] = Verdict(
-        "not tested", "The maps depend on the network through its scores alone."
-    )
-    pointing: ClassVar[PointingStyle] = PointingStyle(square=True, whole=True)
+    name = "rise"
+    shows = "how much better the score is while a pixel is kept"
+    cost = "256 forwards"
+    signed = True
+    stochastic = True
+    needs_gradient = False
+    verdict = Verdict("not tested", "The maps depend on the network through its scores alone.")
+    pointing = PointingStyle(square=True, whole=True)
     num_masks: int | None = None
     num_cells: int | tuple[int, int] = 7
     p: float = 0.5
@@ -163,7 +161,7 @@ class RISE(AttributionMethod):
     def all_classes(self, model: nn.Module, image: Tensor) -> Tensor:
         """Explain every class for each image; as costly as one class, but for the memory.
 
-        All masks are used, whatever ``until`` says.
+        All masks are used, regardless of ``until``.
 
         Args:
             model: see :meth:`AttributionMethod.__call__`, as for ``image``.

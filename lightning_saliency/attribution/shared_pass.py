@@ -27,7 +27,7 @@ class SharedMaps:
     Attributes:
         logits: (N, classes), the model's on the images as they are, detached.
         maps: by the places of method and target in their lists, maps as the method's own call
-            gives them, (N, 1, H, W). A pair that is missing is to be explained by that call.
+            returns them, (N, 1, H, W). A missing pair has to be explained by that call.
     """
 
     logits: Tensor
@@ -47,13 +47,13 @@ def shared_maps(
     those of separate calls, to the last bit in every model that was tried; only the order in which
     a sum of three or more gradients is rounded may differ.
 
-    Nothing fails here that concerns one method alone: its maps are missing then. So are those of
-    all methods of other kinds, of methods with rules of the user's own, and of sharded models,
+    A failure of one method does not raise here; its maps are missing from the result. So are those
+    of all other kinds of methods, of methods with the user's own rules, and of sharded models,
     whose weights serve one backward pass only.
 
     Args:
         methods: in any number.
-        model: any module, in whatever state; it is not changed.
+        model: any module, in any state; it is not changed.
         image: (N, C, H, W), see :meth:`AttributionMethod.__call__`.
         choose: from the logits (N, classes) to the targets, each int64, (N,). Called only if
             something is shared.

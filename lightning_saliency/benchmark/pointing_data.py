@@ -33,7 +33,7 @@ class PointingData(ABC):
     """A dataset for the pointing game; implement :meth:`scene` for your own.
 
     Attributes:
-        name: of the dataset and its part, as it stands in the table (``"voc_2007_test"``).
+        name: of the dataset and its part, as shown in the table (``"voc_2007_test"``).
         class_names: in the order of the model's scores.
         annotations: one for each picture.
         tolerance: radius of the pointing game, in pixels of the pictures.
@@ -75,11 +75,11 @@ class PointingData(ABC):
         return len(self.annotations)
 
     def fingerprint(self) -> str:
-        """Return what tells this dataset from another: name, number of pictures, and a checksum."""
+        """Return what identifies this dataset: name, number of pictures, and a checksum."""
         checksum = 0
         for annotation in self.annotations:
-            told = (annotation.name, annotation.size, annotation.classes)
-            checksum = crc32(repr((told, sorted(annotation.difficult))).encode(), checksum)
+            known = (annotation.name, annotation.size, annotation.classes)
+            checksum = crc32(repr((known, sorted(annotation.difficult))).encode(), checksum)
         return f"{self.name}, {len(self)} images, {checksum:08x}"
 
 

@@ -56,7 +56,7 @@ class PointingModel:
     """A model and what has to be known of it.
 
     Attributes:
-        name: as it stands in the table.
+        name: as shown in the table.
         module: from images (N, 3, H, W) to class scores (N, classes) or (N, classes, h, w), the
             classes in the order of the dataset.
         preprocessing: from pictures to images.

@@ -21,7 +21,7 @@ from lightning_saliency.image.resize import resize
 __all__ = ["CENTER", "METHODS", "PointingPreset", "Recipe", "pointing_recipe"]
 
 CENTER = "center"
-"""The baseline that points at the picture's center, whatever is there."""
+"""The baseline that always points at the picture's center."""
 
 METHODS = (CENTER, *(method.name for method in attribution.METHODS))
 """The methods of the table, in its order."""
@@ -32,7 +32,7 @@ class Recipe:
     """A method, and what is done around it.
 
     Attributes:
-        name: of the method, as it stands in the table.
+        name: of the method, as shown in the table.
         method: from model, images and targets to maps; None for the center of the picture.
         smooth: sigma of the blur of the map at the picture's size, as a fraction of a side.
         smooth_side: which side that is.

@@ -32,7 +32,7 @@ class MethodScore:
             objects; NaN if there are no maps.
         mass: of its magnitude.
         rank: of its K largest pixels, K being the number of the objects' pixels.
-        area: of the picture that the objects take: what a map that knows nothing has.
+        area: of the picture that the objects take: the energy of an uninformative map.
         pictures: finished ones.
         games: pictures and classes that were played.
         games_difficult: those of the difficult subset.
@@ -66,7 +66,7 @@ def score(
         run: its number there.
         method: its name.
         data: the dataset.
-        limit: only the first so many pictures.
+        limit: how many pictures to use, from the first on.
     """
     names = {annotation.name for annotation in data.annotations[:limit]}
     games = [game for name, game in results.games(run) if name in names]

@@ -71,7 +71,7 @@ class RunKey:
 
 @dataclass(frozen=True)
 class Game:
-    """What came of one picture and class.
+    """The result for one picture and class.
 
     Attributes:
         label: the class.
@@ -101,7 +101,7 @@ class Game:
 
 @dataclass(frozen=True)
 class PictureResult:
-    """What came of one picture.
+    """The result for one picture.
 
     Attributes:
         picture: its name.
@@ -136,7 +136,7 @@ class PointingResults:
                 connection.execute(statement)
 
     def open_run(self, key: RunKey, settings: Mapping[str, str]) -> int:
-        """Begin a run, or go on with one.
+        """Start a run, or resume one.
 
         Args:
             key: what it is of.
@@ -199,7 +199,7 @@ class PointingResults:
         return {picture for (picture,) in rows}
 
     def is_finished(self, run: int, picture: str) -> bool:
-        """Return whether one picture is finished, by whatever process.
+        """Return whether one picture is finished, by any process.
 
         Args:
             run: from :meth:`open_run`.

@@ -1,4 +1,4 @@
-"""Pointing accuracies that were published, to stand beside one's own."""
+"""Published pointing accuracies, for comparison."""
 
 __all__ = ["PUBLISHED", "SOURCE"]
 

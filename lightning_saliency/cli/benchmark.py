@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_figure import pointing_figure
@@ -22,9 +23,6 @@ from lightning_saliency.cli.factories import (
 )
 from lightning_saliency.evaluation import run_pointing_game
 
-if TYPE_CHECKING:
-    from argparse import Namespace, _SubParsersAction
-
 __all__ = ["add_benchmark", "run_benchmark", "write_report"]
 
 DATA = ("voc", "coco", "digits", "digits_off_center", "digits_off_centre")
@@ -32,8 +30,8 @@ DATA = ("voc", "coco", "digits", "digits_off_center", "digits_off_centre")
 _HELP = """\
 Play the pointing game: does the largest value of a map lie on the object?
 
-Explains every class in every picture, writes what comes of it to results.sqlite, and makes the
-table. If it is stopped, by whatever, the same command goes on where it was.
+Explains every class in every picture, writes the results to results.sqlite, and makes the
+table. If it is stopped, the same command resumes where it was.
 """
 _EXAMPLES = """\
 examples:
@@ -52,7 +50,7 @@ exit code: 0 all done, 1 pictures were skipped (0 with --allow-skipped), 2 somet
 """
 
 
-def add_benchmark(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_benchmark(commands: Any) -> None:
     """Add the command and its arguments.
 
     Args:

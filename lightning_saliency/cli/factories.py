@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,9 +26,6 @@ from lightning_saliency.benchmark.pointing_models import (
 from lightning_saliency.benchmark.preprocessing import IMAGENET, Preprocessing
 from lightning_saliency.benchmark.voc import VOCPointing
 from lightning_saliency.errors import InputError
-
-if TYPE_CHECKING:
-    from argparse import Namespace
 
 __all__ = [
     "count_workers",

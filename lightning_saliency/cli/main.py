@@ -47,6 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @rank_zero_only
 def _say_stopped() -> None:
     print(
-        "\nStopped. What was finished is kept; the same command goes on from there.",
+        "\nStopped. What was finished is kept; the same command resumes from there.",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""One batch of the pointing game: from pictures to what came of each."""
+"""One batch of the pointing game: from pictures to results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def play(
         data: where the pictures are from.
         batch: the pictures.
         positions: which of them.
-        batch_size: at most so many maps are made at once.
+        batch_size: the largest number of maps made at once.
 
     Returns:
         By position the games, in the order of the picture's classes.

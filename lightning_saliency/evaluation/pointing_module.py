@@ -19,7 +19,12 @@ from lightning_saliency.benchmark.pointing_results import (
 )
 from lightning_saliency.errors import InputError
 from lightning_saliency.evaluation.play import play
-from lightning_saliency.evaluation.scenes import Deal, SceneBatch, Scenes, batches_of_equal_size
+from lightning_saliency.evaluation.scenes import (
+    RankBatches,
+    SceneBatch,
+    Scenes,
+    batches_of_equal_size,
+)
 from lightning_saliency.metrics import PointingTally
 
 __all__ = ["PointingGameModule"]
@@ -38,9 +43,9 @@ class PointingGameModule(pl.LightningModule):
         model: the model, and what has to be known of it.
         data: the dataset.
         results: the file of results.
-        batch_size: at most so many maps are made at once, and so many pictures read.
+        batch_size: the largest number of maps made, and pictures read, at once.
         num_workers: processes that read pictures, for each device.
-        limit: only the first so many pictures; None for all.
+        limit: how many pictures to use, from the first on; None for all.
 
     Raises:
         InputError: a number is out of its range, or the file has results of other settings.
@@ -94,7 +99,7 @@ class PointingGameModule(pl.LightningModule):
             stage: ``"test"``.
         """
         if self.trainer.is_global_zero:
-            self._settle()
+            self._record_unplayable()
             done = self.results.finished(self.run_id)
             names = {self.data.annotations[place].name for place in self.wanted}
             self._before = [
@@ -112,12 +117,12 @@ class PointingGameModule(pl.LightningModule):
     def test_dataloader(self) -> DataLoader[SceneBatch]:
         """Return the loader of what is left for this process."""
         scenes = Scenes(self.data, self.model.preprocessing, self.recipe.square)
-        deal = Deal(self._batches, self.trainer.global_rank, self.trainer.world_size)
+        sampler = RankBatches(self._batches, self.trainer.global_rank, self.trainer.world_size)
         # A generator of its own, because loaders draw a seed for their workers from it.
         return DataLoader(
             scenes,
             batch_size=None,
-            sampler=deal,
+            sampler=sampler,
             num_workers=self.num_workers,
             generator=torch.Generator(),
         )
@@ -127,7 +132,7 @@ class PointingGameModule(pl.LightningModule):
         self._count(self._before)
 
     def test_step(self, batch: SceneBatch, batch_idx: int) -> None:
-        """Explain a batch, play the game, and write what came of it.
+        """Explain a batch, play the game, and write the results.
 
         Args:
             batch: pictures (N, 3, h, w) and masks.
@@ -157,15 +162,15 @@ class PointingGameModule(pl.LightningModule):
         self.log(f"{prefix}/accuracy", self.tally)
         self.log(f"{prefix}/accuracy_difficult", self.tally_difficult)
 
-    def _settle(self) -> None:
-        """Write down the pictures that need not be read: those without objects, or missing."""
-        settled = []
+    def _record_unplayable(self) -> None:
+        """Record the pictures that need not be read: those without objects, and missing ones."""
+        unplayable = []
         for place in self.wanted:
             annotation = self.data.annotations[place]
             problem = self.data.missing.get(annotation.name)
             if problem is not None or not annotation.classes:
-                settled.append(PictureResult(annotation.name, problem=problem))
-        self.results.add(self.run_id, settled)
+                unplayable.append(PictureResult(annotation.name, problem=problem))
+        self.results.add(self.run_id, unplayable)
 
     def _count(self, games: list[Game]) -> None:
         for tally, chosen in (

@@ -39,20 +39,20 @@ def run_pointing_game(
     preset: PointingPreset | None = None,
     allow_missing: bool = False,
 ) -> PointingReport:
-    """Play the pointing game with each method, go on where an earlier run stopped, and sum up.
+    """Play the pointing game with each method, resume where an earlier run stopped, and sum up.
 
     Args:
         methods: names (see :data:`~lightning_saliency.benchmark.pointing_recipes.METHODS`), methods
             of your own, or recipes.
         model: the model; its classes are the dataset's, in the same order.
         data: the dataset.
-        results: the file that results go to, and come from.
+        results: the file that results are written to, and resumed from.
         trainer: runs the test loop, on its devices, with its loggers and callbacks; None for a
             plain one.
-        batch_size: at most so many maps are made at once. Results do not depend on it, but for
+        batch_size: the largest number of maps made at once. Results do not depend on it, but for
             rounding.
         num_workers: processes that read pictures, for each device.
-        limit: only the first so many pictures.
+        limit: how many pictures to use, from the first on.
         preset: of the methods that are given by name.
         allow_missing: begin although pictures or annotations are known to be missing; they are
             skipped and listed in the report.
@@ -80,7 +80,7 @@ def run_pointing_game(
         logger=False, enable_checkpointing=False, enable_model_summary=False
     )
     with warnings.catch_warnings():
-        # Pictures are dealt out without repeating any, so several devices are as good as one.
+        # Pictures are distributed without repeating any, so several devices give the same as one.
         warnings.filterwarnings("ignore", ".*DistributedSampler.*")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # From inside Lightning, on some versions of torch; nothing that a user can change.
@@ -96,11 +96,11 @@ def run_pointing_game(
 
 
 def check_pointing_data(data: PointingData, allow_missing: bool = False) -> None:
-    """Raise if there is nothing to play with, or something is missing.
+    """Raise if the dataset is empty, ambiguous or incomplete.
 
     Args:
         data: the dataset.
-        allow_missing: do not mind pictures or annotations that are missing.
+        allow_missing: accept missing pictures or annotations.
 
     Raises:
         InputError: there are no pictures, some are missing, or two have the same name.

@@ -1,4 +1,4 @@
-"""Batches of pictures for the pointing game, dealt out to the processes."""
+"""Batches of pictures for the pointing game, distributed over the processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData
 from lightning_saliency.benchmark.preprocessing import Preprocessing
 
-__all__ = ["Deal", "SceneBatch", "Scenes", "batches_of_equal_size"]
+__all__ = ["RankBatches", "SceneBatch", "Scenes", "batches_of_equal_size"]
 
 
 @dataclass
@@ -81,7 +81,7 @@ def batches_of_equal_size(
     Args:
         annotations: of all pictures of the dataset.
         places: which of them are wanted.
-        batch_size: at most so many in a batch.
+        batch_size: the largest number in a batch.
 
     Example:
         >>> tall, wide = Annotation("a", (9, 5), (0,)), Annotation("b", (5, 9), (0,))
@@ -98,8 +98,8 @@ def batches_of_equal_size(
     ]
 
 
-class Deal(DistributedSampler[list[int]]):
-    """Deals batches out to the processes in turn, the same number to each.
+class RankBatches(DistributedSampler[list[int]]):
+    """Gives the processes batches in turn, the same number to each.
 
     A process that would have one batch less gets an empty one, and all get at least one, so that
     all come to the end at the same time. Nothing is repeated, unlike in the sampler that this is

@@ -59,7 +59,7 @@ class Comparison:
         widths = [max(8, len(name)) for name in _COLUMNS]
         head = "  ".join(name.rjust(width) for name, width in zip(_COLUMNS, widths, strict=True))
         lines = [
-            f"{self.series}: {self.names[1]} beside {self.names[0]}, "
+            f"{self.series}: {self.names[1]} compared with {self.names[0]}, "
             f"{len(self.sample_ids)} samples",
             f"epoch  {head}",
         ]
@@ -68,9 +68,7 @@ class Comparison:
             lines.append(f"{epoch:5d}  " + _aligned(cells, widths))
         apart = [f"{self.chance[name]:.3f}" if name in self.chance else "-" for name in _COLUMNS]
         lines.append("other  " + _aligned(apart, widths))
-        lines.append(
-            '"other": maps of different samples; as far apart as maps can be expected to be.'
-        )
+        lines.append('"other": maps of different samples, the level of unrelated maps.')
         return "\n".join(lines)
 
     def figure(self) -> Figure:
@@ -109,7 +107,8 @@ def _draw_curves(axes: Any, comparison: Comparison) -> None:
     above.set(ylim=(min(-0.1, *above.get_ylim()), 1.05), ylabel="1 = the same maps")
     above.legend(fontsize=8, title="dotted: maps of other samples", title_fontsize=7)
     above.set_title(
-        f"{comparison.series}: {comparison.names[1]} beside {comparison.names[0]}", fontsize=10
+        f"{comparison.series}: {comparison.names[1]} compared with {comparison.names[0]}",
+        fontsize=10,
     )
     above.grid(alpha=0.3)
     below.plot(epochs, comparison.table["disagree"], marker=".", color="0.3")

@@ -1,4 +1,4 @@
-"""Images that lose their information pixel by pixel, as far as a mask says.
+"""Images perturbed pixel by pixel by a mask.
 
 Section 3.1 of Fong, Patrick, Vedaldi. Understanding deep networks via extremal perturbations and
 smooth masks. ICCV 2019, arXiv:1910.08485.

@@ -52,7 +52,7 @@ class Upsampling:
         size: (H, W) of the image in pixels.
         num_cells: (rows, columns) of the grid.
         reflect: how TorchRay does it: the spacing of the cells is rounded up to whole pixels, and
-            beyond the outermost cells the grid goes on as in a mirror, not constant.
+            beyond the outermost cells the grid is mirrored, not constant.
         device: where the matrices are.
         dtype: floating dtype of the matrices and of the masks.
 

@@ -110,7 +110,7 @@ class LogAdapter:
         """Lay out charts that hold several numbers; of several layouts of a run the last counts.
 
         Args:
-            charts: by category and title the tags, as regular expressions, whose numbers stand in
+            charts: by category and title the tags, as regular expressions, whose numbers are in
                 one chart.
         """
         return self.lacks("chart layouts")

@@ -32,7 +32,7 @@ def adapter_for(logger: object) -> LogAdapter:
     """
     if logger is None or answers_to_any_name(logger):
         return NullAdapter(logger)
-    # Before the experiment is asked for, which would start a run.
+    # Before the experiment is accessed, which would start a run.
     if has_method(logger, "log_image") or has_method(logger, "log_text"):
         return WandbAdapter(logger)
     experiment = getattr(logger, "experiment", None)

@@ -28,7 +28,7 @@ class TensorBoardAdapter(LogAdapter):
 
     def __init__(self, logger: object) -> None:
         super().__init__(logger)
-        # Imported here because it takes a moment, and is needed only beside TensorBoard.
+        # Imported here because it is slow, and only TensorBoard needs it.
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = self.logger.experiment

@@ -14,7 +14,7 @@ __all__ = ["WandbAdapter"]
 
 
 class WandbAdapter(LogAdapter):
-    """Takes images and texts, through methods of the logger; its experiment is not asked for."""
+    """Takes images and texts, through methods of the logger; its experiment is not accessed."""
 
     @property
     @override

@@ -78,6 +78,7 @@ class MapMeasure(Measure, ABC):
     returns one number for each pair, (N,); NaN where a map is degenerate.
 
     Attributes:
+        bounds: the smallest and largest value.
         unrelated: the approximate value for unrelated maps; None if it depends on the maps.
         is_similarity: whether equal maps have 1 and unrelated ones about 0. Only similarities are
             also logged for subsets of the samples and relative to noise and chance, and watched by
@@ -86,6 +87,7 @@ class MapMeasure(Measure, ABC):
         meaning: what it measures, in a few words.
     """
 
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     unrelated: ClassVar[float | None] = None
     is_similarity: ClassVar[bool] = False
     is_calibrated: ClassVar[bool] = True
@@ -133,6 +135,7 @@ class Top10IoU(MapMeasure):
 
     name = "top10_iou"
     best = 1.0
+    bounds = (0.0, 1.0)
     unrelated = 0.05
     is_similarity = True
     meaning = "whether the strongest tenth of the pixels is the same"
@@ -151,6 +154,7 @@ class Spearman(MapMeasure):
 
     name = "spearman"
     best = 1.0
+    bounds = (-1.0, 1.0)
     unrelated = 0.0
     is_similarity = True
     meaning = "whether the pixels have the same order"
@@ -169,6 +173,7 @@ class SSIM(MapMeasure):
 
     name = "ssim"
     best = 1.0
+    bounds = (-1.0, 1.0)
     unrelated = 0.0
     is_similarity = True
     meaning = "whether the map, scaled to [0, 1], has the same structure"
@@ -187,6 +192,7 @@ class CenterShift(MapMeasure):
 
     name = "center_shift"
     best = 0.0
+    bounds = (0.0, 1.0)
     meaning = "how far the center of mass moved, in image diagonals"
 
     @override

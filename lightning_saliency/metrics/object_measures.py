@@ -33,7 +33,7 @@ _TOLERANCE = 15 / 224
 class ObjectMeasure(Measure, ABC):
     """How much of a map, or whether its largest value, lies on the object.
 
-    What a map needs before it is measured depends on its method, so each measure is told:
+    How a map has to be prepared depends on its method, so each measure takes two flags:
     ``has_offset``, whether the map is large everywhere, so that its minimum is subtracted first;
     and ``flat_top_blur``, for maps that are flat where they are largest, the sigma of a Gaussian
     blur before the largest value is looked for, as a share of the image's shorter side.

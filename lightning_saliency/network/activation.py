@@ -1,4 +1,4 @@
-"""Catch what a layer puts out while a model runs, in a form that gradients can be taken of."""
+"""Capture the output of a layer while a model runs, so that gradients can be taken of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ __all__ = ["Capture", "capture"]
 
 
 class Capture:
-    """What one layer put out; filled while the model runs inside :func:`capture`."""
+    """The output of one layer; filled while the model runs inside :func:`capture`."""
 
     def __init__(self, layer: str) -> None:
         self.layer = layer
@@ -21,15 +21,15 @@ class Capture:
 
     @property
     def has_run(self) -> bool:
-        """Whether the layer has put out anything yet."""
+        """Whether the layer has run yet."""
         return bool(self._outputs)
 
     @property
     def activation(self) -> Tensor:
-        """The layer's output, of whatever shape; it is part of the graph of the score.
+        """The layer's output, of any shape; it is part of the graph of the score.
 
         Raises:
-            LayerError: the layer did not run, ran several times, or put out no single tensor.
+            LayerError: the layer did not run, ran several times, or its output is no single tensor.
         """
         if not self._outputs:
             raise LayerError(
@@ -55,7 +55,7 @@ class Capture:
 def capture(model: nn.Module, layer: str, *, start_graph: bool = False) -> Iterator[Capture]:
     """Keep the output of ``layer`` while the model runs.
 
-    The model goes on with a clone, so that an in-place operation after the layer changes neither
+    The model continues with a clone, so that an in-place operation after the layer changes neither
     the value that was kept nor its gradient.
 
     Args:
@@ -86,7 +86,7 @@ def capture(model: nn.Module, layer: str, *, start_graph: bool = False) -> Itera
         if start_graph or not output.requires_grad:
             output = output.detach().requires_grad_()
         caught._outputs.append(output)
-        # Models run their frozen parts in no_grad(); the graph goes on after them all the same.
+        # Models run their frozen parts in no_grad(); the graph continues after them.
         with torch.enable_grad():
             return output.clone()
 

@@ -1,4 +1,4 @@
-"""The three ways in which excitation backpropagation hands a signal down, as autograd functions.
+"""The three ways in which excitation backpropagation passes a signal back, as autograd functions.
 
 All have the ordinary forward value. See :mod:`~lightning_saliency.network.excitation_rules` for
 which function of torch gets which.
@@ -27,7 +27,7 @@ class WeightedSum(Function):
 
     * ``"classifier"``: the signal of an image that is negative in all is one of dual units, whose
       weights are the negative ones;
-    * ``"contrast"``: what dual units would hand down is subtracted.
+    * ``"contrast"``: the signal of dual units is subtracted.
 
     Where no signal is wanted, only that ``y`` was made of ``x`` is recorded.
     """
@@ -50,18 +50,18 @@ class WeightedSum(Function):
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
         # Sums over positive weights; on an accelerator, a look at the values would wait for it.
         is_positive = ctx.has_weights and x.is_cpu and bool(x.detach().amin() >= 0)
-        result = _handed_down(signal, x, ctx.excite, 1, is_positive)
+        result = _passed_back(signal, x, ctx.excite, 1, is_positive)
         if ctx.role == "contrast":
-            result = result - _handed_down(signal, x, ctx.excite, -1, is_positive)
+            result = result - _passed_back(signal, x, ctx.excite, -1, is_positive)
         elif ctx.role == "classifier":
             is_dual = _is_of_dual_units(signal, x)
             if bool(is_dual.any()):
-                dual = _handed_down(signal, x, ctx.excite, -1, is_positive)
+                dual = _passed_back(signal, x, ctx.excite, -1, is_positive)
                 result = torch.where(is_dual, -dual, result)
         return result, None, None, None, None
 
 
-def _handed_down(
+def _passed_back(
     signal: Tensor, x: Tensor, excite: _Signed, sign: int, is_positive: bool
 ) -> Tensor:
     with torch.enable_grad():
@@ -88,14 +88,14 @@ def _quotient(part: Tensor, divisor: Tensor) -> Tensor:
 
 
 def _divisor(total: Tensor, is_positive: bool = False) -> Tensor:
-    """Return ``total`` with infinity for what is next to nothing.
+    """Return ``total`` with infinity in place of numbers close to 0.
 
     Division by infinity gives the zeros of the paper; to fill them in afterwards takes many times
     as long.
 
     Args:
         total: of any shape.
-        is_positive: it is >= 0 and nobody needs it any more: it is written into.
+        is_positive: it is >= 0 and not needed any more, so it may be overwritten.
     """
     least = torch.finfo(total.dtype).tiny ** 0.5
     if is_positive:
@@ -136,7 +136,7 @@ class SplitSum(Function):
 
 
 class PassThrough(Function):
-    """y = f(x), unit by unit: the signal goes on as it is, whatever happens to the value."""
+    """y = f(x), unit by unit: the signal is passed on unchanged, whatever f is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, call: _Map, in_place: bool) -> Tensor:

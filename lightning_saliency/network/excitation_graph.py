@@ -1,4 +1,4 @@
-"""The graph that excitation backpropagation records, and where in it a signal passes."""
+"""The graph that excitation backpropagation records, and where a signal passes in it."""
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -17,17 +17,17 @@ from lightning_saliency.network.score import Target, class_scores
 __all__ = [
     "UNIT_SIGNAL",
     "classifier_nodes",
+    "is_bottleneck",
     "node_of",
     "nodes_below",
-    "passes_nothing_by",
     "record_excitation",
     "unit_scale",
 ]
 
 
 UNIT_SIGNAL = 1024.0
-"""What stands for a signal of 1 on its way. At the single units of an early layer arrive parts of a
-millionth, which float16 cannot hold; a power of two changes no digit of them."""
+"""The value of a signal of 1 during the pass. The shares of single units of an early layer are about
+a millionth, which float16 cannot hold; a power of two changes no digit of them."""
 
 
 def unit_scale(signal: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ def record_excitation(
         image: (N, C, H, W); a copy that the model may write to.
         target: see :data:`~lightning_saliency.network.score.Target`.
         layers: names of layers; ``""`` stands for the image.
-        down_to: the one of them where the signal is looked at; what runs before that layer has
-            run hands nothing down.
+        down_to: the one of them where the signal is read; what runs before it passes no signal
+            back.
         rules: rules of the user, which come before the built-in ones.
 
     Returns:
-        (scores of shape (N,), what each layer put out).
+        (scores of shape (N,), the output of each layer).
 
     Raises:
         LayerError: a layer does not exist, did not run once, or has no tensor as output.
@@ -118,7 +118,7 @@ def classifier_nodes(start: Tensor, role: Literal["classifier", "contrast"]) -> 
     """Find the last layers with weights before ``start``: one, unless several heads are mixed.
 
     Args:
-        start: scores (N,), or what a classifier put out, recorded by :func:`record_excitation`.
+        start: scores (N,), or a classifier's output, recorded by :func:`record_excitation`.
         role: what they become, see
             :class:`~lightning_saliency.network.excitation_functions.WeightedSum`.
 
@@ -141,12 +141,12 @@ def classifier_nodes(start: Tensor, role: Literal["classifier", "contrast"]) -> 
     return found
 
 
-def passes_nothing_by(scores: Tensor, layer: Tensor) -> bool:
+def is_bottleneck(scores: Tensor, layer: Tensor) -> bool:
     """Whether every signal from the scores to the image goes through ``layer``.
 
     Args:
         scores: (N,), recorded by :func:`record_excitation`.
-        layer: what a layer put out, (N, K, h, w) for instance, as recorded there.
+        layer: a layer's output, (N, K, h, w) for instance, as recorded there.
     """
     below = set(nodes_below(scores, [node_of(layer)]))
     ends = {node for node in below if not node.next_functions}

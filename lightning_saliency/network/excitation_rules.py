@@ -3,7 +3,7 @@
 Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down neural attention by excitation backprop. IJCV
 2018 (ECCV 2016), arXiv:1608.00507.
 
-A unit hands its winning probability down to the units a_j that it is computed from, each in
+A unit passes its winning probability back to the units a_j that it is computed from, each in
 proportion to its excitatory share a_j max(w_j, 0). For any weighted sum this is one formula: with
 f⁺ the same function with the positive parts of its weights and without bias, the signal s at the
 output becomes x · VJP_{f⁺}(s / f⁺(x)) at the input x.
@@ -127,7 +127,7 @@ def _product_of(
     multiply: Callable[..., Any],
     is_wanted: bool,
 ) -> Any:
-    """Hand the signal down to the factor that comes from the image; the other holds the weights.
+    """Pass the signal back to the factor that comes from the image; the other holds the weights.
 
     ``multiply`` is ``call`` without bias.
     """

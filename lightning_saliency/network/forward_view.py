@@ -17,7 +17,7 @@ class ForwardView(nn.Module):
 
     Args:
         module: whose layers they are.
-        forward: from (module, images) to what the model puts out.
+        forward: from (module, images) to the model's output.
     """
 
     def __init__(self, module: nn.Module, forward: Callable[[Any, Tensor], Any]) -> None:
@@ -53,7 +53,7 @@ def name_of(model: nn.Module) -> str:
     """Return the name of a model's class, for messages; of what a view looks at.
 
     Args:
-        model: of whatever kind.
+        model: of any kind.
     """
     viewed = model.__dict__["_viewed"][0] if isinstance(model, ForwardView) else model
     return type(viewed).__name__

@@ -1,4 +1,4 @@
-"""Where a layer's output lies on the image: its grid of places, whatever its layout."""
+"""The spatial grid of a layer's output, in any layout."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
@@ -26,7 +26,7 @@ def fold(output: Tensor, image_size: tuple[int, int], layout: Layout = "auto") -
     patch, such as a class token, are dropped.
 
     Args:
-        output: what the layer put out, or a gradient of the same shape.
+        output: the layer's output, or a gradient of the same shape.
         image_size: (height, width) of the model's input.
         layout: see :data:`Layout`.
 

@@ -24,13 +24,13 @@ _PASSED_OVER = (
     nn.Dropout2d,
     nn.Identity,
     nn.Upsample,
-    # Not for what it does: nobody can look into it.
+    # Not for what it does: its layers cannot be seen.
     torch.jit.ScriptModule,
 )
 
 
 def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
-    """Return the name of the last layer whose output is still a picture.
+    """Return the name of the last layer whose output still has a spatial grid.
 
     That is the last to finish of the layers that ran once and put out one tensor with a grid of
     more than one place (:func:`~lightning_saliency.network.grid.find_grid`) on which the largest
@@ -78,7 +78,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
 
 
 def _watch(model: nn.Module, image: Tensor) -> tuple[list[tuple[str, Tensor]], object]:
-    """Run the model and return its layers' pictures and its output."""
+    """Run the model and return its layers' spatial outputs and its own output."""
     runs: Counter[str] = Counter()
     finished: list[tuple[str, Tensor]] = []
     size = (image.shape[2], image.shape[3])
@@ -107,7 +107,7 @@ def _watch(model: nn.Module, image: Tensor) -> tuple[list[tuple[str, Tensor]], o
 
 @contextmanager
 def _noise_for_zeros(model: nn.Module) -> Iterator[None]:
-    """Put noise in place of every weight that is all zero, for the while."""
+    """Replace every weight that is all zero by noise inside this context."""
     # Not by torch.func.functional_call, which leaves its weights in a layer with two names.
     generator = torch.Generator().manual_seed(0)
     zeros = [

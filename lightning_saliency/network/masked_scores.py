@@ -78,7 +78,7 @@ def target_score(
         model: as in :func:`masked_scores`, as for ``image`` and ``batches``.
         image: (N, C, H, W).
         target: a callable is applied to the model's output for each batch of masked images.
-        kind: what stands for a class.
+        kind: of score of a class.
         batches: how many images go through the model at once.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A copy of a model that may be spoilt, and random weights for some of its layers."""
+"""A deep copy of a model, and random weights for some of its layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a ReLU hands down in a backward pass: four rules, as functions on tensors.
+"""What a ReLU passes back in a backward pass: four rules, as functions on tensors.
 
 Springenberg, Dosovitskiy, Brox, Riedmiller. Striving for simplicity: the all convolutional net.
 ICLR workshop 2015, arXiv:1412.6806. Zeiler, Fergus. Visualizing and understanding convolutional
@@ -18,8 +18,8 @@ SAME_DERIVATIVE = frozenset({"hardtanh", "relu", "relu6", "threshold"})
 (``clamp``, ``maximum``) have another derivative in torch where their input is exactly 0."""
 
 ReluRule: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
-"""What a ReLU hands down: from the gradient G that arrives from above, what the ReLU put out, and
-its ceiling (inf for a plain one), to the gradient for what lies below."""
+"""What a ReLU passes back: from the gradient G of its output, its output, and its ceiling (inf for
+a plain one) to the gradient of its input."""
 
 
 def guided(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
@@ -28,14 +28,14 @@ def guided(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
     R = G * [f(x) > 0] * [G > 0].
 
     Args:
-        gradient: of any shape, what arrives from above.
-        output: of the same shape, what the ReLU put out.
+        gradient: of any shape, of the ReLU's output.
+        output: of the same shape, the ReLU's output.
         ceiling: above which it is constant; inf for a plain one.
 
     Returns:
-        What is handed down, of the same shape.
+        The gradient of the input, of the same shape.
     """
-    # In place, because what the derivative hands down is nobody else's yet.
+    # In place, because the derivative is a tensor of our own.
     return ordinary(gradient, output, ceiling).clamp_(min=0)
 
 

@@ -23,8 +23,6 @@ from lightning_saliency.network.backward_rules import Rule, Rules
 from lightning_saliency.network.relu_derivatives import (
     ReluRule,
     active,
-    deconvnet,
-    guided,
     ordinary,
 )
 from lightning_saliency.network.torch_functions import (
@@ -38,8 +36,6 @@ __all__ = [
     "ReluChoice",
     "active_rules",
     "asks_in_place",
-    "deconvnet_rules",
-    "guided_rules",
 ]
 
 NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
@@ -48,15 +44,15 @@ NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
 
 
 class ReluChoice:
-    """The rule by which the ReLUs of a recorded model hand down gradients, chosen late.
+    """The rule by which the ReLUs of a recorded model pass gradients back, chosen late.
 
-    The graph of one forward pass can so be passed backwards by one rule after the other.
+    So the graph of one forward pass can be used for backward passes with different rules.
 
     Args:
-        rule: what holds until another is assigned to :attr:`rule`.
+        rule: the first value of :attr:`rule`.
 
     Attributes:
-        rule: looked up by each ReLU when a backward pass comes by.
+        rule: looked up by each ReLU during a backward pass.
     """
 
     def __init__(self, rule: ReluRule = ordinary) -> None:
@@ -65,16 +61,6 @@ class ReluChoice:
     def rules(self) -> Rules:
         """Return the rules for every spelling of ReLU."""
         return _rules(self, lambda: True)
-
-
-def guided_rules() -> Rules:
-    """Return the rules of guided backpropagation; see ``relu_derivatives``."""
-    return ReluChoice(guided).rules()
-
-
-def deconvnet_rules() -> Rules:
-    """Return the rules of the deconvolutional network; see ``relu_derivatives``."""
-    return ReluChoice(deconvnet).rules()
 
 
 def active_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:
@@ -113,8 +99,8 @@ class _Rectifier(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (output,) = ctx.saved_tensors
-        handed_down = ctx.choice.rule(gradient, output, ctx.ceiling)
-        return handed_down.sum_to_size(ctx.shape), None, None, None, None, None
+        passed_back = ctx.choice.rule(gradient, output, ctx.ceiling)
+        return passed_back.sum_to_size(ctx.shape), None, None, None, None, None
 
 
 def _rules(choice: ReluChoice, wanted: Callable[[], bool]) -> dict[TorchFunction, Rule]:

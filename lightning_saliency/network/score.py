@@ -15,7 +15,6 @@ __all__ = [
     "class_logits",
     "class_scores",
     "part_of",
-    "predicted_classes",
     "target_classes",
 ]
 
@@ -25,12 +24,12 @@ tensor of shape (N,)), ``"predicted"`` for the class that the model predicts, or
 the model's output to scores of shape (N,)."""
 
 ScoreKind: TypeAlias = Literal["probability", "logit", "log_probability", "sigmoid"]
-"""What stands for a class: the softmax of the logits, the logit itself, the logarithm of the
+"""The score of a class: the softmax of the logits, the logit itself, the logarithm of the
 softmax, or the sigmoid of the logit."""
 
 
 def class_logits(output: object, count: int | None = None) -> Tensor:
-    """Return the logits of each image, shape (N, classes), out of whatever a model returns.
+    """Return the logits of each image, shape (N, classes), from a model's output.
 
     Understood are a tensor (N, classes); score maps (N, classes, H, W), which are averaged over
     space; an object or a mapping with ``logits`` (or ``out``, as torchvision's segmentation models
@@ -132,7 +131,7 @@ def all_class_scores(output: object, kind: ScoreKind = "logit", count: int | Non
         return logits.softmax(1)
     if kind == "log_probability":
         return logits.log_softmax(1)
-    # Undo the halving of class_logits: the score of a single unit is what the unit puts out.
+    # Undo the halving of class_logits: the score of a single unit is the unit's output.
     scores = 2 * logits if _is_single_unit(output) else logits
     return scores.sigmoid() if kind == "sigmoid" else scores
 
@@ -147,15 +146,6 @@ def _batch_size(output: object) -> int | None:
         return len(_find_logits(output))
     except ModelError:
         return None
-
-
-def predicted_classes(output: object) -> Tensor:
-    """Return the class with the largest logit for each image, int64, shape (N,).
-
-    Args:
-        output: what the model returned for N images.
-    """
-    return class_logits(output).argmax(1)
 
 
 def part_of(target: Target, batch: slice) -> Target:

@@ -95,7 +95,7 @@ def film_frame(overlaid: Tensor, heat: Heatmap, side: int = _CELL) -> Frame:
 
     Args:
         overlaid: (N, 3, H, W), in [0, 1]: the maps laid over the images, or the maps alone.
-        heat: the N painted maps.
+        heat: the N colored maps.
         side: greatest length of the longer side of a picture, in pixels.
 
     Returns:

@@ -39,7 +39,7 @@ class _Type:
     legend: int = 56
 
     @classmethod
-    def beside(cls, slot: int) -> _Type:
+    def for_slot(cls, slot: int) -> _Type:
         """Return sizes in proportion to the pictures: TensorBoard shows all panels in one width."""
         return cls(*(round(size * max(1.0, slot / _LEAST)) for size in astuple(cls())))
 
@@ -91,7 +91,7 @@ def grid(
             raise InputError(f"Expected a picture of shape (3, H, W), got {tuple(picture.shape)}.")
     size = fit_cell((pictures[0].shape[1], pictures[0].shape[2]), _LEAST, _MOST)
     slot = max(size[1], _LEAST)
-    written = _Type.beside(slot)
+    written = _Type.for_slot(slot)
     heads = [written.line * max(len(_title(c, slot, written)[0]) for c in row) for row in rows]
     foot = _MARGIN + sum(heads) + len(rows) * (size[0] + _GAP)
     last = bool(legends or remark)
@@ -138,7 +138,7 @@ def _draw_cell(
 ) -> None:
     lines, font = _title(cell, slot, written)
     for number, line in enumerate(lines):
-        # The last line stands right above the picture.
+        # The last line is right above the picture.
         place = top + head - (len(lines) - number) * written.line
         sheet.text(line, place, left, width=slot, size=font, align="center", ink=PALE_INK)
     if cell.picture is not None:

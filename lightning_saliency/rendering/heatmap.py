@@ -33,7 +33,7 @@ class Heatmap:
             laid over the image; 0 where the map is zero, 1 at full color and in hatched maps.
         fault: for each map ``""``, or why it is hatched: it is degenerate, ``"NaN"`` (a pixel is
             not finite), ``"zero"`` or ``"constant"``; or ``"negative"`` (no pixel is positive, and
-            the map was not said to have a sign). See
+            ``signed`` is False). See
             :func:`~lightning_saliency.image.saliency_map.degenerate`.
         strength: mean absolute value of each map, in the map's units.
         clipped: for each map the fraction of its finite pixels beyond full color.

@@ -98,7 +98,7 @@ def compare_panel(
 def _check_single(heat: Heatmap) -> None:
     if len(heat) != 1:
         raise InputError(
-            f"Expected the painted map of one sample, got {len(heat)}; select it with heat[i]."
+            f"Expected the colored map of one sample, got {len(heat)}; select it with heat[i]."
         )
 
 

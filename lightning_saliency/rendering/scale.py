@@ -102,7 +102,7 @@ class ColorScale:
         return value / mean.view(-1, 1, 1, 1) / self.full
 
     def label(self) -> str:
-        """Return what full color stands for, as it is written beside the color bar."""
+        """Return what full color stands for, as it is written next to the color bar."""
         return f"{self.full:.3g}x mean" if self.unit == "share" else f"{self.full:.3g}"
 
 

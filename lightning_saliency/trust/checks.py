@@ -23,7 +23,7 @@ class TrustChecks:
     Attributes:
         faithfulness: names of :data:`~lightning_saliency.metrics.FAITHFULNESS`; see
             :func:`~lightning_saliency.trust.measure_faithfulness`.
-        every: measure the first explanation, and then every so-many-th.
+        every: measure the first explanation, and then every ``every``-th.
         sanity_check: make the check of :func:`~lightning_saliency.trust.sanity_check`, in both
             orders: True when training ends, an epoch (0, 1, ...) with its explanation or the next
             one, False never.

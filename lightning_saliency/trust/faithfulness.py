@@ -60,7 +60,7 @@ def measure_faithfulness(
         saliency: (N, 1, h, w), the maps, on the same device; resized (bilinear) to the image.
         target: what the maps explain; a callable's scores are taken as they are.
         measures: names of :data:`~lightning_saliency.metrics.FAITHFULNESS`.
-        steps: of insertion and deletion, 16 to 32 for a figure that settles.
+        steps: of insertion and deletion, 16 to 32 for a stable figure.
         baseline: what an image without pixels is, for insertion and deletion: ``"blur"`` (sigma 20
             at 224 pixels, in proportion) or ``"fade"`` (zero); None for the paper's, blur for
             insertion and fade for deletion.

@@ -1,4 +1,4 @@
-"""Do maps depend on the weights that they explain? Give layers random ones, and look again.
+"""Do maps depend on the weights that they explain? Randomize layers, and compare the maps.
 
 Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity checks for saliency maps. NeurIPS 2018,
 arXiv:1810.03292. What is known of the methods, and of the limits of the check, is in
@@ -88,7 +88,7 @@ def sanity_check(
 ) -> SanityCheck:
     """Explain the images while more and more layers, or one after another, have random weights.
 
-    A map that stays the same does not tell what the network has learned. The model itself is not
+    A map that stays the same does not show what the network has learned. The model itself is not
     changed: all is done on a deep copy, on the same device. Takes one explanation for each stage,
     and one more.
 
@@ -101,7 +101,7 @@ def sanity_check(
         layers: names of layers or blocks, in the order in which to make them random, each with all
             layers inside it; None for all layers with weights, in the reverse of the order in
             which they run.
-        max_stages: without ``layers``, so many stages at most: neighboring layers are put
+        max_stages: without ``layers``, the largest number of stages: neighboring layers are put
             together.
         seed: of the random weights.
 
@@ -136,16 +136,16 @@ def check_copy(
     max_stages: int = 8,
     seed: int = 0,
 ) -> SanityCheck:
-    """Do what :func:`sanity_check` does on a model that may be spoilt: it ends with random weights.
+    """Do what :func:`sanity_check` does, on the model itself, which ends with random weights.
 
     Args:
-        copy: the model; with the order ``"independent"`` it is put back.
+        copy: the model; with the order ``"independent"`` its weights are restored.
         method: see :func:`sanity_check`, as for all that follow.
         image: (N, C, H, W).
         target: what is explained.
         order: see :data:`RandomizationOrder`.
         layers: names, in the order in which to make them random.
-        max_stages: without ``layers``, so many stages at most.
+        max_stages: without ``layers``, the largest number of stages.
         seed: of the random weights.
 
     Raises:
@@ -157,7 +157,7 @@ def check_copy(
         raise InputError(f"Expected order 'cascading' or 'independent', got {order!r}.")
     stages = _stages(copy, image, layers, max_stages)
     explain = method if isinstance(method, AttributionMethod) else FromFunction(method)
-    target = _settled(copy, image, target)
+    target = _fixed_target(copy, image, target)
     maps = [_maps(explain, copy, image, target)]
     for names in stages:
         with preserved_weights(copy) if order == "independent" else nullcontext():
@@ -195,8 +195,8 @@ def _inside(model: nn.Module, names: Sequence[str], block: str) -> tuple[str, ..
     return found
 
 
-def _settled(model: nn.Module, image: Tensor, target: Target) -> Target:
-    """Return the class that is predicted now instead of "predicted", which would change."""
+def _fixed_target(model: nn.Module, image: Tensor, target: Target) -> Target:
+    """Return the class that is predicted now in place of "predicted", which would change."""
     if not isinstance(target, str):
         return target
     with undisturbed(model), torch.no_grad():
@@ -206,7 +206,7 @@ def _settled(model: nn.Module, image: Tensor, target: Target) -> Target:
 
 def _maps(method: AttributionMethod, model: nn.Module, image: Tensor, target: Target) -> Tensor:
     with warnings.catch_warnings():
-        # What is odd about a network with random weights is no news.
+        # Warnings about a network with random weights are expected.
         warnings.simplefilter("ignore", SaliencyWarning)
         return method(model, image, target).detach().float().cpu()
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.trust.sanity import SANITY_MEASURES, SanityCheck
 from lightning_saliency.trust.verdicts import VERDICTS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["figure_pixels", "sanity_figure"]
 
@@ -61,8 +60,6 @@ def sanity_figure(
         raise InputError("Expected at least one sanity check to draw, got none.")
     if not all(-len(check.maps) <= sample < len(check.maps) for check in checks):
         raise InputError(f"Expected a sample from 0 to {len(checks[0].maps) - 1}, got {sample}.")
-    from matplotlib.figure import Figure
-
     columns = _BEFORE + max(len(check.stages) for check in checks)
     blocks = len(checks)
     size = (columns * _CELL + 0.6, blocks * (1 + _CURVES + 0.6) * _CELL + 0.4)
@@ -95,8 +92,6 @@ def figure_pixels(figure: Figure) -> Tensor:
     Returns:
         (3, height, width), uint8.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     # Typed so because matplotlib says nothing of its types here.
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
@@ -107,7 +102,7 @@ def figure_pixels(figure: Figure) -> Tensor:
 
 def _title(method: str) -> str:
     title = f"Random weights: {method}" if method else "Random weights"
-    # With two targets, a callback's tags go on with the target.
+    # With two targets, a callback's tags end with the target.
     verdict = VERDICTS.get(method.partition("/")[0])
     return f"{title}. Published: {verdict}" if verdict else title
 

@@ -104,7 +104,7 @@ def test_the_csv_has_every_digit_and_class() -> None:
 def test_published_figures_are_whole() -> None:
     for figures in PUBLISHED.values():
         assert list(figures) == [m for m in METHODS if m in figures]
-        assert set(METHODS) - set(figures) == {"linear_approx"}
+        assert len(figures) == 9
         # The difficult subset is harder.
         assert all(100 > every > hard > 0 for every, hard in figures.values())
 

@@ -181,7 +181,7 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(command, "run_pointing_game", interrupted)
     assert run("--method", "center", "--data", "digits") == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes from there" in capsys.readouterr().err
 
 
 def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def listen_to_ctrl_c() -> None:
 def check(stopped: subprocess.CompletedProcess[str]) -> None:
     assert stopped.returncode == 130
     assert stopped.stderr.count("Stopped. What was finished is kept") == 1
-    assert "the same command goes on from there" in stopped.stderr
+    assert "the same command resumes from there" in stopped.stderr
     assert "Traceback" not in stopped.stdout + stopped.stderr
 
 

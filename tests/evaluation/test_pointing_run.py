@@ -21,7 +21,7 @@ from lightning_saliency.benchmark.pointing_results import PointingResults
 from lightning_saliency.benchmark.voc import VOCPointing
 from lightning_saliency.errors import InputError
 from lightning_saliency.evaluation import PointingGameModule, run_pointing_game
-from lightning_saliency.evaluation.scenes import Deal, batches_of_equal_size
+from lightning_saliency.evaluation.scenes import RankBatches, batches_of_equal_size
 from lightning_saliency.metrics import energy_inside, pointing_hit, rank_accuracy
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -283,10 +283,10 @@ def test_every_batch_goes_to_one_process() -> None:
     for batch in batches:
         assert len({annotations[i].size for i in batch}) == 1
     for world in (1, 2, 3, 20):
-        deals = [list(Deal(batches, rank, world)) for rank in range(world)]
+        deals = [list(RankBatches(batches, rank, world)) for rank in range(world)]
         assert len({len(deal) for deal in deals}) == 1
-        assert all(len(deal) == len(Deal(batches, 0, world)) for deal in deals)
+        assert all(len(deal) == len(RankBatches(batches, 0, world)) for deal in deals)
         assert sorted(map(tuple, batches)) == sorted(
             tuple(batch) for deal in deals for batch in deal if batch
         )
-    assert list(Deal([], 0, 2)) == [[]]
+    assert list(RankBatches([], 0, 2)) == [[]]

@@ -119,7 +119,7 @@ def test_the_table_reads_at_a_glance(tmp_path: Path) -> None:
     one = write(tmp_path / "first", {0: drawn(0), 3: drawn(3)})
     other = write(tmp_path / "second", {0: drawn(0), 3: drawn(9)})
     lines = str(compare(one, other)).splitlines()
-    assert lines[0] == "grad_cam: second beside first, 4 samples"
+    assert lines[0] == "grad_cam: second compared with first, 4 samples"
     assert lines[1].split() == ["epoch", *MEASURES, "disagree", "degenerate_frac"]
     assert lines[2].split()[:4] == ["0", "1.000", "1.000", "1.000"]
     assert lines[3].split()[0] == "3"

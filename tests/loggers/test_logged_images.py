@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.loggers import adapter_for
+from lightning_saliency.loggers import NullAdapter, adapter_for
 
 TAG = "saliency/grad_cam/sample_0"
 
@@ -211,6 +211,7 @@ def test_above_rank_zero_there_is_nothing_to_write_to(
 
     assert adapter_for(Logger()).takes_images
     monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert type(adapter_for(Logger())) is NullAdapter
     assert not adapter_for(Logger()).takes_images
     assert not adapter_for(Logger()).image(TAG, picture(), 0)
 

@@ -31,13 +31,6 @@ def maps_of(values: st.SearchStrategy[float], count: int) -> st.SearchStrategy[T
 
 names = pytest.mark.parametrize("name", MEASURES)
 relaxed = settings(max_examples=60, deadline=None)
-BOUNDS = {
-    "top10_iou": (0, 1),
-    "spearman": (-1, 1),
-    "ssim": (-1, 1),
-    "center_shift": (0, 1),
-    "log2_norm_ratio": (-math.inf, math.inf),
-}
 
 
 @names
@@ -46,7 +39,7 @@ BOUNDS = {
 def test_range_and_nan_exactly_for_degenerate_maps(name: str, maps: Tensor) -> None:
     value = MEASURES[name](maps[:1], maps[1:])
     assert bool(value.isnan()) == bool(degenerate(maps).any())
-    low, high = BOUNDS[name]
+    low, high = MEASURES[name].bounds
     assert value.isnan() or low <= float(value) <= high
 
 

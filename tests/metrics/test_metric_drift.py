@@ -27,7 +27,13 @@ def maps(seed: int, count: int = 6, size: int = 20) -> Tensor:
 
 
 def test_the_measures_have_the_logged_names() -> None:
-    assert list(MEASURES) == ["top10_iou", "spearman", "ssim", "center_shift", "log2_norm_ratio"]
+    assert list(MEASURES)[:5] == [
+        "top10_iou",
+        "spearman",
+        "ssim",
+        "center_shift",
+        "log2_norm_ratio",
+    ]
     assert list(NO_DRIFT) == list(MEASURES)
 
 
@@ -208,12 +214,13 @@ def test_calibrated_drift_is_a_share_of_the_way_from_noise_to_chance() -> None:
     noise = means(top10_iou=0.8, spearman=0.8, ssim=0.5, center_shift=0.05)
     relative = calibrated_drift(values, chance, noise)
     # (noise - value) / (noise - chance) for the similarities, not below 0
-    assert {name: round(float(value), 5) for name, value in relative.items()} == {
+    assert {name: round(float(relative[name]), 5) for name in list(MEASURES)[:4]} == {
         "top10_iou": round(0.2 / 0.6, 5),
         "spearman": 0.0,
         "ssim": 0.6,
         "center_shift": 0.5,
     }
+    assert "log2_norm_ratio" not in relative
     without_noise = calibrated_drift(values, chance)
     assert float(without_noise["top10_iou"]) == pytest.approx(0.4 / 0.8)
     assert float(without_noise["center_shift"]) == pytest.approx(0.15 / 0.25)

@@ -15,8 +15,17 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
 )
 from lightning_saliency.errors import ModelError, NothingReplacedError
-from lightning_saliency.network.backward_rules import BackwardRules
-from lightning_saliency.network.relu_rules import deconvnet_rules, guided_rules
+from lightning_saliency.network.backward_rules import BackwardRules, Rules
+from lightning_saliency.network.relu_derivatives import deconvnet, guided
+from lightning_saliency.network.relu_rules import ReluChoice
+
+
+def guided_rules() -> Rules:
+    return ReluChoice(guided).rules()
+
+
+def deconvnet_rules() -> Rules:
+    return ReluChoice(deconvnet).rules()
 
 
 def depth() -> int:

@@ -12,7 +12,6 @@ from lightning_saliency.network.score import (
     all_class_scores,
     class_logits,
     class_scores,
-    predicted_classes,
     target_classes,
 )
 
@@ -39,7 +38,7 @@ OUTPUTS: dict[str, Any] = {
 @pytest.mark.parametrize("form", OUTPUTS)
 def test_logits_are_found(form: str) -> None:
     assert torch.equal(class_logits(OUTPUTS[form]), LOGITS)
-    assert predicted_classes(OUTPUTS[form]).tolist() == [0, 1]
+    assert class_logits(OUTPUTS[form]).argmax(1).tolist() == [0, 1]
     assert class_scores(OUTPUTS[form], [1, 2]).tolist() == [-2, 3]
 
 
@@ -55,7 +54,7 @@ def test_one_unit_is_two_classes(output: Tensor) -> None:
     torch.testing.assert_close(logits.softmax(1)[:, 1], UNIT.sigmoid())
     torch.testing.assert_close(class_scores(output, 1), UNIT)
     torch.testing.assert_close(class_scores(output, 0), -UNIT)
-    assert predicted_classes(output).tolist() == [1, 0]
+    assert class_logits(output).argmax(1).tolist() == [1, 0]
 
 
 def test_gradient_of_one_unit_is_that_of_what_it_puts_out() -> None:

@@ -64,7 +64,7 @@ class AreaConstraint(ABC):
             iteration: 0, ..., ``max_iter - 1``.
         """
 
-    def settled(self, iteration: int) -> bool:
+    def rewards_comparable(self, iteration: int) -> bool:
         """Return whether the rewards of this and later iterations can be compared."""
         return False
 
@@ -87,7 +87,7 @@ class ShrinkingArea(AreaConstraint):
     first = 0.5
     _FIRST_AREA = 0.4
     _SHRINKING = 0.5  # of the iterations
-    _SETTLED = 0.8
+    _COMPARABLE = 0.8
     _CONTRASTS = (4.0, 60.0)
 
     def masks(self, grid: Tensor, iteration: int) -> ConstrainedMasks:
@@ -98,9 +98,9 @@ class ShrinkingArea(AreaConstraint):
         masks = exact_area(self._smooth_mask(grid), areas, self.strength(iteration))
         return ConstrainedMasks(masks, ends.new_zeros(len(ends)), areas / ends - 1)
 
-    def settled(self, iteration: int) -> bool:
-        """See :meth:`AreaConstraint.settled`."""
-        return self._share(iteration) >= self._SETTLED
+    def rewards_comparable(self, iteration: int) -> bool:
+        """See :meth:`AreaConstraint.rewards_comparable`."""
+        return self._share(iteration) >= self._COMPARABLE
 
     def strength(self, iteration: int) -> float:
         """Return the contrast; see :meth:`AreaConstraint.strength`."""

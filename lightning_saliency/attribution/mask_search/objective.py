@@ -16,7 +16,7 @@ from lightning_saliency.network.score import Target, class_logits, class_scores,
 
 __all__ = ["PictureRewards", "picture_batches"]
 
-# In a batch, unless the user says otherwise.
+# In a batch, by default.
 _FEWEST_PICTURES = 8
 
 

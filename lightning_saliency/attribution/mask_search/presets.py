@@ -41,7 +41,7 @@ class MaskScale:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How the masks are searched for, and what is used unless the user says otherwise.
+    """How the masks are searched for, and what is used by default.
 
     Attributes:
         max_iter: how many iterations.

@@ -24,8 +24,8 @@ __all__ = ["BestGrids", "refine_masks"]
 # For how many iterations a mask of one area is grown to the next, and how its contrast rises.
 _GROWTH = 10
 _GROWTH_CONTRASTS = (8.0, 60.0)
-# In the last third the masks are so near to the last ones that their rewards can be compared.
-_GROWTH_SETTLED = 0.7
+# In the last third the masks are so close to the final ones that their rewards can be compared.
+_GROWTH_COMPARABLE = 0.7
 
 # A larger mask is good enough if its reward is beyond the smaller one's by this share of it. Masks
 # that differ by less may change places when they are cut to 0 and 1.
@@ -144,7 +144,7 @@ def _grow(
         grown = exact_area(masks + problem.smooth_mask(grid), area, contrast)
         pictures = problem.pictures(grown[:, None])
         reward, slopes = rewards.with_slopes([some.detach() for some in pictures])
-        if share >= _GROWTH_SETTLED:
+        if share >= _GROWTH_COMPARABLE:
             best.see(grid, reward)
         (slope,) = torch.autograd.grad(pictures, grid, slopes)
         update(slope)

@@ -34,7 +34,7 @@ masks, and minus their weighted area terms, on the images' device."""
 # device.
 _CHECK_EVERY = 5
 
-# At least so many pictures of the coarse masks are made at once, for the model's sake.
+# At least so many pictures of the coarse masks are made at once, to keep the model efficient.
 _LEAST_PICTURES = 32
 
 
@@ -84,7 +84,7 @@ class MaskSearch(MaskProblem):
             place = iteration + 997 * self.seed
             jitter = partial(self.config.jitter, place) if self.jitter else None
             (masks, area_term, error), reward, slope = self.slope(grid, iteration, rewards, jitter)
-            if self.area_constraint.settled(iteration):
+            if self.area_constraint.rewards_comparable(iteration):
                 best.see(grid, reward)
             history[:, 0, iteration] = reward
             history[:, 1, iteration] = -area_term

@@ -58,7 +58,7 @@ def estimate_maps(
         average: the estimator, without scores yet.
         centered: subtract the mean score, see :meth:`MaskAverage.mean`.
         until: an image needs no more masks once its split-half correlation is at least this,
-            looked at after every second block; None for all blocks.
+            checked after every second block; None for all blocks.
         with_split_half: False leaves the split-half correlations out; they are NaN then.
     """
     running = image_indices
@@ -97,15 +97,18 @@ def _summary(average: MaskEstimator, centered: bool, with_split_half: bool) -> R
 class MaskEstimator(ABC):
     """Estimates maps from the scores of masks, which are added block by block."""
 
-    @property
-    @abstractmethod
-    def num_blocks(self) -> int:
-        """How many blocks were added."""
+    def __init__(self) -> None:
+        self._counts: list[int] = []
 
     @property
-    @abstractmethod
+    def num_blocks(self) -> int:
+        """How many blocks were added."""
+        return len(self._counts)
+
+    @property
     def num_masks(self) -> int:
         """How many masks were added."""
+        return sum(self._counts)
 
     @abstractmethod
     def add(self, scores: Tensor, block: MaskBlock) -> None:
@@ -162,30 +165,15 @@ class MaskAverage(MaskEstimator):
     """
 
     def __init__(self, halves: bool = True) -> None:
+        super().__init__()
         self._halves = halves
-        self._counts: list[int] = []
         self._reference: Tensor
         self._scores: Tensor
         self._masks: Tensor
         self._weighted: Tensor
 
-    @property
-    def num_blocks(self) -> int:
-        """How many blocks were added."""
-        return len(self._counts)
-
-    @property
-    def num_masks(self) -> int:
-        """How many masks were added."""
-        return sum(self._counts)
-
     def add(self, scores: Tensor, block: MaskBlock) -> None:
-        """Add the scores of a block of masks.
-
-        Args:
-            scores: (N, K, M), K scores of each image under each of the M masks.
-            block: the masks.
-        """
+        """Add the scores of a block of masks; see :meth:`MaskEstimator.add`."""
         # A model may compute in another precision than its input has.
         scores = scores.to(block.grids.dtype)
         if not self._counts:
@@ -207,16 +195,7 @@ class MaskAverage(MaskEstimator):
         self._weighted = scores.new_zeros(parts, *scores.shape[:2], *size)
 
     def mean(self, centered: bool, half: int | None = None) -> Tensor:
-        """Return the mean over the masks of score x mask, for each pixel.
-
-        Args:
-            centered: take mean((score - mean score) x mask) instead: the covariance of the score
-                with the mask.
-            half: 0 or 1 for the masks of one half, None for all.
-
-        Returns:
-            (N, K, H, W).
-        """
+        """Return the mean over the masks, (N, K, H, W); see :meth:`MaskEstimator.mean`."""
         if half is None and len(self._weighted) > 1:
             count = self.num_masks
             scores, masks, weighted = self._scores.sum(0), self._masks.sum(0), self._weighted.sum(0)

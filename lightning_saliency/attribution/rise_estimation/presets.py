@@ -31,7 +31,7 @@ _MOST_MASKS_OF_A_FIT = 1024
 
 @dataclass(frozen=True)
 class RISEEstimator:
-    """How scores and masks become a map, and what is used unless the user says otherwise.
+    """How scores and masks become a map, and what is used by default.
 
     Attributes:
         num_masks: how many masks.
@@ -41,7 +41,7 @@ class RISEEstimator:
         fitted: whether the map comes from a regression on the scores, see :class:`MaskRegression`,
             where the masks are balanced and not too many.
         per_kept: whether the map is divided by the probability that a cell is kept.
-        reflect: how the grid goes on beyond its border, see
+        reflect: how the grid is continued beyond its border, see
             :class:`~lightning_saliency.image.random_mask.Upsampling`.
         block_size: how many independent masks are drawn together.
     """
@@ -134,7 +134,7 @@ ESTIMATORS: dict[RISEPreset | None, RISEEstimator] = {
     None: replace(_BALANCED, num_masks=256, fitted=True),
     "balanced": _BALANCED,
     "paper": replace(_BALANCED, num_masks=8000, balanced=False, centered=False),
-    # TorchRay draws its masks batch by batch, 32 at a time unless told otherwise.
+    # TorchRay draws its masks batch by batch, 32 at a time by default.
     "torchray": replace(
         _BALANCED,
         num_masks=8000,

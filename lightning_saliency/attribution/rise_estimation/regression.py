@@ -52,19 +52,10 @@ class MaskRegression(MaskEstimator):
     """
 
     def __init__(self, link: LinkFunction) -> None:
+        super().__init__()
         self._link = link
         self._blocks: list[MaskBlock] = []
         self._scores: list[Tensor] = []
-
-    @property
-    def num_blocks(self) -> int:
-        """How many blocks were added."""
-        return len(self._blocks)
-
-    @property
-    def num_masks(self) -> int:
-        """How many masks were added."""
-        return sum(map(len, self._blocks))
 
     def add(self, scores: Tensor, block: MaskBlock) -> None:
         """Add the scores of a block of masks.
@@ -74,6 +65,7 @@ class MaskRegression(MaskEstimator):
             block: the masks, a block of
                 :func:`~lightning_saliency.image.random_mask.balanced_masks`.
         """
+        self._counts.append(len(block))
         self._scores.append(scores)
         # Its masks, which it holds once they were asked for, are of the size of images.
         self._blocks.append(MaskBlock(block.grids, block.shifts, block.upsampling))
@@ -102,7 +94,7 @@ class MaskRegression(MaskEstimator):
             images: bool, (N,).
         """
         chosen = MaskRegression(self._link)
-        chosen._blocks = list(self._blocks)
+        chosen._counts, chosen._blocks = list(self._counts), list(self._blocks)
         chosen._scores = [scores[images] for scores in self._scores]
         return chosen
 
