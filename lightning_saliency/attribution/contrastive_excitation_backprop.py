@@ -75,7 +75,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
 
     name = "contrastive_excitation_backprop"
     shows = "the same, minus the signal of the class's dual unit"
-    cost = "a little more"
+    cost = "as excitation backprop, a little more"
     not_for = "activations that can be negative; attention, gates"
     layer_settings = (
         "saliency_layer",

@@ -5,8 +5,8 @@ Zeiler, Fergus. Visualizing and understanding convolutional networks. ECCV 2014,
 
 from dataclasses import dataclass
 
-from lightning_saliency.attribution.functions import map_function
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
+from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import NIE, SIXT, Verdict
 from lightning_saliency.network import relu_derivatives
 from lightning_saliency.network.relu_derivatives import ReluRule

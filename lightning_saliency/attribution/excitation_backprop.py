@@ -20,8 +20,8 @@ from lightning_saliency.attribution.contrastive_excitation_backprop import (
     contrastive_excitation_backprop,
     contrastive_excitation_map,
 )
-from lightning_saliency.attribution.functions import map_function
 from lightning_saliency.attribution.gradient_bases import ExcitationMethod, warn_of_loss
+from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
@@ -83,6 +83,8 @@ class ExcitationBackprop(ExcitationMethod):
     shows = "where the score comes from, as a probability"
     cost = "1 forward + 1 backward with positive weights"
     not_for = "activations that can be negative; attention, gates"
+    # All the same it is not insensitive_to_late_layers: its drift raised the alarm in trainings
+    # whose weights were replaced (docs/alarms.md).
     verdict = Verdict(
         "fails",
         "The maps do not depend on the later layers, as those of LRP with the alpha-beta rule: a "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_saliency.attribution.functions import layer_function
 from lightning_saliency.attribution.gradient_bases import LayerMethod
+from lightning_saliency.attribution.torchray_functions import layer_function
 from lightning_saliency.attribution.verdict import ADEBAYO, Verdict
 
 __all__ = ["GradCAM", "grad_cam", "grad_cam_map"]

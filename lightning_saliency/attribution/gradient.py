@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.functions import map_function
 from lightning_saliency.attribution.gradient_bases import (
     DERIVATIVE_STYLE,
     GradientMethod,
     gradient_map,
 )
+from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import ADEBAYO, Verdict
 from lightning_saliency.network.grid import fold
 

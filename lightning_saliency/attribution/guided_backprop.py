@@ -6,8 +6,8 @@ ICLR workshop 2015, arXiv:1412.6806.
 
 from dataclasses import dataclass
 
-from lightning_saliency.attribution.functions import map_function
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
+from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import ADEBAYO, NIE, SIXT, Verdict
 from lightning_saliency.network.relu_derivatives import ReluRule, guided
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_saliency.attribution.functions import layer_function
 from lightning_saliency.attribution.gradient_bases import LayerMethod
+from lightning_saliency.attribution.torchray_functions import layer_function
 from lightning_saliency.attribution.verdict import Verdict
 
 __all__ = ["HiResCAM", "hires_cam", "hires_cam_map"]

@@ -26,8 +26,8 @@ __all__ = [
 
 
 UNIT_SIGNAL = 1024.0
-"""The value of a signal of 1 during the pass. The shares of single units of an early layer are about
-a millionth, which float16 cannot hold; a power of two changes no digit of them."""
+"""The value of a signal of 1 during the pass. The shares of single units of an early layer are
+about a millionth, which float16 cannot hold; a power of two changes no digit of them."""
 
 
 def unit_scale(signal: Tensor) -> Tensor:
