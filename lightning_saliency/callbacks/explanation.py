@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -146,6 +146,20 @@ class Reference:
             explanation.probability,
             epoch,
         )
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Reference:
+        """Return what ``asdict`` made of a reference.
+
+        Raises:
+            Exception: there is something else in it.
+        """
+        found = cls(**state)
+        count = len(found.maps)
+        each = (found.target, found.predicted, found.probability)
+        if found.maps.dim() != 4 or any(tuple(one.shape) != (count,) for one in each):
+            raise ValueError(f"maps of shape {tuple(found.maps.shape)}")
+        return replace(found, epoch=int(found.epoch))
 
     @cached_property
     def described(self) -> MapStatistics:

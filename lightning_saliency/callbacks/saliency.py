@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,7 +22,7 @@ from lightning_saliency.callbacks.explanation import (
 )
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
-from lightning_saliency.callbacks.resume import ResumeFingerprint
+from lightning_saliency.callbacks.resume import STATE_VERSION, ResumeFingerprint, StateParts
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.callbacks.samples.batch import Unpack
 from lightning_saliency.callbacks.samples.collector import SampleCollector
@@ -50,7 +51,7 @@ from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
 from lightning_saliency.callbacks.weight_averaging import averaged_weights, move_before_averaging
-from lightning_saliency.errors import InputError, SaliencyError
+from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
 from lightning_saliency.network.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
 
@@ -317,7 +318,7 @@ class SaliencyCallback(pl.Callback):
     ) -> None:
         """Collect samples in the form in which the model is about to see them."""
         context = RunContext(trainer, pl_module)
-        self._change_detector.take(batch, dataloader_idx, context)
+        self._change_detector.take(batch, batch_idx, dataloader_idx, context)
         self._collector.take(batch, batch_idx, dataloader_idx, context)
 
     @override
@@ -328,7 +329,10 @@ class SaliencyCallback(pl.Callback):
         self._saw_validation = True
         context = RunContext(trainer, pl_module)
         if self._samples.known is None and not self._failures.is_disabled(_SAMPLES):
-            self._failures.record({_SAMPLES: self._collector.end(context)}, context.epoch)
+            failure, changed = self._collector.end(context)
+            self._failures.record({_SAMPLES: failure}, context.epoch)
+            if changed:
+                self._start_over(changed)
         self._explain_if_due(context, context.step)
 
     @override
@@ -371,6 +375,7 @@ class SaliencyCallback(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the samples, the references, the filmstrips and the accounts."""
         return {
+            "version": STATE_VERSION,
             "samples": self._samples.state_dict(),
             "monitor": {
                 "drift": self._drift.state_dict(),
@@ -384,16 +389,26 @@ class SaliencyCallback(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where the checkpoint was saved: the same samples and references."""
-        saved = state_dict["made_for"]
-        if self._fingerprint.same_samples(saved):
-            self._samples.load_state_dict(state_dict["samples"])
-            parts = self._fingerprint.select_matching(saved, state_dict["monitor"])
-            self._drift.load_state_dict(parts["drift"])
-            self._pictures.load_state_dict(parts["pictures"])
-        self._budget.load_state_dict(state_dict["budget"])
-        self._sanity.load_state_dict(state_dict["trust"])
-        self._last_epoch = state_dict["last_epoch"]
+        """Continue where the checkpoint was saved: the same samples and references.
+
+        A part that cannot be used is reported, and starts over; the run goes on.
+        """
+        parts = StateParts(state_dict)
+        if parts.load("the samples", self._load_samples, "made_for", "samples"):
+            changed = self._fingerprint.changed_methods(state_dict["made_for"])
+
+            def load_drift(monitor: Mapping[str, Any]) -> None:
+                self._drift.load_state_dict(_unchanged(monitor["drift"], changed))
+
+            def load_pictures(monitor: Mapping[str, Any]) -> None:
+                self._pictures.load_state_dict(_unchanged(monitor["pictures"], changed))
+
+            parts.load("the drift", load_drift, "monitor")
+            parts.load("the filmstrips", load_pictures, "monitor")
+        parts.load("the time budget", self._budget.load_state_dict, "budget")
+        parts.load("the sanity check", self._sanity.load_state_dict, "trust")
+        parts.load("the last epoch", self._load_last_epoch, "last_epoch")
+        parts.warn_of_lost(type(self).__name__)
 
     @property
     @override
@@ -406,6 +421,32 @@ class SaliencyCallback(pl.Callback):
         return key if self._is_set_up else f"{key}@{id(self)}"
 
     # How the hooks do it.
+
+    def _load_samples(self, fingerprint: Mapping[str, Any], samples: Mapping[str, Any]) -> bool:
+        # Looked at here, so that what follows can rely on its form.
+        if not isinstance(fingerprint["methods"], Mapping):
+            raise TypeError("made_for")
+        if not self._fingerprint.same_samples(fingerprint):
+            return False
+        self._samples.load_state_dict(samples)
+        return True
+
+    def _load_last_epoch(self, epoch: int | None) -> None:
+        if epoch is not None and not isinstance(epoch, int):
+            raise TypeError("last_epoch")
+        self._last_epoch = epoch
+
+    def _start_over(self, changed: Sequence[int]) -> None:
+        """Forget the maps of the checkpoint, because they are of other pictures."""
+        self._drift.load_state_dict({})
+        self._pictures.load_state_dict({})
+        indices = self._samples.indices or []
+        rank_zero_warn(
+            f"The validation data have changed: indices {[indices[n] for n in changed]} of the "
+            "validation dataset show other pictures than when the checkpoint was saved. Drift and "
+            "filmstrips start over with what is there now.",
+            category=SaliencyWarning,
+        )
 
     @property
     def _families(self) -> set[str]:
@@ -521,3 +562,8 @@ class SaliencyCallback(pl.Callback):
         if round is not None and round.is_measured:
             lost = {name for name, failure in round.failures.items() if failure is not None}
         return {f"{self._prefix}saliency/{name}" for name in lost}
+
+
+def _unchanged(entries: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:
+    """Return the entries, by series, of the methods that have not changed."""
+    return {name: each for name, each in entries.items() if name.partition("/")[0] not in changed}

@@ -53,7 +53,7 @@ class Drawing(Items):
 
     def __init__(self) -> None:
         super().__init__()
-        self.random = np.random.default_rng(0)
+        self.random = np.random.default_rng(1)
         self.torch_random = torch.Generator().manual_seed(0)
         self.drawn: list[float] = []
 

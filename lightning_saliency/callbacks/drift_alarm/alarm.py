@@ -17,6 +17,7 @@ from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched, alarm
 from lightning_saliency.callbacks.drift_alarm.watched_tags import WatchedTags, series_of
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error
+from lightning_saliency.callbacks.resume import STATE_VERSION, StateParts
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.errors import SaliencyWarning
@@ -163,12 +164,21 @@ class DriftAlarm(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers so far."""
-        return {tag: watched.state_dict() for tag, watched in self._watched.items()}
+        watched = {tag: each.state_dict() for tag, each in self._watched.items()}
+        return {"version": STATE_VERSION, "watched": watched}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the numbers of a checkpoint."""
-        self._watched = {tag: Watched.of(entry) for tag, entry in state_dict.items()}
+        """Go on with the numbers of a checkpoint; those that cannot be used start over."""
+        if "watched" not in state_dict:
+            # Version 1 held nothing else.
+            state_dict = {"watched": state_dict}
+        parts = StateParts(state_dict)
+        parts.load("the watched numbers", self._load_watched, "watched")
+        parts.warn_of_lost(type(self).__name__)
+
+    def _load_watched(self, entries: Mapping[str, Any]) -> None:
+        self._watched = {tag: Watched.of(entry) for tag, entry in entries.items()}
 
     def _judge(
         self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int

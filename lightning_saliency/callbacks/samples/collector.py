@@ -19,8 +19,14 @@ from lightning_saliency.callbacks.samples.fetch import (
     validation_loader,
 )
 from lightning_saliency.callbacks.samples.regions import warn_of_empty
-from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet, concat
+from lightning_saliency.callbacks.samples.sample_set import (
+    Samples,
+    SampleSet,
+    concat,
+    differing,
+)
 from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.network.random_streams import other_random_numbers
 
 __all__ = ["SampleCollector", "first_of_all_processes"]
 
@@ -93,24 +99,34 @@ class SampleCollector:
             elif self._rows is not None:
                 self._take_rows(self._rows, batch, batch_idx)
 
-    def end(self, context: RunContext) -> Failure | None:
-        """The validation run ends: from now on the collected samples are explained.
+    def found(self, context: RunContext) -> SampleSet | Failure | None:
+        """The validation run ends: put together what all processes have seen.
 
         Returns:
-            What went wrong, if anything; the same on all processes.
+            The samples; None if there are none; or what went wrong. The same on all processes.
         """
         seen = context.attempt(self._collected)
         if isinstance(seen, Failure):
             return seen
         try:
-            # What the processes have seen is put together by all of them in the same way.
-            found = self._of_all_processes(seen, context)
+            return self._of_all_processes(seen, context)
         except StageError as error:
             return error.failure
         except InputError as error:
             return Failure(describe_error(error), error)
+
+    def end(self, context: RunContext) -> tuple[Failure | None, list[int]]:
+        """The validation run ends: from now on the collected samples are explained.
+
+        Returns:
+            What went wrong, if anything; and the numbers of the samples that look otherwise than in
+            the checkpoint that the run resumes from. The same on all processes.
+        """
+        found = self.found(context)
+        if isinstance(found, Failure):
+            return found, []
         if found is None:
-            return None
+            return None, []
         if len(found) < self._samples.count:
             rank_zero_warn(
                 f"Expected {self._samples.count} samples, but the validation run had only "
@@ -118,8 +134,18 @@ class SampleCollector:
                 category=SaliencyWarning,
             )
         warn_of_empty(found.regions)
-        self._samples.keep(found)
-        return None
+        return None, self._samples.keep(found, self._is_steady(found, context))
+
+    def _is_steady(self, found: SampleSet, context: RunContext) -> bool | None:
+        """Read samples by index once more, with other random numbers; None if that fails."""
+        indices = self._samples.indices
+        if indices is None:
+            return None
+        with other_random_numbers(context.pl_module.device, 1):
+            again = context.attempt(
+                lambda: self._samples.of(fetch_batch(context, self._dataloader_idx, indices, 1))
+            )
+        return None if isinstance(again, Failure) else not differing(found, again)
 
     def _take_rows(self, rows: Rows, batch: Any, batch_idx: int) -> None:
         places, expected = rows.of_batch(batch_idx)

@@ -40,12 +40,16 @@ class DriftStage(Stage):
         self, series: Iterable[str], regions: Regions, pinned: Pinned, warmup_epochs: int
     ) -> None:
         self._regions = regions
-        self.trackers = {name: DriftTracker(References(pinned, warmup_epochs)) for name in series}
+        self._pinned, self._warmup_epochs = pinned, warmup_epochs
+        self.trackers = {name: self._new_tracker() for name in series}
 
     def number_tags(self, series: Iterable[Series]) -> list[str]:
         """Return the tags of the numbers that are known before the samples are."""
         names = [*DriftTracker.names(), *location_names(self._regions.names)]
         return [each.tag(what) for each in series for what in [*names, *each.method.extra_names()]]
+
+    def _new_tracker(self) -> DriftTracker:
+        return DriftTracker(References(self._pinned, self._warmup_epochs))
 
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
@@ -68,10 +72,17 @@ class DriftStage(Stage):
         return {name: tracker.state_dict() for name, tracker in self.trackers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the references of a checkpoint, by series."""
-        for name, entry in state.items():
-            if name in self.trackers:
-                self.trackers[name].load_state_dict(entry)
+        """Go on with the references of a checkpoint, by series; those without start over.
+
+        Raises:
+            Exception: there is something else in it. Nothing has changed then.
+        """
+        loaded = {name: self._new_tracker() for name in self.trackers}
+        for name, tracker in loaded.items():
+            if name in state:
+                tracker.load_state_dict(state[name])
+        # In place: the noise stage has these trackers too.
+        self.trackers.update(loaded)
 
     def _measure(
         self, context: RunContext, round: ExplanationRound

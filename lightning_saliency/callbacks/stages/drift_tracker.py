@@ -92,9 +92,10 @@ class References:
             state: from :meth:`state_dict`.
         """
         if state:
-            self.last = Reference(**state["last"])
-            self.pinned = Reference(**state["pinned"])
-            self._settled, self._best = state["settled"], state["best"]
+            last, pinned = (Reference.of_state(state[key]) for key in ("last", "pinned"))
+            settled, best = bool(state["settled"]), state["best"]
+            self._best = None if best is None else float(best)
+            self.last, self.pinned, self._settled = last, pinned, settled
 
 
 class DriftTracker:
@@ -195,8 +196,9 @@ class DriftTracker:
         Args:
             state: from :meth:`state_dict`.
         """
+        noise = {str(name): float(value) for name, value in state["noise"].items()}
         self.references.load_state_dict(state["references"])
-        self.noise = dict(state["noise"])
+        self.noise = noise
 
     def _noise(self) -> dict[str, Tensor] | None:
         if not self.noise:

@@ -231,11 +231,18 @@ class Pictures:
 
         Args:
             state: from :meth:`state_dict`.
+
+        Raises:
+            Exception: there is something else in it. Nothing has changed then.
         """
+        strips: dict[str, _Strip] = {}
         for series, entry in state.items():
             scale = None if entry["scale"] is None else ColorScale(**entry["scale"])
             frames = {index: Frame(**frame) for index, frame in entry["frames"].items()}
-            self._strips[series] = _Strip(**{**entry, "scale": scale, "frames": frames})
+            strips[series] = _Strip(**{**entry, "scale": scale, "frames": frames})
+            if frames.keys() != strips[series].epochs.keys():
+                raise ValueError(f"frames of '{series}'")
+        self._strips = strips
 
     def class_name(self, index: int) -> str:
         """Return what is shown for a class."""

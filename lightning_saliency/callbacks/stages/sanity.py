@@ -86,7 +86,7 @@ class SanityStage(Stage):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Do not make the check of an epoch again."""
-        self._is_done = state["checked"]
+        self._is_done = bool(state["checked"])
 
     def _check(self, context: RunContext, samples: SampleSet) -> dict[str, list[SanityCheck]]:
         """Check each series twice on this process's samples, cascading and independent.
