@@ -18,6 +18,7 @@ from lightning_saliency.callbacks.failures import (
     describe_error,
 )
 from lightning_saliency.loggers import LogAdapter, adapters_of
+from lightning_saliency.loggers.event_file import LEAST_RESERVE
 from lightning_saliency.metrics.map_similarity import NO_DRIFT
 
 __all__ = ["RunContext", "best_score", "followed_checkpoint", "is_fast_dev_run"]
@@ -218,7 +219,16 @@ class RunContext:
 
     def adapters(self) -> list[LogAdapter]:
         """Return the run's loggers, each with the same verbs."""
-        return adapters_of(self.trainer)
+        adapters = adapters_of(self.trainer)
+        for adapter in adapters:
+            adapter.reserve = self.disk_reserve
+        return adapters
+
+    @property
+    def disk_reserve(self) -> int:
+        """Bytes on the disk that are left to the run itself, so that a checkpoint still fits."""
+        weights = sum(p.numel() * p.element_size() for p in self.pl_module.parameters())
+        return max(LEAST_RESERVE, 4 * weights)
 
     def set_fallback_metrics(self, families: Iterable[str]) -> None:
         """Give a value to every monitored number of ours that has never been measured.

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_saliency.loggers.capabilities import has_method
+from lightning_saliency.loggers.event_file import LEAST_RESERVE
 from lightning_saliency.loggers.pixels import check_image
 
 __all__ = ["LogAdapter", "NullAdapter", "finite_values"]
@@ -34,10 +35,19 @@ class LogAdapter:
 
     Attributes:
         logger: as given.
+        reserve: bytes that are left free on the disk for what the run itself writes.
     """
 
     def __init__(self, logger: object) -> None:
         self.logger: Any = logger
+        self.reserve = LEAST_RESERVE
+
+    def flush(self) -> None:
+        """Wait until all is written, where a logger writes later than it is told.
+
+        Raises:
+            OSError: it could not be written.
+        """
 
     @property
     def takes_images(self) -> bool:

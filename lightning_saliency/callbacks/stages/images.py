@@ -308,6 +308,9 @@ class ImagesStage(Stage):
             return
         drawn = self._pictures.draw(round.samples.images, round.explanations, round.epoch)
         failures: list[Exception] = []
+        # What waits to be written may be the run's own, and must not be lost with ours.
+        for adapter in working:
+            adapter.flush()
         # All are drawn, also when every logger has failed: the filmstrips remember them.
         for tag, picture in drawn:
             # Filmstrips are large, and written again each time.
@@ -318,5 +321,7 @@ class ImagesStage(Stage):
                 except Exception as error:
                     failures.append(error)
                     working.remove(adapter)
+        for adapter in working:
+            adapter.flush()
         if failures:
             raise failures[0]

@@ -20,6 +20,7 @@ from lightning_saliency.history.map_files import (
     write_arrays,
     write_maps,
 )
+from lightning_saliency.loggers.event_file import LEAST_RESERVE, check_room
 from lightning_saliency.rendering import to_bytes
 
 __all__ = ["MapSaver"]
@@ -45,6 +46,7 @@ class MapSaver:
         self._folder: Path | None = None
         self._failures = 0
         self._is_new_process = True
+        self._reserve = LEAST_RESERVE
 
     def begin(self, context: RunContext) -> None:
         """Choose the folder before training starts; called on all processes."""
@@ -65,7 +67,7 @@ class MapSaver:
                 f"{chosen}.",
                 category=SaliencyWarning,
             )
-        self._folder = chosen
+        self._folder, self._reserve = chosen, context.disk_reserve
         self._failures, self._is_new_process = 0, True
         with _Reported(self, f"Maps cannot be written to {chosen}"):
             chosen.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,8 @@ class MapSaver:
         shown = to_bytes(pictures)
         marks = digests(shown)
         with _Reported(self, f"The maps of epoch {round.epoch} could not be saved"):
+            size = sum(found.saliency.nbytes for found in round.explanations.values())
+            check_room(self._folder, size, self._reserve)
             for series, found in round.explanations.items():
                 folder = self._folder / f"{self._prefix}{series}"
                 if self._is_new_process:
