@@ -95,7 +95,7 @@ def test_a_file_system_that_fills(maps: bool, small_disk: Path, tmp_path: Path) 
     assert losses(small_disk) == losses(tmp_path)
 
 
-@pytest.mark.parametrize("limit", [40_000, 300_000])
+@pytest.mark.parametrize("limit", [150_000, 300_000])
 def test_files_that_may_not_grow(limit: int, tmp_path: Path) -> None:
     call = f"train(Path(sys.argv[1]), reserve=0, limit={limit})"
     assert run(START + call, tmp_path / "limited") == "warned True steps 24"
