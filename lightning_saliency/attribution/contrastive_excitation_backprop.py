@@ -21,14 +21,12 @@ from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
-    UNIT_SIGNAL,
     classifier_nodes,
     node_of,
     nodes_below,
+    passed_signal,
     record_excitation,
-    unit_scale,
 )
-from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
 
 __all__ = [
@@ -115,9 +113,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)
-        return unit_scale(
-            score_gradient(UNIT_SIGNAL * scores, layers[self.saliency_layer], self.saliency_layer)
-        )
+        return passed_signal(scores, layers[self.saliency_layer], self.saliency_layer)
 
     def _check_order(
         self, scores: Tensor, layers: Mapping[str, Tensor], classifier: Collection[Node]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import InputError, ModelError, NoGradientError
-from lightning_saliency.network.enable_grad_view import enable_grad_view
+from lightning_saliency.network.forward_view import enable_grad_view
 from lightning_saliency.network.layers import every_module
 from lightning_saliency.network.undisturbed import undisturbed
 

@@ -21,8 +21,8 @@ from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import ResizeMode, resize
 from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import Target, part_of
-from lightning_saliency.network.sharded import is_sharded
 
 __all__ = ["AttributionMethod", "concrete_methods"]
 

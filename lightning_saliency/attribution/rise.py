@@ -17,6 +17,7 @@ from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.rise_estimation.estimators import (
     MaskEstimator,
+    MaskScoring,
     RISEEstimate,
     estimate_maps,
 )
@@ -25,7 +26,6 @@ from lightning_saliency.attribution.rise_estimation.presets import (
     RISEEstimator,
     RISEPreset,
 )
-from lightning_saliency.attribution.rise_estimation.scoring import MaskScoring
 from lightning_saliency.attribution.validation import (
     check_choice,
     check_fraction,

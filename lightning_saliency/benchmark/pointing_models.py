@@ -17,8 +17,7 @@ from lightning_saliency.benchmark.caffe_weights import (
     convert_weights,
     is_from_caffe,
 )
-from lightning_saliency.benchmark.example import get_example_data
-from lightning_saliency.benchmark.example_network import EXAMPLE_MEAN, EXAMPLE_STD
+from lightning_saliency.benchmark.example import EXAMPLE_MEAN, EXAMPLE_STD, get_example_data
 from lightning_saliency.benchmark.fully_convolutional import fully_convolutional
 from lightning_saliency.benchmark.preprocessing import CAFFE, IMAGENET, Preprocessing
 from lightning_saliency.errors import DownloadError, InputError

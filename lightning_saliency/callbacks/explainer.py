@@ -32,9 +32,8 @@ from lightning_saliency.callbacks.progress_bar import progress_shown
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.network.layers import find_layer
+from lightning_saliency.network.layers import find_layer, is_sharded
 from lightning_saliency.network.score import class_logits, target_classes
-from lightning_saliency.network.sharded import is_sharded
 from lightning_saliency.network.undisturbed import undisturbed
 
 __all__ = [

@@ -13,8 +13,7 @@ from lightning_saliency.attribution.extras import Extras
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.metrics.canonical import canonical
-from lightning_saliency.metrics.map_statistics import MapStatistics
+from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
 __all__ = [
     "ClassChoice",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES
 from lightning_saliency.rendering import color_scale, heatmap, overlay
-from lightning_saliency.rendering.scale import ColorScale
+from lightning_saliency.rendering.colors import ColorScale
 
 __all__ = ["Comparison"]
 

@@ -169,7 +169,6 @@ class Faithfulness(Metric):
     """
 
     is_differentiable = False
-    higher_is_better = None
     full_state_update = False
 
     def __init__(self, measures: Sequence[str] = ("insertion", "deletion"), **kwargs: Any) -> None:

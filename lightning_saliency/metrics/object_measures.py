@@ -14,7 +14,7 @@ from typing_extensions import override
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.metrics.localization import energy_inside, region_mass, top10_region_iou
-from lightning_saliency.metrics.measure import Measure
+from lightning_saliency.metrics.map_similarity import Measure
 from lightning_saliency.metrics.pointing_game import pointing_hit
 
 __all__ = [

@@ -227,11 +227,6 @@ class PointingTally(_ClassAccuracy):
         InputError: ``num_classes`` is below 1, or ``average`` unknown.
     """
 
-    def __init__(
-        self, num_classes: int, average: Literal["macro", "none"] = "macro", **kwargs: Any
-    ) -> None:
-        super().__init__(num_classes, average, **kwargs)
-
     def update(self, hits: Tensor, classes: Tensor) -> None:
         """Add some hits and misses.
 

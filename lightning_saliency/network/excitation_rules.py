@@ -35,8 +35,12 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.network.backward_rules import Rule, Rules
-from lightning_saliency.network.excitation_functions import PassThrough, SplitSum, WeightedSum
-from lightning_saliency.network.positive_weights import PositiveWeights
+from lightning_saliency.network.excitation_functions import (
+    PassThrough,
+    PositiveWeights,
+    SplitSum,
+    WeightedSum,
+)
 from lightning_saliency.network.relu_rules import active_rules, asks_in_place
 from lightning_saliency.network.torch_functions import (
     SIGNED_ACTIVATIONS,

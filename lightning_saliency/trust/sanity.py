@@ -21,8 +21,8 @@ from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.guard import check_image, check_model
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.errors import InputError, SaliencyWarning
-from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.metrics.map_similarity import spearman, ssim, top10_iou
+from lightning_saliency.metrics.map_statistics import canonical
 from lightning_saliency.network.layers import find_layer, layer_names
 from lightning_saliency.network.random_weights import (
     copy_of,

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.mask_search.objective import PictureRewards
-from lightning_saliency.attribution.mask_search.problem import MaskProblem
+from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.image.exact_area import exact_area
 
 __all__ = ["BestGrids", "refine_masks"]

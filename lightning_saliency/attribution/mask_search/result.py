@@ -11,8 +11,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_saliency.attribution.extras import Extras, MaskPanel
-from lightning_saliency.attribution.mask_search.objective import PictureRewards
-from lightning_saliency.attribution.mask_search.problem import MaskProblem
+from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.attribution.mask_search.rewards import Variant
 
 __all__ = ["AreaMasks", "ExtremalMasks", "area_names", "evaluate_masks"]

@@ -1,4 +1,4 @@
-"""From the scores of masked images to a map: the average that RISE takes over its masks."""
+"""From the scores of images under masks to a map: the average that RISE takes over its masks."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_saliency.attribution.progress import report
 from lightning_saliency.image.random_mask import MaskBlock
-from lightning_saliency.image.ranks import rank_correlation
+from lightning_saliency.image.saliency_map import rank_correlation
+from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.masked_scores import masked_scores
 
-__all__ = [
-    "MaskAverage",
-    "MaskEstimator",
-    "RISEEstimate",
-    "estimate_maps",
-]
+__all__ = ["MaskAverage", "MaskEstimator", "MaskScoring", "RISEEstimate", "estimate_maps"]
 
 
 @dataclass(frozen=True)
@@ -215,3 +213,45 @@ class MaskAverage(MaskEstimator):
         chosen._scores = self._scores[:, images]
         chosen._weighted = self._weighted[:, images]
         return chosen
+
+
+class MaskScoring:
+    """The scores of images under masks, with progress reports.
+
+    Args:
+        model: see :func:`~lightning_saliency.network.masked_scores.masked_scores`, as for
+            ``batches`` and ``autocast``.
+        batches: how many masked images go through the model at once.
+        autocast: run the model under autocast to bfloat16.
+        num_masks: how many masks there are in all blocks, for the progress that is reported.
+
+    Attributes:
+        batches: as given.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches, autocast: bool, num_masks: int) -> None:
+        self._model = model
+        self.batches = batches
+        self._autocast = autocast
+        self._num_masks = num_masks
+        self._done = 0
+
+    def __call__(
+        self, images: Tensor, block: MaskBlock, score: Callable[[object, Tensor], Tensor]
+    ) -> Tensor:
+        """Return the scores (N, K, M) of images (N, C, H, W) under the M masks of a block.
+
+        Args:
+            images: those that still need masks.
+            block: the next masks.
+            score: see :func:`~lightning_saliency.network.masked_scores.masked_scores`.
+        """
+
+        def after(done: int) -> None:
+            report(self._done + done // len(images), self._num_masks)
+
+        scores = masked_scores(
+            self._model, images, block.masks, score, self.batches, self._autocast, after
+        )
+        self._done += len(block)
+        return scores

@@ -16,10 +16,9 @@ from lightning_saliency.callbacks.explanation import (
     ReferencePair,
 )
 from lightning_saliency.callbacks.settings import Pinned
-from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.metrics.drift import calibrated_drift, chance_of, mean_drift
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES, similarity
-from lightning_saliency.metrics.map_statistics import MapStatistics
+from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
 __all__ = ["DriftTracker", "References", "STABLE"]
 
