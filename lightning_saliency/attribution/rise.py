@@ -156,7 +156,7 @@ class RISE(AttributionMethod):
         with guarded(model, image) as images:
             estimate = self._estimate(model, images, target)
             saliency = self._finish(estimate.saliency, images)
-            return RISEEstimate(saliency, estimate.split_half, estimate.num_masks)
+            return replace(estimate, saliency=saliency)
 
     def all_classes(self, model: nn.Module, image: Tensor) -> Tensor:
         """Explain every class for each image; as costly as one class, but for the memory.

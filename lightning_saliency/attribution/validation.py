@@ -114,13 +114,10 @@ def checked_areas(areas: object) -> tuple[float, ...]:
     """
     given = areas if isinstance(areas, Sequence) else (areas,)
     found = tuple(float(area) for area in given if isinstance(area, (int, float)))
-    if not found or len(found) < len(given) or not _increase_within_one(found):
+    increase = all(low < high for low, high in pairwise((0.0, *found)))
+    if not found or len(found) < len(given) or not increase or found[-1] > 1:
         raise InputError(
             "Expected areas to be one or more fractions of the image in (0, 1], each larger than "
             f"the one before, got {areas!r}."
         )
     return found
-
-
-def _increase_within_one(areas: tuple[float, ...]) -> bool:
-    return areas[0] > 0 and areas[-1] <= 1 and all(a < b for a, b in pairwise(areas))

@@ -64,11 +64,7 @@ class COCOPointing(PointingData):
         """
         picture, things = self._source[index]
         annotation = self.annotations[index]
-        if picture.size != annotation.size[::-1]:
-            raise ValueError(
-                f"it has {picture.size[0]} x {picture.size[1]} pixels, its annotation says "
-                f"{annotation.size[1]} x {annotation.size[0]}"
-            )
+        annotation.check_size(picture.size)
         masks = torch.zeros(len(annotation.classes), *annotation.size, dtype=torch.bool)
         for thing in things:
             mask = torch.from_numpy(self._source.coco.annToMask(thing)).bool()

@@ -28,6 +28,21 @@ class Annotation:
     classes: tuple[int, ...]
     difficult: frozenset[int] = field(default_factory=frozenset)
 
+    def check_size(self, picture: tuple[int, int]) -> None:
+        """Raise unless a picture has the size that is annotated.
+
+        Args:
+            picture: its (width, height) in pixels, as Pillow gives them.
+
+        Raises:
+            ValueError: it has another size.
+        """
+        height, width = self.size
+        if picture != (width, height):
+            raise ValueError(
+                f"it has {picture[0]} x {picture[1]} pixels, its annotation says {width} x {height}"
+            )
+
 
 class PointingData(ABC):
     """A dataset for the pointing game; implement :meth:`scene` for your own.

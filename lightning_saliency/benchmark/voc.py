@@ -68,11 +68,7 @@ class VOCPointing(PointingData):
         """
         picture, label = self._source[self._places[index]]
         annotation = self.annotations[index]
-        if picture.size != annotation.size[::-1]:
-            raise ValueError(
-                f"it has {picture.size[0]} x {picture.size[1]} pixels, its annotation says "
-                f"{annotation.size[1]} x {annotation.size[0]}"
-            )
+        annotation.check_size(picture.size)
         masks = torch.zeros(len(annotation.classes), *annotation.size, dtype=torch.bool)
         for thing in label["annotation"]["object"]:
             left, top, right, bottom = _box(thing)

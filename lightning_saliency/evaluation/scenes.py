@@ -33,6 +33,7 @@ class SceneBatch:
     problems: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class Scenes(Dataset[SceneBatch]):
     """Reads whole batches; a picture that cannot be read is a problem of that picture.
 
@@ -42,10 +43,9 @@ class Scenes(Dataset[SceneBatch]):
         square: whether images are square.
     """
 
-    def __init__(self, data: PointingData, preprocessing: Preprocessing, square: bool) -> None:
-        self.data = data
-        self.preprocessing = preprocessing
-        self.square = square
+    data: PointingData
+    preprocessing: Preprocessing
+    square: bool
 
     def __getitem__(self, places: Sequence[int]) -> SceneBatch:
         """Return the pictures at these places of the dataset."""

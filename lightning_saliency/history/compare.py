@@ -116,7 +116,8 @@ def _pairs(one: SavedMaps, other: SavedMaps, match: str) -> tuple[list[int], lis
             "If they are the same images, prepared differently, compare them in order: "
             "match='order'."
         )
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    firsts, seconds = zip(*pairs, strict=True)
+    return list(firsts), list(seconds)
 
 
 def _last_of(run: SavedMaps, epochs: Sequence[int]) -> list[int]:

@@ -27,7 +27,7 @@ Products of two activations (gates, attention) have no rule; their ordinary deri
 keep the sum of the signal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -41,7 +41,7 @@ from lightning_saliency.network.excitation_functions import (
     SplitSum,
     WeightedSum,
 )
-from lightning_saliency.network.relu_rules import active_rules, asks_in_place
+from lightning_saliency.network.relu_rules import ReluChoice, active, asks_in_place
 from lightning_saliency.network.torch_functions import (
     SIGNED_ACTIVATIONS,
     TorchFunction,
@@ -68,18 +68,18 @@ def excitation_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:
             on a CPU that takes as long as the layers.
     """
     weights = PositiveWeights()
-    rules: dict[TorchFunction, Rule] = {}
-    for names, product in _PRODUCTS:
-        for function in spellings(*names.split()):
-            rules[function] = product(function, weights, wanted)
-    for names, sign, in_place in _SUMS:
-        for function in spellings(*names.split()):
-            rules[function] = _sum(function, wanted, sign, in_place)
-    for names, make in _OTHERS:
-        for function in spellings(*names.split()):
-            rules[function] = make(function)
-    rules |= {f: pool(f, wanted) for names, pool in _POOLS for f in spellings(*names.split())}
-    return {**rules, **active_rules(wanted)}
+    return {
+        **{f: product(f, weights, wanted) for f, product in _each_function(_PRODUCTS)},
+        **{f: _sum(f, wanted, sign, in_place) for f, sign, in_place in _each_function(_SUMS)},
+        **{f: make(f) for f, make in _each_function(_OTHERS)},
+        **{f: pool(f, wanted) for f, pool in _each_function(_POOLS)},
+        **ReluChoice(active).rules(wanted),
+    }
+
+
+def _each_function(table: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table once for each function that the names in its first column mean."""
+    return ((f, *rest) for names, *rest in table for f in spellings(*names.split()))
 
 
 def _layer(function: TorchFunction, weights: PositiveWeights, wanted: _Wanted) -> Rule:

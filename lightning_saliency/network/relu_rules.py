@@ -12,6 +12,7 @@ so that guided backpropagation stays what its paper calls it, backpropagation an
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -32,7 +33,6 @@ __all__ = [
     "ReluRule",
     "SAME_DERIVATIVE",
     "active",
-    "active_rules",
     "asks_in_place",
     "deconvnet",
     "guided",
@@ -123,6 +123,7 @@ NO_RULE = SIGNED_ACTIVATIONS | {"softplus"}
 (sigmoid, hardsigmoid, glu, softmax) are not among them: they are passed backwards as always."""
 
 
+@dataclass
 class ReluChoice:
     """The rule by which the ReLUs of a recorded model pass gradients back, chosen late.
 
@@ -135,22 +136,21 @@ class ReluChoice:
         rule: looked up by each ReLU during a backward pass.
     """
 
-    def __init__(self, rule: ReluRule = ordinary) -> None:
-        self.rule = rule
+    rule: ReluRule = ordinary
 
-    def rules(self) -> Rules:
-        """Return the rules for every spelling of ReLU."""
-        return _rules(self, lambda: True)
+    def rules(self, wanted: Callable[[], bool] = lambda: True) -> Rules:
+        """Return the rules for every spelling of ReLU.
 
-
-def active_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:
-    """Return the rules of excitation backpropagation for ReLU; see :func:`active`.
-
-    Args:
-        wanted: asked at each ReLU; False if no signal will ever arrive there, so that nothing need
-            be kept for it.
-    """
-    return _rules(ReluChoice(active), wanted)
+        Args:
+            wanted: asked at each ReLU; False if no signal will ever arrive there, so that nothing
+                need be kept for it.
+        """
+        return {
+            function: _rule(self, wanted, function, ceiling_of, in_place)
+            for name, ceiling_of in _RECTIFIERS.items()
+            for ending, in_place in (("", False), ("_", True))
+            for function in spellings(name + ending)
+        }
 
 
 class _Rectifier(Function):
@@ -181,16 +181,6 @@ class _Rectifier(Function):
         (output,) = ctx.saved_tensors
         passed_back = ctx.choice.rule(gradient, output, ctx.ceiling)
         return passed_back.sum_to_size(ctx.shape), None, None, None, None, None
-
-
-def _rules(choice: ReluChoice, wanted: Callable[[], bool]) -> dict[TorchFunction, Rule]:
-    rules = {}
-    for name, ceiling_of in _RECTIFIERS.items():
-        for function in spellings(name):
-            rules[function] = _rule(choice, wanted, function, ceiling_of, in_place=False)
-        for function in spellings(f"{name}_"):
-            rules[function] = _rule(choice, wanted, function, ceiling_of, in_place=True)
-    return rules
 
 
 def _rule(

@@ -12,10 +12,10 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.imputation import fill_in
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
 from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.masked_scores import clean_logits
 from lightning_saliency.network.score import (
     Target,
     all_class_scores,
-    class_logits,
     class_scores,
     target_classes,
 )
@@ -86,16 +86,11 @@ class Probe:
                 lambda part: _called(model, image[part].clone(), target), len(image)
             )
             return cls(model, image, torch.cat(scores), target, batches)
-
-        def logits(part: slice) -> Tensor:
-            some = class_logits(model(image[part].clone()), part.stop - part.start)
-            return some.to(torch.promote_types(some.dtype, torch.float32))
-
-        clean = torch.cat(batches.run(logits, len(image)))
-        classes = target_classes(clean, target)
-        return cls(
-            model, image, clean.softmax(1).gather(1, classes[:, None])[:, 0], classes, batches
-        )
+        logits = clean_logits(model, image, batches)
+        classes = target_classes(logits, target)
+        probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+        clean = probability.gather(1, classes[:, None])[:, 0]
+        return cls(model, image, clean, classes, batches)
 
     def scores(self, count: int, picture: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return the scores of ``count`` pictures of each image.

@@ -14,7 +14,9 @@ so that the n-th largest value decides.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,6 +114,7 @@ class ConstrainedMasks(NamedTuple):
     error: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class AreaConstraint(ABC):
     """Makes the masks of a search out of its grids, in each iteration.
 
@@ -123,22 +126,18 @@ class AreaConstraint(ABC):
 
     Attributes:
         first: the value of all points of the grids before the search.
-        like: see above.
     """
 
-    first: float
+    first: ClassVar[float]
+    smooth_mask: SmoothMask
+    areas: Sequence[float]
+    max_iter: int
+    like: Tensor
 
-    def __init__(
-        self,
-        smooth_mask: SmoothMask,
-        areas: Sequence[float],
-        max_iter: int,
-        like: Tensor,
-    ) -> None:
-        self._smooth_mask = smooth_mask
-        self._max_iter = max_iter
-        self.like = like
-        self._areas = like.new_tensor(areas)
+    @cached_property
+    def ends(self) -> Tensor:
+        """The areas (B,), at which the masks end."""
+        return self.like.new_tensor(self.areas)
 
     @abstractmethod
     def masks(self, grid: Tensor, iteration: int) -> ConstrainedMasks:
@@ -177,10 +176,10 @@ class ShrinkingArea(AreaConstraint):
 
     def masks(self, grid: Tensor, iteration: int) -> ConstrainedMasks:
         """See :meth:`AreaConstraint.masks`."""
-        ends = self._areas
+        ends = self.ends
         left = max(0.0, 1 - self._share(iteration) / self._SHRINKING)
         areas = ends * (ends.clamp(min=self._FIRST_AREA) / ends) ** left
-        masks = exact_area(self._smooth_mask(grid), areas, self.strength(iteration))
+        masks = exact_area(self.smooth_mask(grid), areas, self.strength(iteration))
         return ConstrainedMasks(masks, ends.new_zeros(len(ends)), areas / ends - 1)
 
     def rewards_comparable(self, iteration: int) -> bool:
@@ -194,7 +193,7 @@ class ShrinkingArea(AreaConstraint):
 
     def _share(self, iteration: int) -> float:
         """Return how much of the search is done: 0 at its first iteration, 1 at the last."""
-        return iteration / max(1, self._max_iter - 1) if self._max_iter > 1 else 1.0
+        return iteration / (self.max_iter - 1) if self.max_iter > 1 else 1.0
 
 
 class PenalizedArea(AreaConstraint):
@@ -208,23 +207,17 @@ class PenalizedArea(AreaConstraint):
     _FIRST_WEIGHT = 300.0
     _GROWTH = 1.0035
 
-    def __init__(
-        self,
-        smooth_mask: SmoothMask,
-        areas: Sequence[float],
-        max_iter: int,
-        like: Tensor,
-    ) -> None:
-        super().__init__(smooth_mask, areas, max_iter, like)
-        height, width = smooth_mask.canvas_size
-        self._penalty = AreaPenalty(areas, height * width, like.device)
+    @cached_property
+    def _penalty(self) -> AreaPenalty:
+        height, width = self.smooth_mask.canvas_size
+        return AreaPenalty(self.areas, height * width, self.like.device)
 
     def masks(self, grid: Tensor, iteration: int) -> ConstrainedMasks:
         """See :meth:`AreaConstraint.masks`."""
-        canvas = self._smooth_mask.on_canvas(grid)
-        error = (canvas.detach().mean((1, 2)) / self._areas - 1).abs()
+        canvas = self.smooth_mask.on_canvas(grid)
+        error = (canvas.detach().mean((1, 2)) / self.ends - 1).abs()
         term = self.strength(iteration) * self._penalty(canvas)
-        return ConstrainedMasks(self._smooth_mask.crop(canvas), term, error)
+        return ConstrainedMasks(self.smooth_mask.crop(canvas), term, error)
 
     def strength(self, iteration: int) -> float:
         """Return the penalty's weight; see :meth:`AreaConstraint.strength`."""

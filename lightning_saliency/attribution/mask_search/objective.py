@@ -144,16 +144,6 @@ class PictureRewards:
 
         return torch.cat(self._batches.run(work, len(pictures)))
 
-    def spread(self, image: Tensor, perturbed: Tensor) -> Tensor:
-        """Return how far the logits of two pictures differ at most, (N,), at least 0.001.
-
-        Args:
-            image: (N, C, H, W).
-            perturbed: (N, C, H, W).
-        """
-        difference = self.logits(image) - self.logits(perturbed)
-        return difference.abs().amax(1).clamp(min=1e-3)
-
     @torch.no_grad()
     def evaluate(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return rewards and probabilities.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +215,7 @@ class MaskAverage(MaskEstimator):
         return chosen
 
 
+@dataclass
 class MaskScoring:
     """The scores of images under masks, with progress reports.
 
@@ -224,17 +225,13 @@ class MaskScoring:
         batches: how many masked images go through the model at once.
         autocast: run the model under autocast to bfloat16.
         num_masks: how many masks there are in all blocks, for the progress that is reported.
-
-    Attributes:
-        batches: as given.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, autocast: bool, num_masks: int) -> None:
-        self._model = model
-        self.batches = batches
-        self._autocast = autocast
-        self._num_masks = num_masks
-        self._done = 0
+    model: nn.Module
+    batches: Batches
+    autocast: bool
+    num_masks: int
+    _done: int = field(default=0, init=False)
 
     def __call__(
         self, images: Tensor, block: MaskBlock, score: Callable[[object, Tensor], Tensor]
@@ -248,10 +245,10 @@ class MaskScoring:
         """
 
         def after(done: int) -> None:
-            report(self._done + done // len(images), self._num_masks)
+            report(self._done + done // len(images), self.num_masks)
 
         scores = masked_scores(
-            self._model, images, block.masks, score, self.batches, self._autocast, after
+            self.model, images, block.masks, score, self.batches, self.autocast, after
         )
         self._done += len(block)
         return scores
