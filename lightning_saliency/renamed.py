@@ -1,7 +1,5 @@
 """Old spellings of public names, so that code written for them keeps working."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What a method finds besides its maps."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

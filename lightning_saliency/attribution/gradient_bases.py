@@ -9,8 +9,6 @@
     └── ExcitationMethod         a signal with its own backward rules: excitation backprop
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """What all attribution methods have in common: facts, checks, isolation, resizing."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """How a method plays the pointing game: what it may know, and how its map becomes a point."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """Methods as functions that are called as in TorchRay."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 

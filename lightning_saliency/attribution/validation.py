@@ -1,7 +1,5 @@
 """Checks of single settings of a method."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """What has been published on whether a method's maps depend on the weights that they explain."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

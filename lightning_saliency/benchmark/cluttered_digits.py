@@ -1,7 +1,5 @@
 """Pictures of handwritten digits over clutter, with the pixels of each digit known."""
 
-from __future__ import annotations
-
 from operator import index as as_index
 from typing import Any, Literal, TypeAlias, get_args
 

@@ -4,8 +4,6 @@ Lin, Maire, Belongie, Hays, Perona, Ramanan, Dollar, Zitnick. Microsoft COCO: co
 context. ECCV 2014, arXiv:1405.0312.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections import defaultdict

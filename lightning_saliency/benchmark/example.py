@@ -1,7 +1,5 @@
 """A model, a picture with two objects in it, and their classes: something to try a method on."""
 
-from __future__ import annotations
-
 from importlib.resources import as_file, files
 from io import BytesIO
 from typing import Literal, TypeAlias, get_args

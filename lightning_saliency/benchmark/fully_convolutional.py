@@ -1,7 +1,5 @@
 """Classifiers that look at pictures of any size, place by place."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn

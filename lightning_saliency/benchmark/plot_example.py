@@ -1,7 +1,5 @@
 """Show a picture beside the maps that explain it."""
 
-from __future__ import annotations
-
 from os import PathLike
 
 import torch

@@ -1,7 +1,5 @@
 """Pictures with several objects each, and where those are: what the pointing game is played on."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The pointing game on cluttered digits: no download, and an answer in a few minutes."""
 
-from __future__ import annotations
-
 from zlib import crc32
 
 import torch

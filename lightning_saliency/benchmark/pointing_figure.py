@@ -1,7 +1,5 @@
 """The table of the pointing game as a picture."""
 
-from __future__ import annotations
-
 import math
 from textwrap import fill
 

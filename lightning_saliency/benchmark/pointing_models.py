@@ -1,7 +1,5 @@
 """Models for the pointing game, with what has to be known of them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """How each method plays the pointing game: its settings, the score, how its map is smoothed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

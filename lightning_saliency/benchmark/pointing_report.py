@@ -1,7 +1,5 @@
 """The table of the pointing game: numbers, Markdown, CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """Results of the pointing game in a file: one row for each picture and class."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

@@ -4,8 +4,6 @@ Everingham, Van Gool, Williams, Winn, Zisserman. The PASCAL visual object classe
 International journal of computer vision 2010.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Any

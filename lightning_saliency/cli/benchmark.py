@@ -1,7 +1,5 @@
 """``lightning-saliency benchmark``: the pointing game from the command line."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """From the arguments of ``lightning-saliency benchmark`` to dataset, model and trainer."""
 
-from __future__ import annotations
-
 import os
 import sys
 from argparse import Namespace

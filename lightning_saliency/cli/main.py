@@ -1,7 +1,5 @@
 """The command ``lightning-saliency``: one parser, and what goes wrong as one line."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

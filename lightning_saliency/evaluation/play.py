@@ -1,7 +1,5 @@
 """One batch of the pointing game: from pictures to results."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The pointing game as a test loop of Lightning."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import lightning.pytorch as pl

@@ -1,7 +1,5 @@
 """Play the pointing game with several methods, and make the table."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

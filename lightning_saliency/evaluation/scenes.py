@@ -1,7 +1,5 @@
 """Batches of pictures for the pointing game, distributed over the processes."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field

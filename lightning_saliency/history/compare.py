@@ -1,7 +1,5 @@
 """Compare the maps of two runs, epoch by epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path

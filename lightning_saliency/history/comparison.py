@@ -1,7 +1,5 @@
 """The comparison of two runs: numbers, table and figure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A run's maps are in ``saliency_maps/<series>/epoch=<e>-step=<s>.npz``, each with
 :class:`MapFile`; ``samples.npz`` next to them has the explained images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Saliency maps: checks, which of them show nothing, and Spearman's rank correlation."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Lightning's ``DummyLogger`` (under ``fast_dev_run``) and the experiment of every
 have an attribute of any name and do nothing, so ``hasattr`` is useless for them.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ and ``pytorch_lightning`` are two packages with the same loggers, and ``isinstan
 them.
 """
 
-from __future__ import annotations
-
 import lightning.pytorch as pl
 
 from lightning_saliency.loggers.adapter import (

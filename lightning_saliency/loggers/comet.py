@@ -1,7 +1,5 @@
 """Comet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from PIL import Image

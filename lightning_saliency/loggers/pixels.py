@@ -7,8 +7,6 @@ level 3 (files 1 to 9 % smaller), Pillow 2.0 to 2.5 ms at level 1. Filters and c
 the W3C's Portable Network Graphics specification, sections 9 and 11.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from io import BytesIO

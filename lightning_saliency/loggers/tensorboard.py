@@ -1,7 +1,5 @@
 """TensorBoard, and writers with the same methods, such as that of tensorboardX."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from io import BytesIO

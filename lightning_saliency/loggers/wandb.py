@@ -1,7 +1,5 @@
 """Weights & Biases."""
 
-from __future__ import annotations
-
 from PIL import Image
 from torch import Tensor
 from typing_extensions import override

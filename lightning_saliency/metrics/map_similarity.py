@@ -31,8 +31,6 @@ Ghorbani, Abid, Zou. Interpretation of neural networks is fragile. AAAI 2019, ar
 which also uses the shift of the center.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """How a map lies on an object, in the numbers that callbacks log."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """A deep copy of a model, and random weights for some of its layers."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import random

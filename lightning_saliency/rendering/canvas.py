@@ -1,7 +1,5 @@
 """A white canvas for pictures and text; all drawing goes through here."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from pathlib import Path

@@ -30,8 +30,6 @@ The unit ``"value"`` is for methods whose values are meaningful in themselves, s
 and the fraction of pixels beyond it is written into the panel.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Pictures as bytes and as Pillow's, in another size, and the model's input as a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The history of all samples as a short animation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Which signs of trust are looked for while a network trains, and when."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Does the network need what a map marks? Disturb the image by the map, and ask the network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

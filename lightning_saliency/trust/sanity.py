@@ -5,8 +5,6 @@ arXiv:1810.03292. What is known of the methods, and of the limits of the check, 
 :mod:`~lightning_saliency.trust.verdicts`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext

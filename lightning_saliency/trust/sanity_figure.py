@@ -1,7 +1,5 @@
 """A picture of sanity checks: what becomes of a map, and the numbers right beneath it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What has been published on whether the maps of each method depend on the network's weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

@@ -1,7 +1,5 @@
 """What extremal perturbation finds, and how well the masks do."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Section 3 of Fong, Patrick, Vedaldi. Understanding deep networks via extremal pe
 smooth masks. ICCV 2019, arXiv:1910.08485.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial

@@ -1,7 +1,5 @@
 """Kernel ridge regression on values at points and at their opposites."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

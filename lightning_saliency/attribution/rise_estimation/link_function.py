@@ -1,7 +1,5 @@
 """A link function: scores in units in which the parts of an image add up, and back."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
