@@ -75,11 +75,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
     shows = "the same, minus the signal of the class's dual unit"
     cost = "as excitation backprop, a little more"
     not_for = "activations that can be negative; attention, gates"
-    layer_settings = (
-        "saliency_layer",
-        "contrast_layer",
-        "classifier_layer",
-    )
+    layer_settings = ("saliency_layer", "contrast_layer", "classifier_layer")
     verdict = Verdict(
         "not tested",
         "The form without contrast fails; the contrast takes away what two classes share.",

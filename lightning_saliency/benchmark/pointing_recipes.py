@@ -123,10 +123,7 @@ class Recipe:
 
 
 def pointing_recipe(
-    name: str,
-    model: PointingModel,
-    data: PointingData,
-    preset: PointingPreset | None = None,
+    name: str, model: PointingModel, data: PointingData, preset: PointingPreset | None = None
 ) -> Recipe:
     """Return the recipe of a method.
 

@@ -10,11 +10,7 @@ import torch
 from lightning_saliency.attribution import AttributionMethod
 from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_models import PointingModel
-from lightning_saliency.benchmark.pointing_recipes import (
-    PointingPreset,
-    Recipe,
-    pointing_recipe,
-)
+from lightning_saliency.benchmark.pointing_recipes import PointingPreset, Recipe, pointing_recipe
 from lightning_saliency.benchmark.pointing_report import PointingReport, score
 from lightning_saliency.benchmark.pointing_results import PointingResults
 from lightning_saliency.errors import InputError

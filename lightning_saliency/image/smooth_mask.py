@@ -59,10 +59,7 @@ class SmoothMask:
         self._margin = round(sigma)
         self._window = Window(self._weights(), 2 * self._radius + 1, self.step)
         cells = [points + 2 * (self._padding - self._radius) for points in self.grid_size]
-        self.canvas_size = (
-            self.step * (cells[0] - 1) + 1,
-            self.step * (cells[1] - 1) + 1,
-        )
+        self.canvas_size = (self.step * (cells[0] - 1) + 1, self.step * (cells[1] - 1) + 1)
 
     def __call__(self, grid: Tensor) -> Tensor:
         """Return the masks on the image.

@@ -39,13 +39,7 @@ __all__ = [
 ]
 
 FAITHFULNESS: Mapping[str, bool] = MappingProxyType(
-    {
-        "insertion": True,
-        "deletion": False,
-        "average_drop": False,
-        "increase": True,
-        "road": True,
-    }
+    {"insertion": True, "deletion": False, "average_drop": False, "increase": True, "road": True}
 )
 """The measures by name, each with whether higher is better."""
 

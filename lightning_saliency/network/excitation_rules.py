@@ -42,11 +42,7 @@ from lightning_saliency.network.excitation_functions import (
     WeightedSum,
 )
 from lightning_saliency.network.relu_rules import ReluChoice, active, asks_in_place
-from lightning_saliency.network.torch_functions import (
-    SIGNED_ACTIVATIONS,
-    TorchFunction,
-    spellings,
-)
+from lightning_saliency.network.torch_functions import SIGNED_ACTIVATIONS, TorchFunction, spellings
 
 __all__ = ["REFUSED", "excitation_rules"]
 

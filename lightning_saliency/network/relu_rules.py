@@ -21,11 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lightning_saliency.network.backward_rules import Rule, Rules
-from lightning_saliency.network.torch_functions import (
-    SIGNED_ACTIVATIONS,
-    TorchFunction,
-    spellings,
-)
+from lightning_saliency.network.torch_functions import SIGNED_ACTIVATIONS, TorchFunction, spellings
 
 __all__ = [
     "NO_RULE",

@@ -13,12 +13,7 @@ from lightning_saliency.image.imputation import fill_in
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.masked_scores import clean_logits
-from lightning_saliency.network.score import (
-    Target,
-    all_class_scores,
-    class_scores,
-    target_classes,
-)
+from lightning_saliency.network.score import Target, all_class_scores, class_scores, target_classes
 
 __all__ = ["Probe", "insertion_and_deletion_curve", "pixel_ranks", "removal_scores"]
 

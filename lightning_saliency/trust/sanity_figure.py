@@ -30,10 +30,7 @@ _BEFORE = 2
 
 
 def sanity_figure(
-    checks: Sequence[SanityCheck],
-    picture: Tensor | None = None,
-    method: str = "",
-    sample: int = 0,
+    checks: Sequence[SanityCheck], picture: Tensor | None = None, method: str = "", sample: int = 0
 ) -> Figure:
     """Draw sanity checks of one method beneath each other.
 
@@ -106,12 +103,7 @@ def _title(method: str) -> str:
 
 
 def _draw_maps(
-    figure: Figure,
-    places: Any,
-    row: int,
-    check: SanityCheck,
-    picture: Tensor | None,
-    sample: int,
+    figure: Figure, places: Any, row: int, check: SanityCheck, picture: Tensor | None, sample: int
 ) -> None:
     if picture is not None:
         axes = figure.add_subplot(places[row, 0])

@@ -144,11 +144,7 @@ class AreaMasks(Extras):
         ends = self.reward.new_zeros(len(self.reward), 1)
         curve = torch.cat([ends, self.reward, ends + 1], 1)
         at = curve.new_tensor([0.0, *self.areas, 1.0])
-        values = [
-            *self.reward.unbind(1),
-            self.sufficient_area,
-            torch.trapezoid(curve, at, dim=1),
-        ]
+        values = [*self.reward.unbind(1), self.sufficient_area, torch.trapezoid(curve, at, dim=1)]
         means = [float(each.nanmean()) for each in values]
         return dict(zip(area_names(self.areas), means, strict=True))
 
