@@ -4,8 +4,6 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-__all__ = ["keep_old_names"]
-
 
 def keep_old_names(package: str, new_names: Mapping[str, str]) -> None:
     """Let a package answer to names that it had before, with a ``DeprecationWarning``.

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from torch import Tensor
 from typing_extensions import Self
 
-__all__ = ["Attribution", "Extras", "MaskPanel"]
-
 
 class MaskPanel(NamedTuple):
     """Masks of one image, to be drawn below its map.

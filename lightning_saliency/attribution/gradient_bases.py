@@ -28,16 +28,6 @@ from lightning_saliency.network.layer_gradient import GradientRequest, layer_gra
 from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
 from lightning_saliency.network.score import Target
 
-__all__ = [
-    "DERIVATIVE_STYLE",
-    "ExcitationMethod",
-    "GradientMethod",
-    "LayerMethod",
-    "RectifiedGradient",
-    "gradient_map",
-    "warn_of_loss",
-]
-
 DERIVATIVE_STYLE = PointingStyle(smooth=0.02)
 """Derivatives with respect to pixels are noisy, and blurred in the pointing game."""
 

@@ -22,8 +22,6 @@ from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import Target, part_of
 
-__all__ = ["AttributionMethod", "concrete_methods"]
-
 # These settings change how an explanation is computed, not what it is.
 _IMMATERIAL = ("batch_size", "autocast")
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["PointingPreset", "PointingSetup", "PointingStyle"]
-
 PointingPreset: TypeAlias = Literal["torchray"]
 """``"torchray"``: RISE and extremal perturbation exactly as in the published benchmark."""
 

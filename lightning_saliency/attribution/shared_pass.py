@@ -15,8 +15,6 @@ from lightning_saliency.network.layer_gradient import GradientRequest, SharedPas
 from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import class_logits
 
-__all__ = ["SharedMaps", "shared_maps"]
-
 
 @dataclass(frozen=True)
 class SharedMaps:

@@ -10,8 +10,6 @@ from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.grid import Layout
 from lightning_saliency.network.score import Target
 
-__all__ = ["layer_function", "map_function"]
-
 _DOCSTRING = """Return :class:`{method}` maps.
 
     Args:

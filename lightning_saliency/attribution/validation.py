@@ -6,15 +6,6 @@ from itertools import pairwise
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "check_choice",
-    "check_fraction",
-    "check_integer",
-    "check_num_cells",
-    "check_positive",
-    "checked_areas",
-]
-
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise InputError unless a setting is one of its choices.

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-__all__ = ["ADEBAYO", "NIE", "Outcome", "SIXT", "SOURCES", "Verdict"]
-
 Outcome: TypeAlias = Literal["fails", "passes", "mixed", "not tested"]
 """The result of giving layers random weights, in the papers."""
 

@@ -11,8 +11,6 @@ from torch.utils.data import Dataset
 
 from lightning_saliency.errors import DependencyError, InputError
 
-__all__ = ["CLASSES", "ClutteredDigits", "Split", "enlarge", "load_scans"]
-
 Split: TypeAlias = Literal["train", "val"]
 """Which scans: the first of each class to train with, or others to validate with."""
 

@@ -19,8 +19,6 @@ from torchvision.transforms.functional import to_tensor
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData, difficult_classes
 from lightning_saliency.errors import DependencyError, InputError, SaliencyWarning
 
-__all__ = ["COCOPointing"]
-
 
 class COCOPointing(PointingData):
     """MS COCO for the pointing game, read by ``torchvision.datasets.CocoDetection``.

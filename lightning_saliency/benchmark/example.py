@@ -11,16 +11,6 @@ from torch import Tensor, nn
 
 from lightning_saliency.errors import DownloadError, InputError
 
-__all__ = [
-    "EXAMPLE_MEAN",
-    "EXAMPLE_STD",
-    "ExampleArch",
-    "ExampleNetwork",
-    "get_example_data",
-    "get_example_regions",
-    "normalize",
-]
-
 # Of the cluttered digits, over all pixels and channels.
 EXAMPLE_MEAN = 0.2
 EXAMPLE_STD = 0.2

@@ -7,8 +7,6 @@ from torchvision.models import VGG, ResNet
 
 from lightning_saliency.errors import ModelError
 
-__all__ = ["ConvolutionalResNet", "ConvolutionalVGG", "Pooling", "fully_convolutional"]
-
 Pooling = Literal["window", "picture"]
 """Over what the features of a ResNet are averaged: windows of 7 x 7, or the whole picture."""
 

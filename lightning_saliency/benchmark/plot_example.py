@@ -8,8 +8,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["plot_example"]
-
 _CELL = 3.0  # inches
 
 

@@ -7,8 +7,6 @@ from zlib import crc32
 
 from torch import Tensor
 
-__all__ = ["Annotation", "PointingData", "difficult_classes"]
-
 
 @dataclass(frozen=True)
 class Annotation:

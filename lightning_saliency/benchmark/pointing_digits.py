@@ -10,8 +10,6 @@ from lightning_saliency.benchmark.pointing_data import Annotation, PointingData,
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import point_hit
 
-__all__ = ["DigitsPointing"]
-
 _SIZE = 128  # pixels, what the example network was trained with
 
 

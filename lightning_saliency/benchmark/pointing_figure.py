@@ -7,8 +7,6 @@ from matplotlib.figure import Figure
 
 from lightning_saliency.benchmark.pointing_report import PointingReport
 
-__all__ = ["pointing_figure"]
-
 _ALL, _DIFFICULT, _INK = "#3b6ea5", "#e0a03c", "#222222"
 _SHORT = 7  # per cent
 _HEIGHT = 0.38  # of a bar, of the distance between methods

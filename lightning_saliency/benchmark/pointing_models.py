@@ -20,8 +20,6 @@ from lightning_saliency.benchmark.fully_convolutional import fully_convolutional
 from lightning_saliency.benchmark.preprocessing import CAFFE, IMAGENET, Preprocessing
 from lightning_saliency.errors import DownloadError, InputError
 
-__all__ = ["Layers", "MODELS", "PointingModel", "load_pointing_model"]
-
 _PUBLISHED = "https://dl.fbaipublicfiles.com/torchray/"
 _FILES = {
     ("vgg16", "voc"): "vgg16_voc-b050e8c3.pth.tar",

@@ -15,8 +15,6 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import resize
 
-__all__ = ["CENTER", "METHODS", "PointingPreset", "PointingScore", "Recipe", "pointing_recipe"]
-
 
 @dataclass(frozen=True)
 class PointingScore:

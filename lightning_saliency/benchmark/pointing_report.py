@@ -14,8 +14,6 @@ from lightning_saliency.benchmark.pointing_results import Game, PointingResults
 from lightning_saliency.benchmark.published import PUBLISHED, SOURCE
 from lightning_saliency.metrics import PointingTally
 
-__all__ = ["MethodScore", "PointingReport", "score"]
-
 
 @dataclass(frozen=True)
 class MethodScore:

@@ -11,8 +11,6 @@ from typing import Any
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["Game", "PictureResult", "PointingResults", "RunKey"]
-
 # Seconds that a process waits for another one that writes.
 _PATIENCE = 120.0
 

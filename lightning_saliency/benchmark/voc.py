@@ -17,8 +17,6 @@ from torchvision.transforms.functional import to_tensor
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData, difficult_classes
 from lightning_saliency.errors import InputError
 
-__all__ = ["VOCPointing", "VOC_CLASSES"]
-
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),

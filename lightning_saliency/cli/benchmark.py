@@ -21,8 +21,6 @@ from lightning_saliency.cli.factories import (
 )
 from lightning_saliency.evaluation import run_pointing_game
 
-__all__ = ["add_benchmark", "run_benchmark", "write_report"]
-
 DATA = ("voc", "coco", "digits", "digits_off_center", "digits_off_centre")
 
 _HELP = """\

@@ -25,8 +25,6 @@ from lightning_saliency.benchmark.preprocessing import IMAGENET, Preprocessing
 from lightning_saliency.benchmark.voc import VOCPointing
 from lightning_saliency.errors import InputError
 
-__all__ = ["count_workers", "make_data", "make_model", "make_trainer", "suggestion"]
-
 
 def make_data(options: Namespace) -> PointingData:
     """Return the dataset that the arguments name.

@@ -9,8 +9,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning_saliency.cli.benchmark import add_benchmark, run_benchmark
 from lightning_saliency.errors import SaliencyError
 
-__all__ = ["main"]
-
 _WRONG_USE = 2
 _INTERRUPTED = 130
 

@@ -21,8 +21,6 @@ from lightning_saliency.metrics import (
 )
 from lightning_saliency.metrics.pointing_game import largest_point
 
-__all__ = ["play"]
-
 
 def play(
     recipe: Recipe,

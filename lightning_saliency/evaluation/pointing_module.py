@@ -25,8 +25,6 @@ from lightning_saliency.evaluation.scenes import (
 )
 from lightning_saliency.metrics import PointingTally
 
-__all__ = ["PointingGameModule"]
-
 
 class PointingGameModule(pl.LightningModule):
     """Explains the pictures of a dataset with one method, and looks where the maps point.

@@ -11,8 +11,6 @@ from torch.utils.data import Dataset, DistributedSampler
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData
 from lightning_saliency.benchmark.preprocessing import Preprocessing
 
-__all__ = ["RankBatches", "SceneBatch", "Scenes", "batches_of_equal_size"]
-
 
 @dataclass
 class SceneBatch:

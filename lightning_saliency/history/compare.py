@@ -10,10 +10,9 @@ import torch
 from lightning_saliency.errors import InputError
 from lightning_saliency.history.comparison import Comparison
 from lightning_saliency.history.load import SavedMaps, load_maps, series_folders
-from lightning_saliency.metrics.drift import MEASURES, chance_drift, mean_drift, sample_drift
+from lightning_saliency.metrics.drift import chance_drift, mean_drift, sample_drift
+from lightning_saliency.metrics.map_similarity import MEASURES
 from lightning_saliency.metrics.map_statistics import canonical
-
-__all__ = ["compare"]
 
 
 def compare(

@@ -13,8 +13,6 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.history.map_files import SAMPLES, MapFile, map_files, read_maps
 
-__all__ = ["FOLDER", "SavedMaps", "load_maps", "series_folders"]
-
 FOLDER = "saliency_maps"
 """The folder of the maps within a run's folder."""
 

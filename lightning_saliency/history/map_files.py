@@ -19,17 +19,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "MapFile",
-    "SAMPLES",
-    "digests",
-    "file_name",
-    "map_files",
-    "read_maps",
-    "write_arrays",
-    "write_maps",
-]
-
 SAMPLES = "samples.npz"
 """The file with the explained images, next to those with the maps."""
 _NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.npz")

@@ -5,16 +5,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "check_maps",
-    "correlation_of_ranks",
-    "degenerate",
-    "mean_ranks",
-    "rank_correlation",
-    "to_float64",
-    "unit_range",
-]
-
 # A constant map that was resized or blurred in float32 varies by a few roundings (6e-8 each).
 _SMALLEST_SPREAD = 1e-6
 

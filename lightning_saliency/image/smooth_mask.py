@@ -21,8 +21,6 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.smooth_max import Window, smooth_max
 
-__all__ = ["SmoothMask"]
-
 
 class SmoothMask:
     """Masks for images of one size, as a differentiable function of a grid of numbers.

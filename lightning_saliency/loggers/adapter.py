@@ -16,16 +16,6 @@ from typing_extensions import override
 
 from lightning_saliency.loggers.pixels import check_image
 
-__all__ = [
-    "CSVAdapter",
-    "LogAdapter",
-    "NullAdapter",
-    "answers_to_any_name",
-    "finite_values",
-    "has_attribute",
-    "has_method",
-]
-
 
 def has_method(owner: object, name: str) -> bool:
     """Return whether ``owner`` defines the method, rather than answering to any name.

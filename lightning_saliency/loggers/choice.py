@@ -20,8 +20,6 @@ from lightning_saliency.loggers.mlflow import MLflowAdapter
 from lightning_saliency.loggers.tensorboard import TensorBoardAdapter
 from lightning_saliency.loggers.wandb import WandbAdapter
 
-__all__ = ["adapter_for", "adapters_of", "image_adapters"]
-
 
 def adapter_for(logger: object) -> LogAdapter:
     """Return the adapter that writes to a logger.

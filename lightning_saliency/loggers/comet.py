@@ -9,8 +9,6 @@ from typing_extensions import override
 from lightning_saliency.loggers.adapter import LogAdapter, finite_values, has_method
 from lightning_saliency.loggers.pixels import to_pixels
 
-__all__ = ["CometAdapter"]
-
 
 class CometAdapter(LogAdapter):
     """Takes images, texts and histograms.

@@ -10,8 +10,6 @@ from typing_extensions import override
 from lightning_saliency.loggers.adapter import LogAdapter
 from lightning_saliency.loggers.pixels import to_pixels
 
-__all__ = ["MLflowAdapter"]
-
 
 class MLflowAdapter(LogAdapter):
     """Takes images; its texts are files of a run, without a step."""

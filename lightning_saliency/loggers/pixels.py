@@ -20,8 +20,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["Pixels", "check_image", "png_file", "to_pixels"]
-
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """A picture, (H, W, 3), RGB."""
 

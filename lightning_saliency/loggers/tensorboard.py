@@ -12,8 +12,6 @@ from typing_extensions import override
 from lightning_saliency.loggers.adapter import LogAdapter, finite_values, has_method
 from lightning_saliency.loggers.pixels import png_file, to_pixels
 
-__all__ = ["TensorBoardAdapter"]
-
 
 class TensorBoardAdapter(LogAdapter):
     """Takes everything.

@@ -7,8 +7,6 @@ from typing_extensions import override
 from lightning_saliency.loggers.adapter import LogAdapter, has_method
 from lightning_saliency.loggers.pixels import to_pixels
 
-__all__ = ["WandbAdapter"]
-
 
 class WandbAdapter(LogAdapter):
     """Takes images and texts, through methods of the logger; its experiment is not accessed."""

@@ -26,8 +26,6 @@ from statistics import median
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["PageHinkley", "page_hinkley_score", "spike_score"]
-
 # Fewer values do not say what is usual.
 _FEWEST = 4
 # The deviation is that of so many steps. In simulated runs of 300 explanations with noise of 0.05

@@ -14,20 +14,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_saliency.image.saliency_map import to_float64
-from lightning_saliency.metrics.map_similarity import MEASURES, NO_DRIFT, Number, similarity
+from lightning_saliency.metrics.map_similarity import MEASURES, Number, similarity
 from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
-
-__all__ = [
-    "MEASURES",
-    "NO_DRIFT",
-    "SaliencyDrift",
-    "calibrated_drift",
-    "chance_drift",
-    "chance_of",
-    "drift_amount",
-    "mean_drift",
-    "sample_drift",
-]
 
 
 def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str, Tensor]:

@@ -28,16 +28,6 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "FAITHFULNESS",
-    "Faithfulness",
-    "check_measures",
-    "confidence_drop",
-    "confidence_increase",
-    "curve_area",
-    "removal_contrast",
-]
-
 FAITHFULNESS: Mapping[str, bool] = MappingProxyType(
     {"insertion": True, "deletion": False, "average_drop": False, "increase": True, "road": True}
 )

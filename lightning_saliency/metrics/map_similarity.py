@@ -49,28 +49,6 @@ from lightning_saliency.metrics.map_statistics import (
     top_tenth,
 )
 
-__all__ = [
-    "CenterShift",
-    "Log2NormRatio",
-    "MEASURES",
-    "MapMeasure",
-    "Measure",
-    "NO_DRIFT",
-    "Number",
-    "RANKING",
-    "SIMILARITIES",
-    "SSIM",
-    "Spearman",
-    "Top10IoU",
-    "center_shift",
-    "log2_norm_ratio",
-    "similarity",
-    "spearman",
-    "ssim",
-    "top10",
-    "top10_iou",
-]
-
 Number = TypeVar("Number", float, Tensor)
 """A value of a measure, or many in a tensor."""
 

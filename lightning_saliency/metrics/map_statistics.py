@@ -23,15 +23,6 @@ from lightning_saliency.image.saliency_map import (
     unit_range,
 )
 
-__all__ = [
-    "LocalStatistics",
-    "MapStatistics",
-    "canonical",
-    "local_statistics",
-    "structural_similarity",
-    "top_tenth",
-]
-
 
 def canonical(maps: Tensor, size: int = 64) -> Tensor:
     """Return maps in the form in which they are kept and compared.

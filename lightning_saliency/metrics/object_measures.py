@@ -15,15 +15,6 @@ from lightning_saliency.metrics.localization import energy_inside, region_mass, 
 from lightning_saliency.metrics.map_similarity import Measure
 from lightning_saliency.metrics.pointing_game import pointing_hit
 
-__all__ = [
-    "EnergyOnObject",
-    "OBJECT_MEASURES",
-    "ObjectMeasure",
-    "PointingOnObject",
-    "Top10OnObject",
-    "region_share",
-]
-
 # The pointing game allows 15 pixels, and is played on images of about this shorter side.
 _TOLERANCE = 15 / 224
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["BatchSize", "Batches", "batches_for", "check_batch_size"]
-
 BatchSize: TypeAlias = int | Literal["auto"]
 """How many images go through the model at once; ``"auto"`` is a size that suits the device."""
 

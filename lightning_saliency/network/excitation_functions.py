@@ -14,8 +14,6 @@ from torch.autograd import Function
 
 from lightning_saliency.errors import ModelError
 
-__all__ = ["PassThrough", "PositiveWeights", "SplitSum", "WeightedSum"]
-
 
 class PositiveWeights:
     """Gives the positive part of a layer's weights, in memory that the next layer's will take.

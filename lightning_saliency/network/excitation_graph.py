@@ -15,16 +15,6 @@ from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.layers import capture
 from lightning_saliency.network.score import Target, class_scores
 
-__all__ = [
-    "classifier_nodes",
-    "is_bottleneck",
-    "node_of",
-    "nodes_below",
-    "passed_signal",
-    "record_excitation",
-]
-
-
 # The value of a signal of 1 during the pass. The shares of single units of an early layer are about
 # a millionth, which float16 cannot hold; a power of two changes no digit of them.
 _UNIT_SIGNAL = 1024.0

@@ -44,8 +44,6 @@ from lightning_saliency.network.excitation_functions import (
 from lightning_saliency.network.relu_rules import ReluChoice, active, asks_in_place
 from lightning_saliency.network.torch_functions import SIGNED_ACTIVATIONS, TorchFunction, spellings
 
-__all__ = ["REFUSED", "excitation_rules"]
-
 REFUSED = SIGNED_ACTIVATIONS
 """Activations that break the rule's first assumption, that every activation is >= 0."""
 

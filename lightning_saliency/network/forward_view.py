@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ForwardView", "enable_grad_view", "name_of"]
-
 
 class ForwardView(nn.Module):
     """The layers of ``module`` under their own names, called in another way.

@@ -13,8 +13,6 @@ from lightning_saliency.network.forward_view import name_of
 from lightning_saliency.network.layers import layer_names
 from lightning_saliency.network.score import class_logits
 
-__all__ = ["Layout", "find_grid", "fold", "last_spatial_layer"]
-
 _Name: TypeAlias = Literal["auto", "channels_first", "channels_last", "tokens"]
 Layout: TypeAlias = _Name | Callable[[Tensor], Tensor]
 """How a layer's output is laid out: ``"channels_first"`` (N, K, h, w), ``"channels_last"``

@@ -20,8 +20,6 @@ from lightning_saliency.network.relu_rules import (
 )
 from lightning_saliency.network.score import Target, class_scores
 
-__all__ = ["GradientRequest", "LayerGradient", "SharedPass", "layer_gradient", "score_gradient"]
-
 
 def layer_gradient(
     model: nn.Module,

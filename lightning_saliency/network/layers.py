@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from lightning_saliency.errors import LayerError
 from lightning_saliency.network.forward_view import name_of
 
-__all__ = ["Capture", "capture", "every_module", "find_layer", "is_sharded", "layer_names"]
-
 # What a compiled module, FSDP and activation checkpointing call the module inside them.
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 

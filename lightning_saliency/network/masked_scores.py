@@ -16,8 +16,6 @@ from lightning_saliency.network.score import (
     target_classes,
 )
 
-__all__ = ["clean_logits", "masked_scores", "target_score"]
-
 
 def masked_scores(
     model: nn.Module,

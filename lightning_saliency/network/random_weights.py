@@ -16,8 +16,6 @@ from lightning_saliency.errors import ModelError
 from lightning_saliency.network.layers import layer_names
 from lightning_saliency.network.undisturbed import preserved_random_streams, undisturbed
 
-__all__ = ["check_copyable", "copy_of", "layers_with_weights", "preserved_weights", "randomize"]
-
 # Packages that shard weights, by what they leave in the modules or in the parameters.
 _SHARDING_MODULES = ("torch.distributed.fsdp", "fairscale.nn")
 _SHARDING_ATTRIBUTES = ("ds_id", "device_mesh")

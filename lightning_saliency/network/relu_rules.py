@@ -23,18 +23,6 @@ from torch.autograd import Function
 from lightning_saliency.network.backward_rules import Rule, Rules
 from lightning_saliency.network.torch_functions import SIGNED_ACTIVATIONS, TorchFunction, spellings
 
-__all__ = [
-    "NO_RULE",
-    "ReluChoice",
-    "ReluRule",
-    "SAME_DERIVATIVE",
-    "active",
-    "asks_in_place",
-    "deconvnet",
-    "guided",
-    "ordinary",
-]
-
 SAME_DERIVATIVE = frozenset({"hardtanh", "relu", "relu6", "threshold"})
 """Functions that :func:`ordinary` passes backwards to the last bit as torch does. The others
 (``clamp``, ``maximum``) have another derivative in torch where their input is exactly 0."""

@@ -8,15 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch._ops import OpOverload
 
-__all__ = [
-    "ACTIVATIONS",
-    "SIGNED_ACTIVATIONS",
-    "TorchFunction",
-    "function_key",
-    "function_name",
-    "spellings",
-]
-
 TorchFunction: TypeAlias = Callable[..., Any]
 """What a model calls: ``torch.relu``, ``torch.nn.functional.relu``, ``torch.Tensor.relu``, ..."""
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from lightning_saliency.rendering.colors import DIVERGING, SEQUENTIAL, ColorScale, apply_colormap
 from lightning_saliency.rendering.pixels import from_pillow, resized, to_pillow
 
-__all__ = ["Canvas", "INK", "PALE_INK", "font", "shorten", "text_width", "wrap"]
-
 
 @lru_cache(maxsize=16)
 def font(size: int) -> ImageFont.FreeTypeFont:

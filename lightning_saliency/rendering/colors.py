@@ -42,18 +42,6 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.saliency_map import degenerate
 
-__all__ = [
-    "ColorScale",
-    "ColorUnit",
-    "DIVERGING",
-    "FAINT",
-    "NON_FINITE",
-    "SEQUENTIAL",
-    "apply_colormap",
-    "color_scale",
-    "strength",
-]
-
 SEQUENTIAL = "inferno"
 """The colormap of maps without a sign."""
 

@@ -16,8 +16,6 @@ from lightning_saliency.rendering.colors import ColorScale
 from lightning_saliency.rendering.heatmap import Heatmap
 from lightning_saliency.rendering.pixels import fit_cell, resized
 
-__all__ = ["Frame", "film_frame", "filmstrip", "select_frames"]
-
 _CELL = 64
 _BAR = 4
 _MOST_PIXELS = 330_000

@@ -24,8 +24,6 @@ from lightning_saliency.rendering.colors import (
 )
 from lightning_saliency.rendering.pixels import to_bytes
 
-__all__ = ["Heatmap", "heatmap", "overlay"]
-
 _HATCH_DARK, _HATCH_LIGHT = 0.55, 0.85
 _STRIPES = 8
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.panel import Cell
 
-__all__ = ["mask_rows"]
-
 # Four masks are as wide as the picture of one sample may get.
 _IN_A_ROW = 4
 _GRAY = 0.5

@@ -13,8 +13,6 @@ from lightning_saliency.rendering.colors import ColorScale
 from lightning_saliency.rendering.heatmap import Heatmap
 from lightning_saliency.rendering.pixels import fit_cell
 
-__all__ = ["Cell", "compare_panel", "grid", "panel"]
-
 _LEAST, _MOST = 128, 256
 _GAP, _MARGIN = 6, 10
 _MOST_LINES = 2

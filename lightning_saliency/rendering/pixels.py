@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["displayable", "fit_cell", "from_pillow", "resized", "to_bytes", "to_pillow"]
-
 
 def to_bytes(picture: Tensor, steps: int = 256) -> Tensor:
     """Return pictures as bytes, each value rounded to the nearest step.

@@ -11,8 +11,6 @@ from lightning_saliency.rendering.canvas import Canvas
 from lightning_saliency.rendering.filmstrip import Frame
 from lightning_saliency.rendering.pixels import fit_cell, to_pillow
 
-__all__ = ["timelapse"]
-
 _CELL = 128
 _GAP, _MARGIN = 4, 8
 _FONT, _LINE = 14, 20

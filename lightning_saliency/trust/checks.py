@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.faithfulness import check_measures
 
-__all__ = ["TrustChecks"]
-
 
 @dataclass(frozen=True)
 class TrustChecks:

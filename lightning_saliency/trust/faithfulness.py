@@ -26,8 +26,6 @@ from lightning_saliency.trust.removal import (
     removal_scores,
 )
 
-__all__ = ["measure_faithfulness"]
-
 
 def measure_faithfulness(
     model: nn.Module,

@@ -15,8 +15,6 @@ from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.masked_scores import clean_logits
 from lightning_saliency.network.score import Target, all_class_scores, class_scores, target_classes
 
-__all__ = ["Probe", "insertion_and_deletion_curve", "pixel_ranks", "removal_scores"]
-
 # Sigma of the blur, in pixels, on images of so many pixels: that of extremal perturbation.
 _BLUR, _BLUR_SIDE = 20.0, 224
 

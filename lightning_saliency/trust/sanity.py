@@ -31,8 +31,6 @@ from lightning_saliency.network.random_weights import (
 from lightning_saliency.network.score import Target, class_logits, target_classes
 from lightning_saliency.network.undisturbed import undisturbed
 
-__all__ = ["RandomizationOrder", "SANITY_MEASURES", "SanityCheck", "check_copy", "sanity_check"]
-
 RandomizationOrder: TypeAlias = Literal["cascading", "independent"]
 """``"cascading"``: from the last layer down, and what is random stays random; ``"independent"``:
 one part at a time, the others with their trained weights."""

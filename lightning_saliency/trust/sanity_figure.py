@@ -12,8 +12,6 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.trust.sanity import SANITY_MEASURES, SanityCheck
 from lightning_saliency.trust.verdicts import VERDICTS
 
-__all__ = ["figure_pixels", "sanity_figure"]
-
 _CELL = 1.15  # inches
 _CURVES = 1.7  # the height of the curves, in cells
 _COLOURS = {"spearman": "#0072b2", "ssim": "#d55e00", "top10_iou": "#009e73"}

@@ -24,15 +24,6 @@ from torch import Tensor
 from lightning_saliency.image.exact_area import exact_area
 from lightning_saliency.image.smooth_mask import SmoothMask
 
-__all__ = [
-    "AreaConstraint",
-    "AreaPenalty",
-    "ConstrainedMasks",
-    "PenalizedArea",
-    "ShrinkingArea",
-    "area_step",
-]
-
 
 class AreaPenalty:
     """The penalty for masks of given areas and one size.

@@ -18,8 +18,6 @@ from lightning_saliency.network.batching import Batches, BatchSize, batches_for
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target, class_logits, class_scores, target_classes
 
-__all__ = ["MaskProblem", "PictureRewards", "picture_batches"]
-
 
 @dataclass(frozen=True)
 class MaskProblem:

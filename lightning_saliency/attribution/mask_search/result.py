@@ -12,8 +12,6 @@ from lightning_saliency.attribution.extras import Extras, MaskPanel
 from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.attribution.mask_search.rewards import Variant
 
-__all__ = ["AreaMasks", "ExtremalMasks", "area_names", "evaluate_masks"]
-
 # A mask does the job if its reward covers this much of the way from masks that are off everywhere
 # to masks that are on everywhere.
 _SUFFICIENT = 0.9

@@ -21,8 +21,6 @@ from lightning_saliency.attribution.mask_search.refinement import BestGrids, ref
 from lightning_saliency.attribution.progress import report
 from lightning_saliency.errors import InputError
 
-__all__ = ["ConsoleProgress", "MaskSearch", "Progress"]
-
 Progress = Callable[[int, float, Tensor], None]
 """Called after each iteration with its number, the strength of the area constraint (the weight of
 the area term, or the contrast of the masks; it rises), and a tensor (B, 2): the rewards of the

@@ -16,8 +16,6 @@ from lightning_saliency.image.saliency_map import rank_correlation
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.masked_scores import masked_scores
 
-__all__ = ["MaskAverage", "MaskEstimator", "MaskScoring", "RISEEstimate", "estimate_maps"]
-
 
 @dataclass(frozen=True)
 class RISEEstimate:

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-__all__ = ["KernelRidge"]
-
 # The kernel's inverse width: two random points have a kernel of exp(-2 * 0.3), which does best on
 # the masks of several networks, and is not critical.
 _SHARPNESS = 0.3

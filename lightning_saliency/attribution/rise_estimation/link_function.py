@@ -9,8 +9,6 @@ from torch import Tensor
 
 from lightning_saliency.network.score import ScoreKind
 
-__all__ = ["LinkFunction"]
-
 # Beyond this, float32 does not tell a probability from 0 or 1.
 _FARTHEST = 16.0
 

@@ -19,8 +19,6 @@ from lightning_saliency.image.random_mask import (
 )
 from lightning_saliency.network.score import ScoreKind
 
-__all__ = ["ESTIMATORS", "RISEEstimator", "RISEPreset"]
-
 RISEPreset: TypeAlias = Literal["paper", "torchray", "balanced"]
 """A published estimator, or the mean over balanced masks as it is."""
 
