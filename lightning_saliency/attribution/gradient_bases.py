@@ -23,8 +23,9 @@ from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.network.backward_rules import BackwardRules, Rules
-from lightning_saliency.network.grid import Layout, fold, last_spatial_layer
+from lightning_saliency.network.grid import Layout, fold
 from lightning_saliency.network.layer_gradient import GradientRequest, layer_gradient
+from lightning_saliency.network.layer_selection import last_spatial_layer
 from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
 from lightning_saliency.network.score import Target
 

@@ -1,5 +1,7 @@
 """Maps of several methods and targets from one forward pass."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,9 +13,11 @@ from lightning_saliency.attribution.gradient_bases import GradientMethod
 from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.network.batching import Batches
-from lightning_saliency.network.layer_gradient import GradientRequest, SharedPass
+from lightning_saliency.network.layer_gradient import GradientRequest, LayerGradient, SharedPass
 from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import class_logits
+
+__all__ = ["SharedMaps", "shared_maps"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,6 @@ def shared_maps(
     """
     with guarded(model, image) as images:
         shared, requests = _record(methods, model, images)
-        size = (images.shape[2], images.shape[3])
         if shared is None:
             with torch.no_grad():
                 parts = Batches(len(images), images.device).run(
@@ -77,37 +80,48 @@ def shared_maps(
             )
             explained.append(target)
             found = shared.gradients(target) if same is None else {}
-            for row, (method, request) in requests.items():
+            for row, request in requests.items():
                 if same is not None and (row, same) in maps:
                     maps[row, column] = maps[row, same]
                 elif request in found:
                     with suppress(Exception):
-                        saliency = method.map_of(*found[request], size)
-                        maps[row, column] = method._finished(saliency, image)
+                        maps[row, column] = _map(methods[row], found[request], image)
         return SharedMaps(logits, maps)
 
 
 def _record(
     methods: Sequence[AttributionMethod], model: nn.Module, images: Tensor
-) -> tuple[SharedPass | None, dict[int, tuple[GradientMethod, GradientRequest]]]:
+) -> tuple[SharedPass | None, dict[int, GradientRequest]]:
     """Return a pass, and by the methods' positions the gradient that each needs of it."""
-    requests: dict[int, tuple[GradientMethod, GradientRequest]] = {}
-    for row, method in enumerate([] if is_sharded(model) else methods):
-        if isinstance(method, GradientMethod) and _can_share(type(method)):
+    requests: dict[int, GradientRequest] = {}
+    if not is_sharded(model):
+        for row, method in enumerate(methods):
             with suppress(Exception):
-                request = method.gradient_request(model, images)
+                request = _request(method, model, images)
                 if request is not None:
-                    requests[row] = method, request
+                    requests[row] = request
     shared = None
     if requests:
         with suppress(Exception):
-            shared = SharedPass(
-                model, images.clone(), (request for _, request in requests.values())
-            )
+            shared = SharedPass(model, images.clone(), requests.values())
     return shared, requests
 
 
-def _can_share(kind: type[GradientMethod]) -> bool:
+def _request(method: AttributionMethod, model: nn.Module, images: Tensor) -> GradientRequest | None:
     # A method that does anything else in its call, or makes its maps in another way, does so alone.
-    own_call = kind.__call__ is not AttributionMethod.__call__
-    return not own_call and kind.attribute is GradientMethod.attribute
+    kind = type(method)
+    if (
+        isinstance(method, GradientMethod)
+        and kind.__call__ is AttributionMethod.__call__
+        and kind.attribute is GradientMethod.attribute
+    ):
+        return method.gradient_request(model, images)
+    return None
+
+
+def _map(method: AttributionMethod, found: LayerGradient, image: Tensor) -> Tensor:
+    if not isinstance(method, GradientMethod):
+        raise TypeError(type(method))
+    activation, gradient = found
+    saliency = method.map_of(activation, gradient, (image.shape[2], image.shape[3]))
+    return method._finished(saliency, image)

@@ -1,5 +1,6 @@
 """A model, a picture with two objects in it, and their classes: something to try a method on."""
 
+from dataclasses import replace
 from importlib.resources import as_file, files
 from io import BytesIO
 from typing import Literal, TypeAlias, get_args
@@ -9,6 +10,7 @@ import torchvision
 from matplotlib.image import imread
 from torch import Tensor, nn
 
+from lightning_saliency.benchmark.preprocessing import IMAGENET
 from lightning_saliency.errors import DownloadError, InputError
 
 # Of the cluttered digits, over all pixels and channels.
@@ -95,10 +97,6 @@ ExampleArch: TypeAlias = Literal["digits", "vgg16"]
 # The digits in example_picture.png, in the order of example_regions.png.
 _CATEGORIES = (0, 7)
 
-# What torchvision's weights were trained with.
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 def get_example_data(
     arch: ExampleArch = "digits", shape: int = 224, picture: Tensor | None = None
@@ -178,8 +176,7 @@ def _vgg16(shape: int, picture: Tensor | None) -> tuple[nn.Module, Tensor, int, 
     longer = max(picture.shape[1:])
     size = [max(1, round(side * shape / longer)) for side in picture.shape[1:]]
     image = torchvision.transforms.functional.resize(picture.float(), size, antialias=True)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
-    image = ((image - mean) / std)[None]
+    image = replace(IMAGENET, side=None)(image)[None]
     with torch.no_grad():
         first, second = model.eval()(image)[0].topk(2).indices.tolist()
     return model, image, first, second

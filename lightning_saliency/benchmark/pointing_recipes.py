@@ -1,7 +1,7 @@
 """How each method plays the pointing game: its settings, the score, how its map is smoothed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ def pointing_recipe(
     method = next((method for method in attribution.METHODS if method.name == name), None)
     if method is None:
         raise InputError(f"Expected a method out of {', '.join(METHODS)}, got '{name}'.")
-    layers, style = model.layers, method.pointing
+    layers = model.layers
     setup = PointingSetup(
         layers.grad_cam,
         layers.excitation,
@@ -156,11 +156,4 @@ def pointing_recipe(
         data.multi_label,
         preset,
     )
-    return Recipe(
-        name,
-        method.for_pointing_game(setup),
-        style.smooth,
-        style.smooth_side,
-        style.square,
-        style.whole,
-    )
+    return Recipe(name, method.for_pointing_game(setup), **asdict(method.pointing))

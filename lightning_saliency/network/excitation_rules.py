@@ -131,21 +131,16 @@ def _product_of(
     """
     if _from_image(a) and _from_image(b):
         return NotImplemented
-    if _from_image(b):
-        return WeightedSum.apply(
-            b,
-            lambda x: call(a, x),
-            lambda x, sign: multiply(weights.part(a, sign, x), x),
-            True,
-            is_wanted,
-        )
-    return WeightedSum.apply(
-        a,
-        lambda x: call(x, b),
-        lambda x, sign: multiply(x, weights.part(b, sign, x)),
-        True,
-        is_wanted,
-    )
+    swapped = _from_image(b)
+    passed, weight = (b, a) if swapped else (a, b)
+
+    def ordered(function: Callable[..., Any], x: Tensor, weight: Tensor) -> Any:
+        return function(weight, x) if swapped else function(x, weight)
+
+    def excite(x: Tensor, sign: int) -> Any:
+        return ordered(multiply, x, weights.part(weight, sign, x))
+
+    return WeightedSum.apply(passed, lambda x: ordered(call, x, weight), excite, True, is_wanted)
 
 
 def _from_image(value: object) -> bool:

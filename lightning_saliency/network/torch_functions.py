@@ -13,22 +13,8 @@ TorchFunction: TypeAlias = Callable[..., Any]
 
 SIGNED_ACTIVATIONS = frozenset(
     {
-        "celu",
-        "elu",
-        "gelu",
-        "hardshrink",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "mish",
-        "prelu",
-        "rrelu",
-        "selu",
-        "silu",
-        "softshrink",
-        "softsign",
-        "tanh",
-        "tanhshrink",
+        *("celu", "elu", "gelu", "hardshrink", "hardswish", "hardtanh", "leaky_relu", "mish"),
+        *("prelu", "rrelu", "selu", "silu", "softshrink", "softsign", "tanh", "tanhshrink"),
     }
 )
 """Names of the activations whose output can be negative."""

@@ -1,6 +1,7 @@
 """A white canvas for pictures and text; all drawing goes through here."""
 
 import re
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -51,16 +52,14 @@ def shorten(text: str, width: int, size: int) -> str:
     line = re.sub(r"\s*[\r\n]\s*|\t", " ", text).strip()
     if text_width(line, size) <= width:
         return line
-    # Halving: the width grows with the number of characters kept.
-    low, high = 0, len(line)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text_width(line[:middle].rstrip() + "…", size) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    short = line[:low].rstrip() + "…"
-    return short if text_width(short, size) <= width else ""
+
+    def shortened(kept: int) -> str:
+        return line[:kept].rstrip() + "…"
+
+    # The width grows with the number of characters kept.
+    kept = range(len(line) + 1)
+    fitting = bisect_right(kept, width, key=lambda count: text_width(shortened(count), size))
+    return shortened(fitting - 1) if fitting else ""
 
 
 def wrap(text: str, width: int, size: int) -> list[str]:

@@ -158,7 +158,6 @@ def removal_scores(
     ranks: Tensor,
     shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     noise: float = 0.01,
-    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return the scores after shares of the pixels were removed by noisy linear imputation (ROAD).
 
@@ -170,8 +169,8 @@ def removal_scores(
         probe: asks the model.
         ranks: from :func:`pixel_ranks`.
         shares: K shares of the pixels, in (0, 1).
-        noise: standard deviation, in the units of the images.
-        seed: of the noise, which is the same for all images and shares.
+        noise: standard deviation, in the units of the images; the noise is the same for all images
+            and shares, and in every call.
 
     Returns:
         Two tables (N, K): the most important pixels removed, and the least important. 2 K passes of
@@ -186,7 +185,7 @@ def removal_scores(
             f"{noise!r}."
         )
     image = probe.image
-    field = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed))
+    field = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(0))
     field = noise * field.to(image)
     pixels = ranks[0].numel()
     # At least one pixel is removed, and one left.

@@ -9,7 +9,7 @@ from torchvision import models
 from traces import leaves_no_trace
 
 from lightning_saliency.errors import LayerError, NoGradientError
-from lightning_saliency.network.grid import last_spatial_layer
+from lightning_saliency.network.layer_selection import last_spatial_layer
 from lightning_saliency.network.undisturbed import undisturbed
 
 
