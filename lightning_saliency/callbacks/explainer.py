@@ -36,17 +36,6 @@ from lightning_saliency.network.layers import find_layer, is_sharded
 from lightning_saliency.network.score import class_logits, target_classes
 from lightning_saliency.network.undisturbed import undisturbed
 
-__all__ = [
-    "Explainer",
-    "MethodCall",
-    "SharedForward",
-    "chosen_classes",
-    "isolated_share",
-    "predict",
-    "shared_forward",
-    "to_model_input",
-]
-
 
 class Explainer:
     """The methods of one callback, the classes that they explain, and how the module is called.

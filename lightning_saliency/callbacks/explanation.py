@@ -15,22 +15,6 @@ from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
-__all__ = [
-    "ClassChoice",
-    "DriftResult",
-    "Explanation",
-    "ExplanationRound",
-    "KnownTags",
-    "Method",
-    "NamedMethod",
-    "Painter",
-    "Reference",
-    "ReferencePair",
-    "Series",
-    "series_in",
-    "value_tag",
-]
-
 Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
 """A method, or a function (model, image, target) -> maps (N, 1, H, W)."""
 

@@ -15,15 +15,6 @@ from lightning_saliency.errors import InputError, ModelError, SaliencyError
 from lightning_saliency.network.forward_view import ForwardView
 from lightning_saliency.network.undisturbed import undisturbed
 
-__all__ = [
-    "FSDPForward",
-    "Forward",
-    "explained_model",
-    "find_forward",
-    "overrides",
-    "sharding_wrapper",
-]
-
 Forward: TypeAlias = Callable[[Any, Tensor], Any]
 """From (pl_module, images) to what holds the class scores."""
 

@@ -12,8 +12,6 @@ from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
 from lightning_saliency.callbacks.samples.sample_set import Samples
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["ResumeFingerprint", "describe_samples"]
-
 
 class ResumeFingerprint:
     """What the references of a callback belong to, in words.

@@ -11,8 +11,6 @@ from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.map_statistics import canonical
 
-__all__ = ["Finding", "Report"]
-
 _MOST_SHOWN = 6
 
 

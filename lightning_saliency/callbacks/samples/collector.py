@@ -15,8 +15,6 @@ from lightning_saliency.callbacks.samples.regions import warn_of_empty
 from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet, concat
 from lightning_saliency.errors import InputError, SaliencyWarning
 
-__all__ = ["SampleCollector", "first_of_all_processes"]
-
 
 class SampleCollector:
     """Collects the samples during one validation run.

@@ -16,8 +16,6 @@ from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.network.undisturbed import other_random_numbers
 
-__all__ = ["ChangeDetector", "differing"]
-
 # Of the largest value in the pictures. Less is the rounding of another precision or device.
 _TOLERANCE = 0.01
 

@@ -13,8 +13,6 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.undisturbed import preserved_random_streams
 
-__all__ = ["fetch_batch", "has_indices", "validation_loader"]
-
 
 def validation_loader(trainer: pl.Trainer, dataloader_idx: int) -> Any:
     """Return one of the trainer's validation (or test) loaders, None if there are none yet.

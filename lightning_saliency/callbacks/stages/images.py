@@ -37,8 +37,6 @@ from lightning_saliency.rendering import (
 from lightning_saliency.rendering.panel import Cell
 from lightning_saliency.rendering.pixels import resized
 
-__all__ = ["ImagesStage", "Pictures"]
-
 # Side of the pictures that show a few samples at a few times.
 _LARGE = 160
 # Colours are rounded to so many values. Nobody sees it, and files that cannot keep the last two
