@@ -91,14 +91,8 @@ class Explanation:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Explanation:
         """Return the same with all tensors, of which the first dimension is N, changed alike."""
-        return Explanation(
-            change(self.saliency),
-            change(self.target),
-            change(self.predicted),
-            change(self.probability),
-            change(self.log_probability),
-            self.extras and self.extras.each(change),
-        )
+        tensors = {name: change(each) for name, each in vars(self).items() if name != "extras"}
+        return Explanation(**tensors, extras=self.extras and self.extras.each(change))
 
 
 @dataclass(frozen=True)
