@@ -13,7 +13,6 @@ from typing_extensions import Self
 
 from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
-from lightning_saliency.attribution.mask_search.console import ConsoleProgress
 from lightning_saliency.attribution.mask_search.objective import PictureRewards, picture_batches
 from lightning_saliency.attribution.mask_search.presets import CONFIGS, SearchConfig, SearchPreset
 from lightning_saliency.attribution.mask_search.result import (
@@ -30,7 +29,7 @@ from lightning_saliency.attribution.mask_search.rewards import (
     contrastive_reward,
     simple_reward,
 )
-from lightning_saliency.attribution.mask_search.search import MaskSearch, Progress
+from lightning_saliency.attribution.mask_search.search import ConsoleProgress, MaskSearch, Progress
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.validation import (

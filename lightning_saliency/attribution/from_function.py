@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.network.score import Target
 
-__all__ = ["FromFunction"]
-
 
 @dataclass(frozen=True)
 class FromFunction(AttributionMethod):

@@ -8,17 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import InputError, ModelError, NoGradientError
-from lightning_saliency.network.enable_grad_view import enable_grad_view
+from lightning_saliency.network.forward_view import enable_grad_view
 from lightning_saliency.network.layers import every_module
 from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = [
-    "check_image",
-    "check_model",
-    "guarded",
-    "require_python_model",
-    "run_guarded",
-]
 
 _Result = TypeVar("_Result")
 

@@ -1,7 +1,5 @@
 """What all attribution methods have in common: facts, checks, isolation, resizing."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -21,10 +19,8 @@ from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import ResizeMode, resize
 from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import Target, part_of
-from lightning_saliency.network.sharded import is_sharded
-
-__all__ = ["AttributionMethod", "concrete_methods"]
 
 # These settings change how an explanation is computed, not what it is.
 _IMMATERIAL = ("batch_size", "autocast")

@@ -1,7 +1,5 @@
 """Results of the pointing game in a file: one row for each picture and class."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
@@ -12,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning_saliency.errors import InputError
-
-__all__ = ["Game", "PictureResult", "PointingResults", "RunKey"]
 
 # Seconds that a process waits for another one that writes.
 _PATIENCE = 120.0

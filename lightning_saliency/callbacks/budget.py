@@ -7,8 +7,6 @@ from typing import Any
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["Budget"]
-
 
 class Budget:
     """An account of seconds: what the run took so far, and what explanations took of it.

@@ -33,21 +33,9 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.errors import InputError
-from lightning_saliency.network.layers import find_layer
+from lightning_saliency.network.layers import find_layer, is_sharded
 from lightning_saliency.network.score import class_logits, target_classes
-from lightning_saliency.network.sharded import is_sharded
 from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = [
-    "Explainer",
-    "MethodCall",
-    "SharedForward",
-    "chosen_classes",
-    "isolated_share",
-    "predict",
-    "shared_forward",
-    "to_model_input",
-]
 
 
 class Explainer:

@@ -13,24 +13,7 @@ from lightning_saliency.attribution.extras import Extras
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.metrics.canonical import canonical
-from lightning_saliency.metrics.map_statistics import MapStatistics
-
-__all__ = [
-    "ClassChoice",
-    "DriftResult",
-    "Explanation",
-    "ExplanationRound",
-    "KnownTags",
-    "Method",
-    "NamedMethod",
-    "Painter",
-    "Reference",
-    "ReferencePair",
-    "Series",
-    "series_in",
-    "value_tag",
-]
+from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
 Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
 """A method, or a function (model, image, target) -> maps (N, 1, H, W)."""
@@ -108,14 +91,8 @@ class Explanation:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Explanation:
         """Return the same with all tensors, of which the first dimension is N, changed alike."""
-        return Explanation(
-            change(self.saliency),
-            change(self.target),
-            change(self.predicted),
-            change(self.probability),
-            change(self.log_probability),
-            self.extras and self.extras.each(change),
-        )
+        tensors = {name: change(each) for name, each in vars(self).items() if name != "extras"}
+        return Explanation(**tensors, extras=self.extras and self.extras.each(change))
 
 
 @dataclass(frozen=True)

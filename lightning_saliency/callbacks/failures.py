@@ -11,17 +11,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.errors import InputError, SaliencyWarning
 
-__all__ = [
-    "AbandonedError",
-    "Failure",
-    "FailureLog",
-    "OnError",
-    "PASSED_ON",
-    "StageError",
-    "describe_error",
-    "is_out_of_memory",
-]
-
 OnError = Literal["warn", "raise"]
 """Report a failure and continue, or let it end the run."""
 

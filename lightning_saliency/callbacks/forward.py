@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
@@ -14,15 +15,6 @@ from torchmetrics import Metric
 from lightning_saliency.errors import InputError, ModelError, SaliencyError
 from lightning_saliency.network.forward_view import ForwardView
 from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = [
-    "FSDPForward",
-    "Forward",
-    "explained_model",
-    "find_forward",
-    "overrides",
-    "sharding_wrapper",
-]
 
 Forward: TypeAlias = Callable[[Any, Tensor], Any]
 """From (pl_module, images) to what holds the class scores."""
@@ -48,7 +40,7 @@ def explained_model(pl_module: pl.LightningModule, forward: Forward | None) -> n
     """
     wrapper = sharding_wrapper(pl_module)
     if forward is None and not overrides(pl_module, "forward"):
-        forward = _CallAttribute(_network_of(pl_module))
+        forward = partial(_call_attribute, _network_of(pl_module))
     if wrapper is not None:
         return ForwardView(pl_module, FSDPForward(wrapper, forward))
     return pl_module if forward is None else ForwardView(pl_module, forward)
@@ -103,7 +95,7 @@ def find_forward(pl_module: pl.LightningModule, images: Tensor, key: str | None)
         return None
     ways: list[Forward | None] = [None]
     if key is not None:
-        ways += [_CallByKeyword(key), _CallWithBatch(key)]
+        ways += [partial(_call_by_keyword, key), partial(_call_with_batch, key)]
     errors = []
     for way in ways:
         try:
@@ -145,37 +137,19 @@ def _is_network(part: nn.Module) -> bool:
     return not isinstance(part, Metric) and any(True for _ in part.parameters())
 
 
-# Objects and not closures, so that they can be pickled.
+# Functions of the module and not closures, so that they can be pickled.
 
 
-class _CallAttribute:
-    """Calls one attribute of a module."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        return getattr(pl_module, self.name)(images)
+def _call_attribute(name: str, pl_module: Any, images: Tensor) -> Any:
+    return getattr(pl_module, name)(images)
 
 
-class _CallByKeyword:
-    """Calls a module with the images by their name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        return pl_module(**{self.name: images})
+def _call_by_keyword(name: str, pl_module: Any, images: Tensor) -> Any:
+    return pl_module(**{name: images})
 
 
-class _CallWithBatch:
-    """Calls a module with a batch that holds the images alone."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        return pl_module({self.name: images})
+def _call_with_batch(name: str, pl_module: Any, images: Tensor) -> Any:
+    return pl_module({name: images})
 
 
 def sharding_wrapper(pl_module: pl.LightningModule) -> nn.Module | None:

@@ -16,8 +16,6 @@ from typing_extensions import override
 
 from lightning_saliency.attribution.progress import listening
 
-__all__ = ["progress_shown"]
-
 # Explanations that take no longer than this show nothing, so that nothing flickers.
 _PATIENCE = 0.5  # seconds
 

@@ -13,8 +13,6 @@ from lightning_saliency.callbacks.failures import describe_error
 from lightning_saliency.callbacks.samples.sample_set import Samples
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["STATE_VERSION", "ResumeFingerprint", "StateParts", "describe_samples"]
-
 STATE_VERSION = 2
 """Of the callbacks' state in a checkpoint. Version 1 named none, and held samples by index too."""
 

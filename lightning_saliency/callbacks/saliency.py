@@ -23,7 +23,12 @@ from lightning_saliency.callbacks.explanation import (
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
 from lightning_saliency.callbacks.resume import STATE_VERSION, ResumeFingerprint, StateParts
-from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
+from lightning_saliency.callbacks.run_context import (
+    RunContext,
+    averaged_weights,
+    is_fast_dev_run,
+    move_before_averaging,
+)
 from lightning_saliency.callbacks.samples.batch import Unpack
 from lightning_saliency.callbacks.samples.collector import SampleCollector
 from lightning_saliency.callbacks.samples.data_change import ChangeDetector
@@ -50,12 +55,9 @@ from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
-from lightning_saliency.callbacks.weight_averaging import averaged_weights, move_before_averaging
 from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
 from lightning_saliency.network.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
-
-__all__ = ["SaliencyCallback"]
 
 # What can fail, beside the stages and the methods.
 _SAMPLES, _EVERYTHING, _LISTENERS = "samples", "all methods", "listeners"

@@ -16,18 +16,6 @@ from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.loggers import adapters_of
 from lightning_saliency.trust.checks import TrustChecks
 
-__all__ = [
-    "Pinned",
-    "check_pinned_in_run",
-    "check_reference_settings",
-    "check_schedule_settings",
-    "check_tags",
-    "checked_trust",
-    "choices_of",
-    "methods_of",
-    "warn_of_missing_images",
-]
-
 Pinned: TypeAlias = Literal["first", "best"] | int
 """Which explanation is pinned: the first, that of the best checkpoint so far, or an epoch's."""
 

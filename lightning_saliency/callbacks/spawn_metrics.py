@@ -12,8 +12,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["shorten_handed_back_metrics"]
-
 # Of the 65536 that a pipe holds; some are left for what else is handed back.
 _PIPE = 60_000
 # About so many more for each number, if a validation run hands back its results, too.

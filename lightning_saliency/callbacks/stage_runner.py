@@ -25,8 +25,6 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["Stage", "StageRunner"]
-
 T = TypeVar("T")
 
 # What one more sample in a batch takes, where one alone takes 1. On a CPU it is 0.35 to 0.4 for a

@@ -1,7 +1,5 @@
 """Load the saved maps of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,9 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.history.map_files import SAMPLES, MapFile, map_files, read_maps
-
-__all__ = ["FOLDER", "SavedMaps", "load_maps", "series_folders"]
+from lightning_saliency.history.map_files import SAMPLES, TENSORS, MapFile, map_files, read_maps
 
 FOLDER = "saliency_maps"
 """The folder of the maps within a run's folder."""
@@ -89,12 +85,9 @@ def load_maps(run: str | PathLike[str], series: str | None = None) -> SavedMaps:
     _check_alike(entries, folder)
     first = entries[0]
     return SavedMaps(
-        maps=torch.stack([entry.maps for entry in entries]),
+        **{name: torch.stack([getattr(entry, name) for entry in entries]) for name in TENSORS},
         epochs=torch.tensor([entry.epoch for entry in entries]),
         steps=torch.tensor([entry.step for entry in entries]),
-        target=torch.stack([entry.target for entry in entries]),
-        predicted=torch.stack([entry.predicted for entry in entries]),
-        probability=torch.stack([entry.probability for entry in entries]),
         sample_ids=first.sample_ids,
         digests=first.digests,
         pictures=_pictures(folder),

@@ -4,8 +4,6 @@ A run's maps are in ``saliency_maps/<series>/epoch=<e>-step=<s>.npz``, each with
 :class:`MapFile`; ``samples.npz`` next to them has the explained images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -21,19 +19,10 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "MapFile",
-    "SAMPLES",
-    "digests",
-    "file_name",
-    "map_files",
-    "read_maps",
-    "write_arrays",
-    "write_maps",
-]
-
 SAMPLES = "samples.npz"
 """The file with the explained images, next to those with the maps."""
+TENSORS = ("maps", "target", "predicted", "probability")
+"""What is kept as arrays, each with one entry for each sample."""
 _NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.npz")
 _FORMAT = 1
 
@@ -121,15 +110,12 @@ def write_maps(folder: Path, entry: MapFile) -> Path:
         "digests": list(entry.digests),
         "settings": dict(entry.settings),
     }
+    tensors = {name: getattr(entry, name).cpu() for name in TENSORS}
     arrays = {
-        "maps": entry.maps.float().cpu().numpy(),
-        "target": entry.target.cpu().numpy(),
-        "predicted": entry.predicted.cpu().numpy(),
-        "probability": entry.probability.float().cpu().numpy(),
-        "about": np.array(json.dumps(about)),
+        name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()
     }
     path = folder / file_name(entry.epoch, entry.step)
-    write_arrays(path, arrays)
+    write_arrays(path, {**arrays, "about": np.array(json.dumps(about))})
     return path
 
 
@@ -168,10 +154,7 @@ def read_maps(path: Path) -> MapFile:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             about = json.loads(str(found["about"]))
             return MapFile(
-                maps=torch.from_numpy(found["maps"]),
-                target=torch.from_numpy(found["target"]),
-                predicted=torch.from_numpy(found["predicted"]),
-                probability=torch.from_numpy(found["probability"]),
+                **{name: torch.from_numpy(found[name]) for name in TENSORS},
                 sample_ids=tuple(about["sample_ids"]),
                 digests=tuple(about["digests"]),
                 settings=about["settings"],

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["ResizeMode", "resize"]
-
 ResizeMode: TypeAlias = Literal["bilinear", "bicubic", "nearest", "area"]
 """How values between the pixels are found: the modes of ``torch.nn.functional.interpolate``."""
 

@@ -12,13 +12,9 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.loggers.adapter import LogAdapter, finite_values
-from lightning_saliency.loggers.capabilities import has_method
+from lightning_saliency.loggers.adapter import LogAdapter, finite_values, has_method
 from lightning_saliency.loggers.event_file import check_limit, check_room, reopen
-from lightning_saliency.loggers.pixels import to_pixels
-from lightning_saliency.loggers.png import png_file
-
-__all__ = ["TensorBoardAdapter"]
+from lightning_saliency.loggers.pixels import png_file, to_pixels
 
 
 class TensorBoardAdapter(LogAdapter):

@@ -20,15 +20,6 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.saliency_map import check_maps, degenerate, to_float64
 from lightning_saliency.metrics.map_similarity import top10
 
-__all__ = [
-    "check_regions",
-    "energy_inside",
-    "rank_accuracy",
-    "region_area",
-    "region_mass",
-    "top10_region_iou",
-]
-
 # Sums of so many values are made in the values' own precision.
 _BLOCK = 512
 

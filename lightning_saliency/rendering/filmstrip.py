@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.canvas import PALE_INK, Canvas
+from lightning_saliency.rendering.canvas import PALE_INK, Canvas, text_width
+from lightning_saliency.rendering.colors import ColorScale
 from lightning_saliency.rendering.heatmap import Heatmap
 from lightning_saliency.rendering.pixels import fit_cell, resized
-from lightning_saliency.rendering.scale import ColorScale
-from lightning_saliency.rendering.text import text_width
-
-__all__ = ["Frame", "film_frame", "filmstrip", "select_frames"]
 
 _CELL = 64
 _BAR = 4
@@ -59,16 +56,11 @@ def select_frames(count: int, most: int = 16) -> list[int]:
     """
     if count < 0 or most < 2:
         raise InputError(f"Expected count >= 0 and most >= 2, got {count} and {most}.")
+    if count == 0:
+        return []
     step = 1
-    while len(chosen := _every(count, step)) > most:
+    while len(chosen := [*range(0, count - 1, step), count - 1]) > most:
         step *= 2
-    return chosen
-
-
-def _every(count: int, step: int) -> list[int]:
-    chosen = list(range(0, count, step))
-    if count and chosen[-1] != count - 1:
-        chosen.append(count - 1)
     return chosen
 
 

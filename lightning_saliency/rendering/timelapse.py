@@ -1,7 +1,5 @@
 """The history of all samples as a short animation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,8 +10,6 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.canvas import Canvas
 from lightning_saliency.rendering.filmstrip import Frame
 from lightning_saliency.rendering.pixels import fit_cell, to_pillow
-
-__all__ = ["timelapse"]
 
 _CELL = 128
 _GAP, _MARGIN = 4, 8

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, ExtremalPerturbation, Gradient
-from lightning_saliency.callbacks.stages.locate import locate
+from lightning_saliency.callbacks.stages.drift import locate
 from lightning_saliency.errors import InputError, SaliencyWarning
 
 pytestmark = QUIET

@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
-from lightning_saliency.loggers import TensorBoardAdapter
 from lightning_saliency.loggers.event_file import check_room, length_of_whole_records
+from lightning_saliency.loggers.tensorboard import TensorBoardAdapter
 
 HERE = Path(__file__).parent
 TESTS = [str(HERE.parent), str(HERE.parent / "callbacks")]

@@ -22,8 +22,6 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["DriftAlarm"]
-
 _log = logging.getLogger(__name__)
 
 

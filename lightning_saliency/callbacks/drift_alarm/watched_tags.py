@@ -13,8 +13,6 @@ from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.metrics.map_similarity import SIMILARITIES
 
-__all__ = ["WatchedTags", "series_of"]
-
 _DEFAULT = tuple(
     f"*saliency_drift/*/{reference}/{measure}"
     for reference in ("previous", "pinned")

@@ -28,8 +28,6 @@ from lightning_saliency.callbacks.samples.sample_set import (
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.network.random_streams import other_random_numbers
 
-__all__ = ["SampleCollector", "first_of_all_processes"]
-
 
 class SampleCollector:
     """Collects the samples during one validation run.

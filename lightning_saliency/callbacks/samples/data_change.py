@@ -12,8 +12,6 @@ from lightning_saliency.callbacks.samples.collector import SampleCollector
 from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet, differing
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["ChangeDetector"]
-
 
 class ChangeDetector:
     """Compares the samples with what the validation data hold in a later run over them.

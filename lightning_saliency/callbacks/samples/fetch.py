@@ -32,8 +32,6 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.network.random_streams import preserved_random_streams
 from lightning_saliency.network.snapshot import preserved_objects
 
-__all__ = ["Rows", "check_indices", "fetch_batch", "rows_of", "validation_loader"]
-
 
 def validation_loader(trainer: pl.Trainer, dataloader_idx: int) -> Any:
     """Return one of the trainer's validation (or test) loaders, None if there are none yet.

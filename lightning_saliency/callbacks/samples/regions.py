@@ -12,16 +12,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError, SaliencyWarning
 
-__all__ = [
-    "OBJECT",
-    "PLACES",
-    "RegionSpec",
-    "Regions",
-    "RegionsSpec",
-    "region_masks",
-    "warn_of_empty",
-]
-
 OBJECT = "object"
 """The name of the region that a map should lie on: the ground truth."""
 

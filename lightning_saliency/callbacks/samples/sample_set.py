@@ -11,17 +11,6 @@ from torch import Tensor
 from lightning_saliency.callbacks.samples.batch import Unpack, image_key, unpack_batch
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "SAME",
-    "SampleSet",
-    "SampleSpec",
-    "Samples",
-    "concat",
-    "differing",
-    "thumbnails",
-    "unlike",
-]
-
 SampleSpec: TypeAlias = int | Sequence[int] | tuple[Tensor, Tensor | None]
 """Which samples are explained: that many first samples of the validation run; indices into the
 validation dataset; or a pair of tensors, images (N, C, H, W) and labels (N,) or None."""

@@ -16,8 +16,6 @@ from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["CHARTS", "HistoryStage"]
-
 CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "saliency": {
         "loss": [".*loss.*"],

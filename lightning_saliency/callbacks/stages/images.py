@@ -15,7 +15,8 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.canonical import canonical, degenerate
+from lightning_saliency.image.saliency_map import degenerate
+from lightning_saliency.metrics.map_statistics import canonical
 from lightning_saliency.rendering import (
     ColorScale,
     Frame,
@@ -33,10 +34,8 @@ from lightning_saliency.rendering import (
     timelapse,
     to_bytes,
 )
-from lightning_saliency.rendering.grid import Cell
+from lightning_saliency.rendering.panel import Cell
 from lightning_saliency.rendering.pixels import resized
-
-__all__ = ["ImagesStage", "Pictures"]
 
 # Side of the pictures that show a few samples at a few times.
 _LARGE = 160

@@ -23,8 +23,6 @@ from lightning_saliency.history.map_files import (
 from lightning_saliency.loggers.event_file import LEAST_RESERVE, check_room
 from lightning_saliency.rendering import to_bytes
 
-__all__ = ["MapSaver"]
-
 # After this many failures in a row there is no more trying.
 _MOST_FAILURES = 3
 

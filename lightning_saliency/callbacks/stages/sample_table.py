@@ -14,8 +14,6 @@ from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 
-__all__ = ["SampleTableStage", "sample_table"]
-
 # A longer table is not read; the samples that moved most come first.
 _MOST_ROWS = 20
 

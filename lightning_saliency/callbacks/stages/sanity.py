@@ -25,8 +25,6 @@ from lightning_saliency.network.random_weights import copy_of, preserved_weights
 from lightning_saliency.trust.sanity import SanityCheck, check_copy
 from lightning_saliency.trust.sanity_figure import figure_pixels, sanity_figure
 
-__all__ = ["SanityStage", "copied_module", "sanity_numbers"]
-
 
 class SanityStage(Stage):
     """Compares the maps with those of random weights, once in a run, and logs numbers and figure.
