@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.network.holders import same_entries
+from lightning_saliency.network.holders import restore_dict, same_entries
 from lightning_saliency.network.tensor_values import TensorValues
 
 __all__ = ["KeptTensors", "TensorMark", "WatchedTensors"]
@@ -45,11 +45,21 @@ class WatchedTensors:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = tensors
         self._before = _standing(tensors)
+        self._places = {id(tensor): place for place, tensor in enumerate(tensors)}
 
-    def changed(self) -> list[Tensor]:
-        """Return those that have been written to since, as far as that can be seen."""
-        now = _standing(self._tensors)
-        return [self._tensors[place] for place in _moved(now, self._before)]
+    def changed(self, ids: Iterable[int] | None = None) -> list[Tensor]:
+        """Return those that have been written to since, as far as that can be seen.
+
+        Args:
+            ids: of those that are looked at; None for all.
+        """
+        if ids is None:
+            moved = _moved(_standing(self._tensors), self._before)
+            return [self._tensors[place] for place in moved]
+        places = [self._places[key] for key in ids if key in self._places]
+        some = [self._tensors[place] for place in places]
+        before = [[part[place] for place in places] for part in self._before]
+        return [some[place] for place in _moved(_standing(some), (before[0], before[1]))]
 
 
 class KeptTensors:
@@ -68,6 +78,7 @@ class KeptTensors:
         self.lost: list[Tensor] = []
         self._aliases = [tensor.data for tensor in self._tensors]
         self._before = _standing(self._tensors)
+        self._attributes = [dict(vars(tensor)) for tensor in self._tensors]
         self._hooks = [_hooks(tensor) for tensor in self._tensors]
         # Of those that were computed the graph is their own.
         self._leaves = [
@@ -95,33 +106,30 @@ class KeptTensors:
     def mark(self) -> TensorMark:
         """Return how the tensors stand now, for :meth:`restore_mark`."""
         now = _standing(self._tensors)
+        changed = {*_moved(now, self._before), *self._values.changed()}
         others = {
             place: (self._tensors[place].data, self._tensors[place].data.clone())
-            for place in _moved(now, self._before)
+            for place in changed
         }
         return TensorMark(now, others)
 
     @torch.no_grad()
     def restore_mark(self, mark: TensorMark | None) -> None:
-        """Put back what has visibly been written to since the mark.
+        """Put back what has been written to since the mark.
 
         Args:
             mark: from :meth:`mark`; None for how they were in the beginning.
         """
         self._restore_hooks()
         before, others = (self._before, {}) if mark is None else (mark.standing, mark.others)
-        moved = _moved(_standing(self._tensors), before)
-        for place in moved:
-            alias, values = others.get(place, (self._aliases[place], None))
+        for place in _moved(_standing(self._tensors), before):
+            alias = others[place][0] if place in others else self._aliases[place]
             if _is_elsewhere(self._tensors[place], alias):
                 self._tensors[place].data = alias
-            if values is not None:
-                alias.copy_(values)
-        if moved:
-            as_before = {place for place in moved if place not in others}
-            self._values.restore(as_before)
-            for place in as_before.difference(self._uncopied):
-                self._before[0][place] = _version(self._tensors[place])
+        for alias, values in others.values():
+            alias.copy_(values)
+        for place in self._values.restore(except_for=others):
+            self._before[0][place] = _version(self._tensors[place])
         self._restore_graph()
 
     @torch.no_grad()
@@ -149,6 +157,11 @@ class KeptTensors:
         return moved + self.lost
 
     def _restore_hooks(self) -> None:
+        for tensor, attributes in zip(self._tensors, self._attributes, strict=True):
+            if vars(tensor).keys() != attributes.keys() or not same_entries(
+                vars(tensor).values(), attributes.values()
+            ):
+                restore_dict(vars(tensor), attributes)
         for tensor, (hooks, own, after, own_after) in zip(self._tensors, self._hooks, strict=True):
             now: Any = tensor
             if now._backward_hooks is not hooks or (own and not _same(hooks, own)):

@@ -23,12 +23,14 @@ class Mark:
     """How things stood at one time, as far as they were not as in the snapshot.
 
     Attributes:
+        classes: of the modules.
         tables: by place, the entries.
         empty: containers that were empty in the snapshot, and their entries.
         holders: by place, what was kept.
         tensors: how they stood.
     """
 
+    classes: list[type]
     tables: dict[int, dict[Any, Any]]
     empty: list[tuple[Any, list[Any]]]
     holders: dict[int, Any]
@@ -68,11 +70,12 @@ class Snapshot:
         self.reached, self.ids = reached, reached.seen.keys()
         self._restores = restore_dict if keeps_tensors else _restore_but_tensors
         # Not by their own methods, which may be others than a dict's.
+        self._classes = [type(module) for module in reached.modules]
         self._entries = [dict(dict.items(table)) for table in reached.tables]
         self._kept = [holder.take() for holder in reached.holders]
         self._tensors = [KeptTensors(reached.tensors, weights)]
         self._watched = WatchedTensors(watched)
-        self._handed_out: set[int] = set()
+        self._kept_ids = {id(tensor) for tensor in reached.tensors}
         self.lost: list[Tensor] = []
 
     def keep_now(self, tensors: Sequence[Tensor]) -> None:
@@ -81,14 +84,17 @@ class Snapshot:
         Args:
             tensors: nothing has been written to them yet.
         """
-        ids = {id(tensor) for tensor in tensors}
-        if not ids <= self._handed_out:
-            self._handed_out |= ids
-            self._tensors.append(KeptTensors(tensors, ids))
+        new = [tensor for tensor in tensors if id(tensor) not in self._kept_ids]
+        if new:
+            ids = {id(tensor) for tensor in new}
+            self._kept_ids |= ids
+            self.lost += self._watched.changed(ids)
+            self._tensors.append(KeptTensors(new, ids))
 
     def mark(self) -> Mark:
         """Return how things stand now, for :meth:`restore_mark`."""
         return Mark(
+            [type(module) for module in self.reached.modules],
             {
                 place: dict(dict.items(table))
                 for place, (table, entries) in enumerate(self._pairs())
@@ -114,6 +120,7 @@ class Snapshot:
             mark: from :meth:`mark`.
         """
         failed: list[str] = []
+        self._restore_classes(mark.classes)
         for place, (table, entries) in enumerate(self._pairs()):
             wanted = mark.tables.get(place, entries)
             if not _same(table, wanted):
@@ -136,6 +143,7 @@ class Snapshot:
         """
         moved: list[Any] = []
         failed: list[str] = []
+        self._restore_classes(self._classes)
         for table, entries in self._pairs():
             if not _same(table, entries):
                 self._restores(table, entries)
@@ -150,9 +158,15 @@ class Snapshot:
         for kept in self._tensors:
             moved += kept.restore()
             self.lost += kept.lost
-        self.lost += [t for t in self._watched.changed() if id(t) not in self._handed_out]
+        self.lost += [t for t in self._watched.changed() if id(t) not in self._kept_ids]
         _tell(failed)
         return moved
+
+    def _restore_classes(self, classes: Sequence[type]) -> None:
+        """Give modules their classes back, which parametrizations, for instance, replace."""
+        for module, kind in zip(self.reached.modules, classes, strict=True):
+            if type(module) is not kind:
+                object.__setattr__(module, "__class__", kind)
 
     def _pairs(self) -> Iterable[tuple[dict[Any, Any], dict[Any, Any]]]:
         return zip(self.reached.tables, self._entries, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
@@ -42,37 +42,49 @@ class TensorValues:
         self._small = [(group, _in_one_piece(group)) for group in small.values()]
 
     @torch.no_grad()
-    def restore(self, keys: Collection[int] | None = None) -> list[int]:
+    def changed(self) -> list[int]:
+        """Return the keys of the tensors that are not as they were."""
+        pieces = {-1 - place: (_in_one_piece(g), v) for place, (g, v) in enumerate(self._small)}
+        differ = _which_differ({**pieces, **self._large})
+        changed = [key for key in self._large if key in differ]
+        for place, (group, before) in enumerate(self._small):
+            if -1 - place in differ:
+                changed += _which_differ(_pairs(group, before))
+        # Sparse tensors cannot be compared.
+        changed += [
+            key
+            for key, (tensor, value) in self._odd.items()
+            if tensor.layout is not torch.strided or not torch.equal(tensor, value)
+        ]
+        return changed
+
+    @torch.no_grad()
+    def restore(self, except_for: Container[int] = ()) -> list[int]:
         """Write back what has changed, and return the keys of the tensors that had.
 
         Args:
-            keys: of the only tensors that are looked at; None for all.
+            except_for: keys of tensors that are left as they are.
         """
-        pairs = {-1 - place: (_in_one_piece(g), v) for place, (g, v) in enumerate(self._small)}
-        differ = _which_differ({**pairs, **self._large}) if keys is None else set(pairs)
-        changed: list[int] = []
-        for place, (group, before) in enumerate(self._small):
-            if -1 - place in differ:
-                changed += _write_small(group, before, keys)
-        large = differ if keys is None else _which_differ(_some(self._large, keys))
-        for key in self._large.keys() & large:
-            flat, before = self._large[key]
-            flat.copy_(before)
-            changed.append(key)
-        for key, (tensor, value) in self._odd.items():
-            # Sparse tensors cannot be compared.
-            is_same = tensor.layout is torch.strided and torch.equal(tensor, value)
-            if not is_same and (keys is None or key in keys):
-                tensor.copy_(value)
-                changed.append(key)
+        changed = [key for key in self.changed() if key not in except_for]
+        pairs = {**self._large, **self._odd}
+        for group, before in self._small if changed else ():
+            pairs |= _pairs(group, before)
+        for key in changed:
+            tensor, value = pairs[key]
+            tensor.copy_(value)
         return changed
 
 
 _Pairs = dict[int, tuple[Tensor, Tensor]]
 
 
-def _some(pairs: _Pairs, keys: Collection[int]) -> _Pairs:
-    return {key: pair for key, pair in pairs.items() if key in keys}
+def _pairs(group: Mapping[int, Tensor], before: Tensor) -> _Pairs:
+    """Return small tensors, each of one dimension where its memory allows, with their values."""
+    values = torch.split(before, [tensor.numel() for tensor in group.values()])
+    return {
+        key: (flat, value.view(flat.shape))
+        for (key, flat), value in zip(group.items(), values, strict=True)
+    }
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -106,21 +118,6 @@ def _copy(flat: Tensor) -> Tensor:
 
 def _in_one_piece(tensors: Mapping[int, Tensor]) -> Tensor:
     return torch.cat([t if t.dim() == 1 else t.reshape(-1) for t in tensors.values()])
-
-
-def _write_small(
-    group: Mapping[int, Tensor], before: Tensor, keys: Collection[int] | None
-) -> list[int]:
-    values = torch.split(before, [tensor.numel() for tensor in group.values()])
-    pairs = {
-        key: (tensor.reshape(-1), value)
-        for (key, tensor), value in zip(group.items(), values, strict=True)
-        if keys is None or key in keys
-    }
-    changed = _which_differ(pairs)
-    for key in changed:
-        group[key].copy_(pairs[key][1].view(group[key].shape))
-    return list(changed)
 
 
 def _which_differ(pairs: _Pairs) -> set[int]:
