@@ -10,18 +10,20 @@ import io
 import itertools
 import random
 import types
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from traces import bits
 
 # What belongs to the run, or changes by itself from run to run.
 _SKIPPED_NAMES = {
     *("_trainer", "_fabric", "_iterator", "__weakref__", "__dict__", "__doc__", "__module__"),
+    "_torchdynamo_wrapper_id",
     *("_abc_impl", "__annotations__", "__annotations_cache__", "__annotate__", "__firstlineno__"),
 }
 _SKIPPED_MODULES = ("lightning.", "threading", "_thread", "weakref", "multiprocessing", "torch._")
@@ -52,59 +54,61 @@ def everything(thing: object, name: str = "") -> dict[str, object]:
 
 
 def _of_itself(value: Any) -> str:
-    kind = type(value).__name__
-    if isinstance(value, Tensor):
-        if value.layout is not torch.strided:
-            value = value.to_dense()
-        hooks = len(value._backward_hooks or ()), len(value._post_accumulate_grad_hooks or ())
-        needs = value.requires_grad, value.is_leaf
-        return f"{kind} {bits(value)} {needs} {hooks} {value.stride()}"
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {value.shape} {value.tobytes()!r}" if value.dtype != object else kind
-    if isinstance(value, torch.Generator):
-        return bits(value.get_state())
-    if isinstance(value, random.Random):
-        return repr(value.getstate())
-    if isinstance(value, np.random.Generator):
-        return repr(value.bit_generator.state)
-    if isinstance(value, np.random.RandomState):
-        return repr(value.get_state()[1].tolist()) + repr(value.get_state()[2:])
-    if isinstance(value, io.IOBase):
-        return f"{kind} {value.closed or value.tell()}"
-    if isinstance(value, (bytearray, range, torch.Size)):
-        return repr(value)
-    if isinstance(value, (set, frozenset)):
-        return repr(sorted(map(repr, value)))
-    if isinstance(value, (dict, list, tuple, deque)):
-        return f"{kind} of {len(value)}"
-    return kind
+    for kinds, describe in _DESCRIBED:
+        if isinstance(value, kinds):
+            return f"{type(value).__name__} {describe(value)}"
+    return type(value).__name__
+
+
+def _of_tensor(value: Tensor) -> str:
+    if value.layout is not torch.strided:
+        value = value.to_dense()
+    hooks = len(value._backward_hooks or ()), len(value._post_accumulate_grad_hooks or ())
+    return f"{bits(value)} {value.requires_grad} {value.is_leaf} {hooks} {value.stride()}"
+
+
+def _of_array(value: np.ndarray[Any, Any]) -> str:
+    numbers = "" if value.dtype == object else repr(value.tobytes())
+    return f"{value.dtype} {value.shape} {numbers}"
+
+
+_DESCRIBED: list[tuple[Any, Callable[[Any], object]]] = [
+    (Tensor, _of_tensor),
+    (np.ndarray, _of_array),
+    (torch.Generator, lambda value: bits(value.get_state())),
+    (random.Random, lambda value: value.getstate()),
+    (np.random.Generator, lambda value: value.bit_generator.state),
+    (np.random.RandomState, lambda value: list(map(str, value.get_state()))),
+    (io.IOBase, lambda value: value.closed or value.tell()),
+    ((bytearray, range, torch.Size), repr),
+    ((set, frozenset), lambda value: sorted(map(repr, value))),
+    ((dict, list, tuple, deque), len),
+]
 
 
 def _inside(value: Any) -> Iterator[tuple[object, Any]]:
-    module = type(value).__module__
-    if isinstance(value, dict):
-        yield from ((k, v) for k, v in value.items() if k not in _SKIPPED_NAMES)
-    elif isinstance(value, (list, tuple, deque)):
-        yield from enumerate(value)
-    elif isinstance(value, np.ndarray) and value.dtype == object:
-        yield from enumerate(value.flat)
-    elif isinstance(value, types.FunctionType):
-        yield from _of_function(value)
-    elif isinstance(value, types.CellType):
-        yield "cell", value.cell_contents
-    elif isinstance(value, (types.MethodType, types.BuiltinMethodType)):
-        yield "self", value.__self__
-    elif isinstance(value, functools.partial):
-        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
-    elif isinstance(value, type):
-        if _is_of_a_test(value.__module__):
-            yield from ((k, v) for k, v in vars(value).items() if k not in _SKIPPED_NAMES)
-    elif isinstance(value, Tensor):
-        yield "grad", value.grad if value.is_leaf else None
-    elif isinstance(value, nn.Module) or not module.startswith(_SKIPPED_MODULES):
-        if _is_of_a_test(module):
-            yield "class", type(value)
+    for kinds, parts in _PARTS:
+        if isinstance(value, kinds):
+            yield from parts(value)
+            return
+    kind = type(value)
+    if isinstance(value, nn.Module) or not kind.__module__.startswith(_SKIPPED_MODULES):
+        if _is_of_a_test(kind.__module__):
+            yield "class", kind
         yield from _attributes(value)
+
+
+def _of_class(kind: type) -> Iterator[tuple[object, Any]]:
+    return _named(vars(kind)) if _is_of_a_test(kind.__module__) else iter(())
+
+
+def _ordered(table: Mapping[Any, Any]) -> Iterable[tuple[object, Any]]:
+    numbers = all(isinstance(name, int) for name in table)
+    return enumerate(table.values()) if numbers else _named(table)
+
+
+def _named(table: Mapping[str, Any]) -> Iterator[tuple[object, Any]]:
+    return ((name, value) for name, value in table.items() if name not in _SKIPPED_NAMES)
 
 
 def _of_function(function: types.FunctionType) -> Iterator[tuple[object, Any]]:
@@ -133,3 +137,25 @@ def _is_of_a_test(module: str | None) -> bool:
         module.startswith(("test_", "stateful_models", "tiny_models", "untouched", "cells"))
         or module == "__main__"
     )
+
+
+_PARTS: list[tuple[Any, Callable[[Any], Iterable[tuple[object, Any]]]]] = [
+    (RemovableHandle, lambda value: ()),
+    # Of hooks, by their order: what they are called counts all hooks of the process.
+    (
+        OrderedDict,
+        lambda value: enumerate(value.values()) if _has_numbers(value) else _named(value),
+    ),
+    (dict, _named),
+    ((list, tuple, deque), enumerate),
+    (np.ndarray, lambda value: enumerate(value.flat) if value.dtype == object else ()),
+    (types.FunctionType, _of_function),
+    (types.CellType, lambda value: [("cell", value.cell_contents)]),
+    ((types.MethodType, types.BuiltinMethodType), lambda value: [("self", value.__self__)]),
+    (
+        functools.partial,
+        lambda value: [("f", value.func), ("args", value.args), ("keywords", value.keywords)],
+    ),
+    (type, _of_class),
+    (Tensor, lambda value: [("grad", value.grad if value.is_leaf else None)]),
+]

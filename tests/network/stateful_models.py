@@ -278,10 +278,10 @@ class HiddenModules(Stateful):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = [nn.BatchNorm1d(2), nn.Linear(2, 2)]
+        self.hidden = [nn.BatchNorm2d(3), nn.Linear(2, 2)]
 
     def step(self, x: Tensor) -> Tensor:
-        self.hidden[0](x.detach().mean((2, 3))[:, :2])
+        self.hidden[0](x.detach())
         with torch.no_grad():
             self.hidden[1].weight.mul_(1.1)
         return self.hidden[0].running_mean.sum() + self.hidden[1].weight.sum().detach()
@@ -436,3 +436,17 @@ class CountsInAFile(Stateful):
         with self.path.open("a") as file:
             file.write("x")
         return self.path.stat().st_size
+
+
+def forget_globals() -> None:
+    """Begin anew with what models keep outside of themselves."""
+    global CALLS
+    CALLS = 0
+    SEEN.clear()
+    ClassAttribute.runs = 0
+    ClassAttribute.seen.clear()
+    if "late" in vars(ClassAttribute):
+        del ClassAttribute.late  # type: ignore[attr-defined]
+    vars(Functions.remember).clear()
+    assert Functions.remember.__defaults__ is not None
+    Functions.remember.__defaults__[0].clear()

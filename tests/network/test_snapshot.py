@@ -46,7 +46,7 @@ def test_a_pass_leaves_no_trace(kind: type[Stateful]) -> None:
 def test_nor_does_one_that_ends_in_an_exception(kind: type[Stateful]) -> None:
     model = in_training(kind())
     before = everything(model)
-    with leaves_no_trace(model), pytest.raises(ArithmeticError), undisturbed(model):
+    with leaves_no_trace(model), pytest.raises(ArithmeticError), undisturbed(model):  # noqa: PT012
         model(IMAGES)
         raise ArithmeticError
     assert differences(before, everything(model)) == []
