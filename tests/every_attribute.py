@@ -142,10 +142,7 @@ def _is_of_a_test(module: str | None) -> bool:
 _PARTS: list[tuple[Any, Callable[[Any], Iterable[tuple[object, Any]]]]] = [
     (RemovableHandle, lambda value: ()),
     # Of hooks, by their order: what they are called counts all hooks of the process.
-    (
-        OrderedDict,
-        lambda value: enumerate(value.values()) if _has_numbers(value) else _named(value),
-    ),
+    (OrderedDict, _ordered),
     (dict, _named),
     ((list, tuple, deque), enumerate),
     (np.ndarray, lambda value: enumerate(value.flat) if value.dtype == object else ()),
