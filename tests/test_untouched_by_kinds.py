@@ -141,7 +141,7 @@ class Keeps(Classifier):
 TRAINABLE = [kind for kind in KINDS if kind.__name__ != "CaughtInTheGraph"]
 
 
-@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize("sanity", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", TRAINABLE, ids=lambda kind: kind.__name__)
 def test_state_of_the_module(tmp_path: Path, kind: type[Stateful], sanity: int) -> None:
     methods = [Gradient(), RISE(num_masks=128)]

@@ -70,7 +70,9 @@ class KeptTensors:
         weights: ids of those that are copied however large they are.
 
     Attributes:
-        lost: those whose values were written to and cannot be put back, after :meth:`restore`.
+        values: what was in them.
+        lost: those whose values were written to and cannot be put back, after
+            :meth:`restore_memory`.
     """
 
     def __init__(self, tensors: Iterable[Tensor], weights: Collection[int] = ()) -> None:
@@ -86,11 +88,11 @@ class KeptTensors:
         ]
         chosen = self._chosen(weights)
         try:
-            self._values = TensorValues(chosen)
+            self.values = TensorValues(chosen)
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
-            chosen, self._values = {}, TensorValues({})
+            chosen, self.values = {}, TensorValues({})
         self._uncopied = [place for place in range(len(self._tensors)) if place not in chosen]
 
     def _chosen(self, weights: Collection[int]) -> dict[int, Tensor]:
@@ -103,22 +105,32 @@ class KeptTensors:
                 left -= size
         return chosen
 
-    def mark(self) -> TensorMark:
-        """Return how the tensors stand now, for :meth:`restore_mark`."""
+    def hold_memory(self) -> None:
+        """Have memory again where it was freed, as models do that share their weights out."""
+        for place, alias in enumerate(self._aliases):
+            if _pointer(alias) != self._before[1][place]:
+                _ask_for_memory(alias)
+
+    def mark(self, changed: Iterable[int]) -> TensorMark:
+        """Return how the tensors stand now, for :meth:`restore_mark`.
+
+        Args:
+            changed: from :func:`~lightning_saliency.network.tensor_values.which_changed`.
+        """
         now = _standing(self._tensors)
-        changed = {*_moved(now, self._before), *self._values.changed()}
         others = {
             place: (self._tensors[place].data, self._tensors[place].data.clone())
-            for place in changed
+            for place in {*_moved(now, self._before), *changed}
         }
         return TensorMark(now, others)
 
     @torch.no_grad()
-    def restore_mark(self, mark: TensorMark | None) -> None:
+    def restore_mark(self, mark: TensorMark | None, changed: Iterable[int]) -> None:
         """Put back what has been written to since the mark.
 
         Args:
             mark: from :meth:`mark`; None for how they were in the beginning.
+            changed: as for :meth:`mark`.
         """
         self._restore_hooks()
         before, others = (self._before, {}) if mark is None else (mark.standing, mark.others)
@@ -128,33 +140,39 @@ class KeptTensors:
                 self._tensors[place].data = alias
         for alias, values in others.values():
             alias.copy_(values)
-        for place in self._values.restore(except_for=others):
+        back = [place for place in changed if place not in others]
+        self.values.restore(back)
+        for place in back:
             self._before[0][place] = _version(self._tensors[place])
         self._restore_graph()
 
     @torch.no_grad()
-    def restore(self) -> list[Tensor]:
-        """Put everything back as it was, and return the tensors that were not."""
+    def restore_memory(self) -> list[Tensor]:
+        """Give the tensors the memory that they had, and return those that had other memory."""
         self._restore_hooks()
         versions, pointers = self._before
         self.lost = [
             self._tensors[place]
             for place in self._uncopied
             if _version(self._tensors[place]) != versions[place]
+            or _pointer(self._aliases[place]) != pointers[place]
         ]
         moved = []
-        for place, (tensor, alias) in enumerate(zip(self._tensors, self._aliases, strict=True)):
-            if _pointer(alias) != pointers[place]:
-                # Its memory was freed, as sharded weights are.
-                _ask_for_memory(alias)
-                if place in self._uncopied:
-                    self.lost.append(tensor)
+        for tensor, alias in zip(self._tensors, self._aliases, strict=True):
             if _is_elsewhere(tensor, alias):
                 tensor.data = alias
                 moved.append(tensor)
-        moved += [self._tensors[place] for place in self._values.restore()]
-        self._restore_graph()
         return moved + self.lost
+
+    def restore(self, changed: Iterable[int]) -> list[Tensor]:
+        """Put back the values, after :meth:`restore_memory`, and return what had others.
+
+        Args:
+            changed: as for :meth:`mark`.
+        """
+        self.values.restore(changed)
+        self._restore_graph()
+        return [self._tensors[place] for place in changed]
 
     def _restore_hooks(self) -> None:
         for tensor, attributes in zip(self._tensors, self._attributes, strict=True):

@@ -14,6 +14,7 @@ from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.network.holders import restore_dict, same_entries
 from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark, WatchedTensors
 from lightning_saliency.network.reachable import Reached
+from lightning_saliency.network.tensor_values import which_changed
 
 __all__ = ["Mark", "Snapshot", "warn_of_lost"]
 
@@ -108,7 +109,7 @@ class Snapshot:
                 )
                 if not holder.same(kept)
             },
-            [kept.mark() for kept in self._tensors],
+            [kept.mark(some) for kept, some in zip(self._tensors, self._changed(), strict=True)],
         )
 
     def restore_mark(self, mark: Mark) -> None:
@@ -132,8 +133,9 @@ class Snapshot:
             if not holder.same(kept):
                 _try(holder.put, kept, failed)
         # Those that were handed out later were until then as in the beginning.
-        for kept, before in zip_longest(self._tensors, mark.tensors):
-            kept.restore_mark(before)
+        changed = self._changed()
+        for kept, before, some in zip_longest(self._tensors, mark.tensors, changed):
+            kept.restore_mark(before, some)
         _tell(failed)
 
     def restore(self) -> list[Any]:
@@ -156,11 +158,18 @@ class Snapshot:
                 _try(holder.put, kept, failed)
                 moved.append(holder.owner)
         for kept in self._tensors:
-            moved += kept.restore()
+            moved += kept.restore_memory()
             self.lost += kept.lost
+        for kept, changed in zip(self._tensors, self._changed(), strict=True):
+            moved += kept.restore(changed)
         self.lost += [t for t in self._watched.changed() if id(t) not in self._kept_ids]
         _tell(failed)
         return moved
+
+    def _changed(self) -> list[list[int]]:
+        for kept in self._tensors:
+            kept.hold_memory()
+        return which_changed([kept.values for kept in self._tensors])
 
     def _restore_classes(self, classes: Sequence[type]) -> None:
         """Give modules their classes back, which parametrizations, for instance, replace."""

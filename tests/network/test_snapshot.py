@@ -325,6 +325,17 @@ def test_large_tensors_are_not_copied_but_watched(monkeypatch: pytest.MonkeyPatc
         model.bank.add_(1)
 
 
+def test_memory_that_was_freed_comes_back() -> None:
+    model = in_training(make_model())
+    wanted = bits(Gradient()(model, IMAGES, 1))
+    with leaves_no_trace(model), undisturbed(model):
+        for _ in range(2):
+            with undisturbed(model):
+                model.hidden[2].weight.untyped_storage().resize_(0)
+            assert bits(Gradient()(model, IMAGES, 1)) == wanted
+        model.head.weight.untyped_storage().resize_(0)
+
+
 def test_large_containers_are_kept_but_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
     model.files = [[i] for i in range(10_001)]
