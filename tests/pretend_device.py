@@ -29,6 +29,8 @@ _WAITING = {
     *("_unique2", "unique_consecutive", "nonzero_numpy", "bincount"),
 }
 _COPIES = {"_to_copy", "copy_"}
+# Torch gives these their size only when the numbers are there, which a wrapper would not notice.
+_SIZED_LATER = ("arange", "arange.start", "arange.start_step", "linspace")
 # Lists of places may come from the host.
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 
@@ -57,6 +59,10 @@ class PretendTensor(torch.Tensor):
         )
         made.numbers = numbers
         return made
+
+    def tolist(self) -> Any:
+        """Return the numbers; torch itself does not do it for classes such as this."""
+        return self.cpu().tolist()
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -120,6 +126,9 @@ def _wrapped(func: Any, args: Any, kwargs: Any, found: Any) -> Any:
         for place, argument in enumerate(func._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
+    for each in written:
+        if isinstance(each, PretendTensor) and each.shape != each.numbers.shape:
+            raise NotImplementedError(f"{func} changes the shape of {each.shape} in place.")
     if written and len(func._schema.returns) == 1:
         return written[0]
     if written and func._schema.returns:
@@ -197,7 +206,7 @@ def set_up() -> None:
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     # What is made on the device without a tensor of it.
     library = torch.library.Library("aten", "IMPL", "PrivateUse1")
-    for name in ("empty.memory_format", "empty_strided"):
+    for name in ("empty.memory_format", "empty_strided", *_SIZED_LATER):
         _implement(library, name)
     library.impl("_copy_from", _copy_from)
     library.impl("_copy_from_and_resize", _copy_from)
