@@ -131,8 +131,9 @@ class Recorder(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._note(trainer, pl_module, ())
 
-    def _note(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Sequence[Any]) -> None:
-        state = {f"batch {number}": bits(part) for number, part in enumerate(batch)}
+    def _note(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
+        state: dict[str, object] = {f"batch {number}": bits(part) for number, part in parts}
         state |= {**random_streams(), **global_flags(), **module_state(module)}
         state |= everything(module, "module")
         loaders = [trainer.train_dataloader, trainer.val_dataloaders]
