@@ -47,6 +47,9 @@ class WatchedTensors:
         self._before = _standing(tensors)
         self._places = {id(tensor): place for place, tensor in enumerate(tensors)}
 
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._places
+
     def changed(self, ids: Iterable[int] | None = None) -> list[Tensor]:
         """Return those that have been written to since, as far as that can be seen.
 

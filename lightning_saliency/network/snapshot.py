@@ -92,6 +92,10 @@ class Snapshot:
             self.lost += self._watched.changed(ids)
             self._tensors.append(KeptTensors(new, ids))
 
+    def watches(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of those that are only watched, or were at first."""
+        return tensor in self._watched
+
     def mark(self) -> Mark:
         """Return how things stand now, for :meth:`restore_mark`."""
         return Mark(

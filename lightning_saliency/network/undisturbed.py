@@ -36,6 +36,7 @@ from lightning_saliency.network.training_modes import (
 from lightning_saliency.network.weight_guard import watched_parameters
 
 __all__ = [
+    "keep_weights_held_by",
     "lazy_layer",
     "other_random_numbers",
     "preserved_random_streams",
@@ -118,6 +119,21 @@ _writers: WeakSet[nn.Module] = WeakSet()
 
 def _snapshots() -> list[Snapshot]:
     return _here.snapshots
+
+
+def keep_weights_held_by(code: object) -> None:
+    """Copy the weights that somebody's code already has, before it can write to them.
+
+    Called inside of :func:`undisturbed`, before the code runs on the model. What the code keeps
+    for itself is its own, and is not put back.
+
+    Args:
+        code: a function, for instance, with weights in its closure.
+    """
+    known = {key for snapshot in _here.snapshots for key in snapshot.ids}
+    held = Reached([code], known)
+    for snapshot in _here.snapshots:
+        snapshot.keep_now([tensor for tensor in held.tensors if snapshot.watches(tensor)])
 
 
 @contextmanager

@@ -263,6 +263,24 @@ def test_what_a_users_method_does_is_undone(case: str) -> None:
     assert not hasattr(model.head.weight, "note")
 
 
+def test_weights_that_a_users_method_has_had_before_are_kept() -> None:
+    model = in_training(make_model())
+    weights, calls = list(model.parameters()), [0]
+
+    def scale(_model: nn.Module, images: Tensor, _target: object) -> Tensor:
+        calls[0] += 1
+        for weight in weights:
+            weight.data.mul_(2)
+        return images[:, :1]
+
+    with leaves_no_trace(model):
+        FromFunction(scale)(model, IMAGES, 1)
+        with undisturbed(model):
+            FromFunction(scale)(model, IMAGES, 1)
+    # What the method keeps for itself is the user's.
+    assert calls == [2]
+
+
 # --- what cannot be put back ------------------------------------------------------------------
 
 
