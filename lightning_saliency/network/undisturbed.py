@@ -94,8 +94,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(kept_activations())
         stack.enter_context(_explained_inference_error())
         outer = list(_snapshots())
-        known = {key for snapshot in outer for key in snapshot.ids}
-        new = [module for module in modules if id(module) not in known]
+        ids = [snapshot.ids for snapshot in outer]
+        new = [module for module in modules if not any(id(module) in known for known in ids)]
         stack.enter_context(no_inference_tensors(new))
         stack.enter_context(detached_buffers(new))
         stack.enter_context(frozen_parameters(modules))
@@ -103,7 +103,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         if len(new) < len(modules):
             stack.enter_context(_as_on_entering(outer))
         if new:
-            stack.enter_context(_kept(model, new, known))
+            stack.enter_context(_kept(model, new, set().union(*ids)))
         yield
 
 
