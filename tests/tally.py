@@ -2,12 +2,13 @@
 
 import threading
 from collections import UserList
+from collections.abc import Iterable
 from typing import Any
 
 
 class Tally(UserList[Any]):
     """Left alone by explanations, as whatever is guarded for other threads."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, entries: Iterable[Any] = ()) -> None:
+        super().__init__(entries)
         self.lock = threading.Lock()

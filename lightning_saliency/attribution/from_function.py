@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.network.score import Target
+from lightning_saliency.network.undisturbed import keep_weights_held_by
 
 
 @dataclass(frozen=True)
@@ -26,4 +27,5 @@ class FromFunction(AttributionMethod):
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return what the function returns; see :meth:`AttributionMethod.attribute`."""
+        keep_weights_held_by(self.function)
         return self.function(model, image, target)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.network.holders import same_entries
+from lightning_saliency.network.holders import restore_dict, same_entries
 from lightning_saliency.network.tensor_values import TensorValues
 
 __all__ = ["KeptTensors", "TensorMark", "WatchedTensors"]
@@ -45,11 +45,24 @@ class WatchedTensors:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = tensors
         self._before = _standing(tensors)
+        self._places = {id(tensor): place for place, tensor in enumerate(tensors)}
 
-    def changed(self) -> list[Tensor]:
-        """Return those that have been written to since, as far as that can be seen."""
-        now = _standing(self._tensors)
-        return [self._tensors[place] for place in _moved(now, self._before)]
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._places
+
+    def changed(self, ids: Iterable[int] | None = None) -> list[Tensor]:
+        """Return those that have been written to since, as far as that can be seen.
+
+        Args:
+            ids: of those that are looked at; None for all.
+        """
+        if ids is None:
+            moved = _moved(_standing(self._tensors), self._before)
+            return [self._tensors[place] for place in moved]
+        places = [self._places[key] for key in ids if key in self._places]
+        some = [self._tensors[place] for place in places]
+        before = [[part[place] for place in places] for part in self._before]
+        return [some[place] for place in _moved(_standing(some), (before[0], before[1]))]
 
 
 class KeptTensors:
@@ -60,7 +73,9 @@ class KeptTensors:
         weights: ids of those that are copied however large they are.
 
     Attributes:
-        lost: those whose values were written to and cannot be put back, after :meth:`restore`.
+        values: what was in them.
+        lost: those whose values were written to and cannot be put back, after
+            :meth:`restore_memory`.
     """
 
     def __init__(self, tensors: Iterable[Tensor], weights: Collection[int] = ()) -> None:
@@ -68,6 +83,7 @@ class KeptTensors:
         self.lost: list[Tensor] = []
         self._aliases = [tensor.data for tensor in self._tensors]
         self._before = _standing(self._tensors)
+        self._attributes = [dict(vars(tensor)) for tensor in self._tensors]
         self._hooks = [_hooks(tensor) for tensor in self._tensors]
         # Of those that were computed the graph is their own.
         self._leaves = [
@@ -75,11 +91,11 @@ class KeptTensors:
         ]
         chosen = self._chosen(weights)
         try:
-            self._values = TensorValues(chosen)
+            self.values = TensorValues(chosen)
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
-            chosen, self._values = {}, TensorValues({})
+            chosen, self.values = {}, TensorValues({})
         self._uncopied = [place for place in range(len(self._tensors)) if place not in chosen]
 
     def _chosen(self, weights: Collection[int]) -> dict[int, Tensor]:
@@ -92,63 +108,81 @@ class KeptTensors:
                 left -= size
         return chosen
 
-    def mark(self) -> TensorMark:
-        """Return how the tensors stand now, for :meth:`restore_mark`."""
+    def hold_memory(self) -> None:
+        """Have memory again where it was freed, as models do that share their weights out."""
+        for place, alias in enumerate(self._aliases):
+            if _pointer(alias) != self._before[1][place]:
+                _ask_for_memory(alias)
+
+    def mark(self, changed: Iterable[int]) -> TensorMark:
+        """Return how the tensors stand now, for :meth:`restore_mark`.
+
+        Args:
+            changed: from :func:`~lightning_saliency.network.tensor_values.which_changed`.
+        """
         now = _standing(self._tensors)
         others = {
             place: (self._tensors[place].data, self._tensors[place].data.clone())
-            for place in _moved(now, self._before)
+            for place in {*_moved(now, self._before), *changed}
         }
         return TensorMark(now, others)
 
     @torch.no_grad()
-    def restore_mark(self, mark: TensorMark | None) -> None:
-        """Put back what has visibly been written to since the mark.
+    def restore_mark(self, mark: TensorMark | None, changed: Iterable[int]) -> None:
+        """Put back what has been written to since the mark.
 
         Args:
             mark: from :meth:`mark`; None for how they were in the beginning.
+            changed: as for :meth:`mark`.
         """
         self._restore_hooks()
         before, others = (self._before, {}) if mark is None else (mark.standing, mark.others)
-        moved = _moved(_standing(self._tensors), before)
-        for place in moved:
-            alias, values = others.get(place, (self._aliases[place], None))
+        for place in _moved(_standing(self._tensors), before):
+            alias = others[place][0] if place in others else self._aliases[place]
             if _is_elsewhere(self._tensors[place], alias):
                 self._tensors[place].data = alias
-            if values is not None:
-                alias.copy_(values)
-        if moved:
-            as_before = {place for place in moved if place not in others}
-            self._values.restore(as_before)
-            for place in as_before.difference(self._uncopied):
-                self._before[0][place] = _version(self._tensors[place])
+        for alias, values in others.values():
+            alias.copy_(values)
+        back = [place for place in changed if place not in others]
+        self.values.restore(back)
+        for place in back:
+            self._before[0][place] = _version(self._tensors[place])
         self._restore_graph()
 
     @torch.no_grad()
-    def restore(self) -> list[Tensor]:
-        """Put everything back as it was, and return the tensors that were not."""
+    def restore_memory(self) -> list[Tensor]:
+        """Give the tensors the memory that they had, and return those that had other memory."""
         self._restore_hooks()
         versions, pointers = self._before
         self.lost = [
             self._tensors[place]
             for place in self._uncopied
             if _version(self._tensors[place]) != versions[place]
+            or _pointer(self._aliases[place]) != pointers[place]
         ]
         moved = []
-        for place, (tensor, alias) in enumerate(zip(self._tensors, self._aliases, strict=True)):
-            if _pointer(alias) != pointers[place]:
-                # Its memory was freed, as sharded weights are.
-                _ask_for_memory(alias)
-                if place in self._uncopied:
-                    self.lost.append(tensor)
+        for tensor, alias in zip(self._tensors, self._aliases, strict=True):
             if _is_elsewhere(tensor, alias):
                 tensor.data = alias
                 moved.append(tensor)
-        moved += [self._tensors[place] for place in self._values.restore()]
-        self._restore_graph()
         return moved + self.lost
 
+    def restore(self, changed: Iterable[int]) -> list[Tensor]:
+        """Put back the values, after :meth:`restore_memory`, and return what had others.
+
+        Args:
+            changed: as for :meth:`mark`.
+        """
+        self.values.restore(changed)
+        self._restore_graph()
+        return [self._tensors[place] for place in changed]
+
     def _restore_hooks(self) -> None:
+        for tensor, attributes in zip(self._tensors, self._attributes, strict=True):
+            if vars(tensor).keys() != attributes.keys() or not same_entries(
+                vars(tensor).values(), attributes.values()
+            ):
+                restore_dict(vars(tensor), attributes)
         for tensor, (hooks, own, after, own_after) in zip(self._tensors, self._hooks, strict=True):
             now: Any = tensor
             if now._backward_hooks is not hooks or (own and not _same(hooks, own)):

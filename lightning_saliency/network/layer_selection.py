@@ -151,8 +151,11 @@ def _with_influence(
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
         score, [found for _, found in pictures], allow_unused=True
     )
-    return [
-        name
+    reached = {
+        name: fold(gradient, size).any()
         for (name, _), gradient in zip(pictures, gradients, strict=True)
-        if gradient is not None and bool(fold(gradient, size).any())
-    ]
+        if gradient is not None
+    }
+    # One question for all of them, for which an accelerator is waited for once.
+    is_reached = torch.stack(list(reached.values())).tolist() if reached else []
+    return [name for name, yes in zip(reached, is_reached, strict=True) if yes]

@@ -82,10 +82,15 @@ def _switch_compiler() -> Callable[[], object]:
 
 
 def _switch_anomaly() -> Callable[[], object]:
-    if not torch.is_anomaly_enabled():
-        return bool
-    off = torch.autograd.set_detect_anomaly(False)
-    return lambda: off.__exit__(None, None, None)
+    before = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    if before[0]:
+        torch.autograd.set_detect_anomaly(False)
+
+    def back() -> None:
+        if before != (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()):
+            torch.autograd.set_detect_anomaly(*before)
+
+    return back
 
 
 def _switch_checkpoints() -> Callable[[], object]:

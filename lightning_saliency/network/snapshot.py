@@ -7,14 +7,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.network.holders import restore_dict, same_entries
+from lightning_saliency.network.holders import restore_dict
 from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark, WatchedTensors
 from lightning_saliency.network.reachable import Reached
+from lightning_saliency.network.tensor_values import which_changed
 
 __all__ = ["Mark", "Snapshot", "preserved_objects", "warn_of_lost"]
 
@@ -24,12 +26,14 @@ class Mark:
     """How things stood at one time, as far as they were not as in the snapshot.
 
     Attributes:
+        classes: of the modules.
         tables: by place, the entries.
         empty: containers that were empty in the snapshot, and their entries.
         holders: by place, what was kept.
         tensors: how they stood.
     """
 
+    classes: list[type]
     tables: dict[int, dict[Any, Any]]
     empty: list[tuple[Any, list[Any]]]
     holders: dict[int, Any]
@@ -69,11 +73,12 @@ class Snapshot:
         self.reached, self.ids = reached, reached.seen.keys()
         self._restores = restore_dict if keeps_tensors else _restore_but_tensors
         # Not by their own methods, which may be others than a dict's.
+        self._classes = [type(module) for module in reached.modules]
         self._entries = [dict(dict.items(table)) for table in reached.tables]
         self._kept = [holder.take() for holder in reached.holders]
         self._tensors = [KeptTensors(reached.tensors, weights)]
         self._watched = WatchedTensors(watched)
-        self._handed_out: set[int] = set()
+        self._kept_ids = {id(tensor) for tensor in reached.tensors}
         self.lost: list[Tensor] = []
 
     def keep_now(self, tensors: Sequence[Tensor]) -> None:
@@ -82,14 +87,21 @@ class Snapshot:
         Args:
             tensors: nothing has been written to them yet.
         """
-        ids = {id(tensor) for tensor in tensors}
-        if not ids <= self._handed_out:
-            self._handed_out |= ids
-            self._tensors.append(KeptTensors(tensors, ids))
+        new = [tensor for tensor in tensors if id(tensor) not in self._kept_ids]
+        if new:
+            ids = {id(tensor) for tensor in new}
+            self._kept_ids |= ids
+            self.lost += self._watched.changed(ids)
+            self._tensors.append(KeptTensors(new, ids))
+
+    def watches(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of those that are only watched, or were at first."""
+        return tensor in self._watched
 
     def mark(self) -> Mark:
         """Return how things stand now, for :meth:`restore_mark`."""
         return Mark(
+            [type(module) for module in self.reached.modules],
             {
                 place: dict(dict.items(table))
                 for place, (table, entries) in enumerate(self._pairs())
@@ -103,7 +115,7 @@ class Snapshot:
                 )
                 if not holder.same(kept)
             },
-            [kept.mark() for kept in self._tensors],
+            [kept.mark(some) for kept, some in zip(self._tensors, self._changed(), strict=True)],
         )
 
     def restore_mark(self, mark: Mark) -> None:
@@ -115,6 +127,7 @@ class Snapshot:
             mark: from :meth:`mark`.
         """
         failed: list[str] = []
+        self._restore_classes(mark.classes)
         for place, (table, entries) in enumerate(self._pairs()):
             wanted = mark.tables.get(place, entries)
             if not _same(table, wanted):
@@ -126,8 +139,9 @@ class Snapshot:
             if not holder.same(kept):
                 _try(holder.put, kept, failed)
         # Those that were handed out later were until then as in the beginning.
-        for kept, before in zip_longest(self._tensors, mark.tensors):
-            kept.restore_mark(before)
+        changed = self._changed()
+        for kept, before, some in zip_longest(self._tensors, mark.tensors, changed):
+            kept.restore_mark(before, some)
         _tell(failed)
 
     def restore(self) -> list[Any]:
@@ -137,6 +151,7 @@ class Snapshot:
         """
         moved: list[Any] = []
         failed: list[str] = []
+        self._restore_classes(self._classes)
         for table, entries in self._pairs():
             if not _same(table, entries):
                 self._restores(table, entries)
@@ -149,11 +164,24 @@ class Snapshot:
                 _try(holder.put, kept, failed)
                 moved.append(holder.owner)
         for kept in self._tensors:
-            moved += kept.restore()
+            moved += kept.restore_memory()
             self.lost += kept.lost
-        self.lost += [t for t in self._watched.changed() if id(t) not in self._handed_out]
+        for kept, changed in zip(self._tensors, self._changed(), strict=True):
+            moved += kept.restore(changed)
+        self.lost += [t for t in self._watched.changed() if id(t) not in self._kept_ids]
         _tell(failed)
         return moved
+
+    def _changed(self) -> list[list[int]]:
+        for kept in self._tensors:
+            kept.hold_memory()
+        return which_changed([kept.values for kept in self._tensors])
+
+    def _restore_classes(self, classes: Sequence[type]) -> None:
+        """Give modules their classes back, which parametrizations, for instance, replace."""
+        for module, kind in zip(self.reached.modules, classes, strict=True):
+            if type(module) is not kind:
+                object.__setattr__(module, "__class__", kind)
 
     def _pairs(self) -> Iterable[tuple[dict[Any, Any], dict[Any, Any]]]:
         return zip(self.reached.tables, self._entries, strict=True)
@@ -194,10 +222,11 @@ def warn_of_lost(model: nn.Module, lost: Sequence[Tensor]) -> None:
 
 
 def _same(table: dict[Any, Any], entries: dict[Any, Any]) -> bool:
+    # Called for thousands of tables: without a function of its own for each half.
     return (
         len(table) == len(entries)
-        and same_entries(dict.values(table), entries.values())
-        and same_entries(dict.keys(table), entries)
+        and all(map(is_, dict.values(table), entries.values()))
+        and all(map(is_, dict.keys(table), entries))
     )
 
 

@@ -79,21 +79,23 @@ class ArrayValues(Holder):
 
     def __init__(self, owner: np.ndarray[Any, Any]) -> None:
         self.owner = owner
+        # Not by the methods of a class of its own.
+        self._numbers = np.asarray(owner)
 
     @override
     def take(self) -> np.ndarray[Any, Any]:
-        return self.owner.copy()
+        return self._numbers.copy()
 
     @override
     def same(self, kept: np.ndarray[Any, Any]) -> bool:
         if self.owner.shape != kept.shape or self.owner.dtype != kept.dtype:
             return False
         if self.owner.dtype.hasobject:
-            return same_entries(self.owner.flat, kept.flat)
-        return self.owner.tobytes() == kept.tobytes()
+            return same_entries(self._numbers.flat, kept.flat)
+        return self._numbers.tobytes() == kept.tobytes()
 
     @override
     def put(self, kept: np.ndarray[Any, Any]) -> None:
         if self.owner.shape != kept.shape:
             self.owner.resize(kept.shape, refcheck=False)
-        self.owner[...] = kept
+        np.asarray(self.owner)[...] = kept

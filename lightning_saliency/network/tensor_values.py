@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["TensorValues"]
+__all__ = ["TensorValues", "which_changed"]
 
 # Compared as integers, numbers that are none equal themselves, and 0 is not -0.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 # Up to this many elements are copied and compared together with others of their kind.
 _SMALL = 4096
+
+
+_Pairs = dict[int, tuple[Tensor, Tensor]]
 
 
 class TensorValues:
@@ -42,44 +46,66 @@ class TensorValues:
         self._small = [(group, _in_one_piece(group)) for group in small.values()]
 
     @torch.no_grad()
-    def restore(self, keys: Collection[int] | None = None) -> list[int]:
-        """Write back what has changed, and return the keys of the tensors that had.
+    def restore(self, changed: Iterable[int]) -> None:
+        """Write back what was there.
 
         Args:
-            keys: of the only tensors that are looked at; None for all.
+            changed: keys of tensors, from :func:`which_changed`.
         """
-        pairs = {-1 - place: (_in_one_piece(g), v) for place, (g, v) in enumerate(self._small)}
-        differ = _which_differ({**pairs, **self._large}) if keys is None else set(pairs)
-        changed: list[int] = []
-        for place, (group, before) in enumerate(self._small):
-            if -1 - place in differ:
-                changed += _write_small(group, before, keys)
-        large = differ if keys is None else _which_differ(_some(self._large, keys))
-        for key in self._large.keys() & large:
-            flat, before = self._large[key]
-            flat.copy_(before)
-            changed.append(key)
-        for key, (tensor, value) in self._odd.items():
-            # Sparse tensors cannot be compared.
-            is_same = tensor.layout is torch.strided and torch.equal(tensor, value)
-            if not is_same and (keys is None or key in keys):
-                tensor.copy_(value)
-                changed.append(key)
-        return changed
+        pairs = {**self._large, **self._odd}
+        for group, before in self._small if changed else ():
+            pairs |= _pairs(group, before)
+        for key in changed:
+            tensor, value = pairs[key]
+            tensor.copy_(value)
 
 
-_Pairs = dict[int, tuple[Tensor, Tensor]]
+@torch.no_grad()
+def which_changed(values: Sequence[TensorValues]) -> list[list[int]]:
+    """Return, for each of some values, the keys of the tensors that are not as they were.
+
+    Args:
+        values: looked at together, so that accelerators are waited for once.
+    """
+    # First pieces of many small tensors; a second look only at pieces that have changed.
+    whole: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for place, some in enumerate(values):
+        whole |= {(place, key): pair for key, pair in some._large.items()}
+        for number, (group, before) in enumerate(some._small):
+            whole[place, -1 - number] = _in_one_piece(group), before
+    differ = _which_differ(whole)
+    single: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for place, key in differ:
+        if key < 0:
+            small = _pairs(*values[place]._small[-1 - key])
+            single |= {(place, each): pair for each, pair in small.items()}
+    changed: list[list[int]] = [_odd_ones(some._odd) for some in values]
+    for place, key in (*(each for each in differ if each[1] >= 0), *_which_differ(single)):
+        changed[place].append(key)
+    return changed
 
 
-def _some(pairs: _Pairs, keys: Collection[int]) -> _Pairs:
-    return {key: pair for key, pair in pairs.items() if key in keys}
+def _odd_ones(pairs: _Pairs) -> list[int]:
+    # Sparse tensors cannot be compared.
+    return [
+        key
+        for key, (tensor, value) in pairs.items()
+        if tensor.layout is not torch.strided or not torch.equal(tensor, value)
+    ]
+
+
+def _pairs(group: Mapping[int, Tensor], before: Tensor) -> _Pairs:
+    """Return small tensors, each of one dimension where its memory allows, with their values."""
+    values = torch.split(before, [tensor.numel() for tensor in group.values()])
+    return {
+        key: (flat, value.view(flat.shape))
+        for (key, flat), value in zip(group.items(), values, strict=True)
+    }
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return (
-        type(tensor) is Tensor
-        and tensor.layout is torch.strided
-        and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+    return tensor.layout is torch.strided and not (
+        tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
     )
 
 
@@ -108,34 +134,22 @@ def _in_one_piece(tensors: Mapping[int, Tensor]) -> Tensor:
     return torch.cat([t if t.dim() == 1 else t.reshape(-1) for t in tensors.values()])
 
 
-def _write_small(
-    group: Mapping[int, Tensor], before: Tensor, keys: Collection[int] | None
-) -> list[int]:
-    values = torch.split(before, [tensor.numel() for tensor in group.values()])
-    pairs = {
-        key: (tensor.reshape(-1), value)
-        for (key, tensor), value in zip(group.items(), values, strict=True)
-        if keys is None or key in keys
-    }
-    changed = _which_differ(pairs)
-    for key in changed:
-        group[key].copy_(pairs[key][1].view(group[key].shape))
-    return list(changed)
+_Key = TypeVar("_Key", bound=Hashable)
 
 
-def _which_differ(pairs: _Pairs) -> set[int]:
+def _which_differ(pairs: Mapping[_Key, tuple[Tensor, Tensor]]) -> list[_Key]:
     """Return the keys of the pairs whose bits differ; waits once for each accelerator."""
-    differ: set[int] = set()
-    waiting: dict[torch.device, _Pairs] = defaultdict(dict)
+    differ: list[_Key] = []
+    waiting: dict[torch.device, dict[_Key, tuple[Tensor, Tensor]]] = defaultdict(dict)
     for key, (one, other) in pairs.items():
         one, other = _as_integers(one, other.to(one.device))
         if one.device.type != "cpu":
             waiting[one.device][key] = one, other
         elif not torch.equal(one, other):
-            differ.add(key)
+            differ.append(key)
     for some in waiting.values():
         flags = torch.stack([(one != other).any() for one, other in some.values()]).tolist()
-        differ.update(key for key, flag in zip(some, flags, strict=True) if flag)
+        differ += [key for key, flag in zip(some, flags, strict=True) if flag]
     return differ
 
 

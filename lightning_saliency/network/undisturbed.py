@@ -36,6 +36,7 @@ from lightning_saliency.network.training_modes import (
 from lightning_saliency.network.weight_guard import watched_parameters
 
 __all__ = [
+    "keep_weights_held_by",
     "lazy_layer",
     "other_random_numbers",
     "preserved_random_streams",
@@ -93,8 +94,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(kept_activations())
         stack.enter_context(_explained_inference_error())
         outer = list(_snapshots())
-        known = {key for snapshot in outer for key in snapshot.ids}
-        new = [module for module in modules if id(module) not in known]
+        ids = [snapshot.ids for snapshot in outer]
+        new = [module for module in modules if not any(id(module) in known for known in ids)]
         stack.enter_context(no_inference_tensors(new))
         stack.enter_context(detached_buffers(new))
         stack.enter_context(frozen_parameters(modules))
@@ -102,7 +103,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         if len(new) < len(modules):
             stack.enter_context(_as_on_entering(outer))
         if new:
-            stack.enter_context(_kept(model, new, known))
+            stack.enter_context(_kept(model, new, set().union(*ids)))
         yield
 
 
@@ -118,6 +119,21 @@ _writers: WeakSet[nn.Module] = WeakSet()
 
 def _snapshots() -> list[Snapshot]:
     return _here.snapshots
+
+
+def keep_weights_held_by(code: object) -> None:
+    """Copy the weights that somebody's code already has, before it can write to them.
+
+    Called inside of :func:`undisturbed`, before the code runs on the model. What the code keeps
+    for itself is its own, and is not put back.
+
+    Args:
+        code: a function, for instance, with weights in its closure.
+    """
+    known = {key for snapshot in _here.snapshots for key in snapshot.ids}
+    held = Reached([code], known)
+    for snapshot in _here.snapshots:
+        snapshot.keep_now([tensor for tensor in held.tensors if snapshot.watches(tensor)])
 
 
 @contextmanager

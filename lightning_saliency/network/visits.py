@@ -143,7 +143,9 @@ class Visits:
 
     def _tensor(self, tensor: Tensor) -> None:
         self.tensors.append(tensor)
-        self._attributes(tensor)
+        table = attributes_of(tensor)
+        if table:
+            self._add(tensor, table.values(), table.keys())
 
     def _array(self, numbers: np.ndarray[Any, Any]) -> None:
         self.holders.append(ArrayValues(numbers))

@@ -24,8 +24,9 @@ __all__ = ["WatchedParameters", "only_reads_its_weights", "watched_parameters"]
 _MODULE_FILE = str(nn.Module.__init__.__code__.co_filename)
 _LAYERS = str(Path(_MODULE_FILE).parent)
 _OURS = str(Path(__file__).parents[1])
-# These hand weights out, or write to them.
-_NOT_TRUSTED = (nn.modules.container.__file__, str(Path(__file__).with_name("random_weights.py")))
+# What torch's layers run; others of their methods write to the weights, or hand them out.
+_READING = {"forward", "_conv_forward", "_apply_instance_norm"}
+_WRITING = str(Path(__file__).with_name("random_weights.py"))
 
 
 def only_reads_its_weights(module: nn.Module) -> bool:
@@ -63,7 +64,7 @@ class WatchedParameters(dict[str, Any]):
         # Generators and lambdas of nn.Module hand on what they get to whoever called them.
         while frame is not None and frame.f_code.co_filename == _MODULE_FILE:
             frame = frame.f_back
-        if frame is None or not _is_trusted(frame.f_code.co_filename):
+        if frame is None or not _only_reads(frame.f_code.co_filename, frame.f_code.co_name):
             tell, self._tell = self._tell, None
             tell(self)
 
@@ -123,8 +124,11 @@ class WatchedParameters(dict[str, Any]):
 
 
 @lru_cache(maxsize=4096)
-def _is_trusted(file: str) -> bool:
-    return file.startswith((_LAYERS, _OURS)) and file not in _NOT_TRUSTED
+def _only_reads(file: str, function: str) -> bool:
+    """Whether code only reads the parameters that it asks for, and hands them to nobody."""
+    if file.startswith(_LAYERS):
+        return function in _READING
+    return file.startswith(_OURS) and file != _WRITING
 
 
 @contextmanager
