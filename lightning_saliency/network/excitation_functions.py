@@ -42,26 +42,16 @@ class PositiveWeights:
                 "weights back before excitation backprop was done with them. Explain a whole "
                 "copy of the model, or take another method."
             )
-        if not _is_plain(weight) or weight.dtype != like.dtype:
+        is_plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.is_contiguous()
+        if not is_plain or weight.device.type != "cpu" or weight.dtype != like.dtype:
             part = weight.clamp(min=0) if sign > 0 else -weight.clamp(max=0)
             return part.to(like.dtype)
-        memory = self._memory_for(weight)
+        if self._memory.dtype != weight.dtype or self._memory.numel() < weight.numel():
+            self._memory = torch.empty(weight.numel(), dtype=weight.dtype)
+        memory = self._memory[: weight.numel()].view(weight.shape)
         if sign > 0:
             return torch.clamp(weight, min=0, out=memory)
         return torch.clamp(weight, max=0, out=memory).neg_()
-
-    def _memory_for(self, weight: Tensor) -> Tensor:
-        if self._memory.dtype != weight.dtype or self._memory.numel() < weight.numel():
-            self._memory = torch.empty(weight.numel(), dtype=weight.dtype)
-        return self._memory[: weight.numel()].view(weight.shape)
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return (
-        type(weight) in (Tensor, torch.nn.Parameter)
-        and weight.device.type == "cpu"
-        and weight.is_contiguous()
-    )
 
 
 _Map: TypeAlias = Callable[[Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""The layers of a model: find them by name, capture what they put out, tell sharded ones."""
+"""The layers of a model: find them by name, capture their outputs, recognize sharded weights."""
 
 import difflib
 from collections.abc import Iterator

@@ -2,12 +2,17 @@
 
 from lightning_saliency.renamed import keep_old_names
 from lightning_saliency.rendering.colors import ColorScale, apply_colormap, color_scale
-from lightning_saliency.rendering.filmstrip import Frame, film_frame, filmstrip, select_frames
+from lightning_saliency.rendering.filmstrip import (
+    Frame,
+    film_frame,
+    filmstrip,
+    select_frames,
+    timelapse,
+)
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap, overlay
 from lightning_saliency.rendering.masks import mask_rows
 from lightning_saliency.rendering.panel import Cell, compare_panel, grid, panel
 from lightning_saliency.rendering.pixels import displayable, to_bytes
-from lightning_saliency.rendering.timelapse import timelapse
 
 __all__ = [
     "Cell",

@@ -184,7 +184,7 @@ class ConsoleProgress:
         self._last_strength = 0.0
 
     def __call__(self, iteration: int, strength: float, state: Tensor) -> None:
-        """Print a line for each mask; see :data:`~.search.Progress`."""
+        """Print a line for each mask; see :data:`Progress`."""
         doubled = self._doubled and strength >= 2 * self._last_strength
         if doubled:
             self._last_strength = strength
