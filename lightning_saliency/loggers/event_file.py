@@ -23,13 +23,6 @@ try:
 except ImportError:  # Windows has no such limits.
     resource = None  # type: ignore[assignment]
 
-__all__ = [
-    "LEAST_RESERVE",
-    "check_limit",
-    "check_room",
-    "length_of_whole_records",
-    "reopen",
-]
 
 # Writers whose files are limited, and half full.
 _FULL: WeakSet[Any] = WeakSet()

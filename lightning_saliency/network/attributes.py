@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import MemberDescriptorType
 from typing import Any
 
-__all__ = ["attributes_of", "is_left_alone", "slots_of"]
-
 # What belongs to the run, to other threads or to the machinery of a library.
 _LEFT_ALONE = (
     *("lightning.", "lightning_fabric.", "pytorch_lightning.", "lightning_saliency."),

@@ -10,8 +10,6 @@ from typing_extensions import override
 
 from lightning_saliency.network.holders import MISSING, Holder, same_entries
 
-__all__ = ["ClassAttributes", "ClosureVariable", "GlobalNames"]
-
 
 class ClosureVariable(Holder):
     """A variable of a function around the function."""

@@ -9,17 +9,6 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-__all__ = [
-    "MISSING",
-    "Holder",
-    "OrderedEntries",
-    "SequenceEntries",
-    "SetEntries",
-    "SlotValues",
-    "restore_dict",
-    "same_entries",
-]
-
 MISSING: Any = object()
 """Stands for an attribute that is not there."""
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from lightning_saliency.network.holders import restore_dict, same_entries
 from lightning_saliency.network.tensor_values import TensorValues
 
-__all__ = ["KeptTensors", "TensorMark", "WatchedTensors"]
-
 # Of tensors that are no weights, such as a dataset that a model holds: the bytes of one, and of all
 # together, that are copied.
 _MOST_BYTES_OF_ONE, _MOST_BYTES = 64 * 2**20, 256 * 2**20

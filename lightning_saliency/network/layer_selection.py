@@ -13,8 +13,6 @@ from lightning_saliency.network.grid import find_grid, fold
 from lightning_saliency.network.layers import layer_names
 from lightning_saliency.network.score import class_logits
 
-__all__ = ["last_spatial_layer"]
-
 # They resample or mask what the layer before them has found; the map is that layer's.
 _PASSED_OVER = (
     nn.AdaptiveAvgPool2d,

@@ -14,8 +14,6 @@ from torch.nn.modules import module as torch_modules
 
 from lightning_saliency.network.holders import OrderedEntries
 
-__all__ = ["preserved_settings"]
-
 _Setting = tuple[Callable[[], Any], Callable[[Any], object]]
 
 

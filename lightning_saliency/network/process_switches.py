@@ -10,8 +10,6 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
-__all__ = ["SharedSwitch", "eager_code", "kept_activations", "no_anomaly_detection"]
-
 
 class SharedSwitch:
     """Something of the whole process that is switched as long as any thread wants it so.

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["other_random_numbers", "preserved_random_streams"]
-
 
 @contextmanager
 def preserved_random_streams(devices: set[torch.device] | None = None) -> Iterator[None]:

@@ -25,8 +25,6 @@ from lightning_saliency.network.attributes import is_left_alone, slots_of
 from lightning_saliency.network.code_holders import GlobalNames
 from lightning_saliency.network.visits import ATOMS, STREAMS, Visits
 
-__all__ = ["Reached"]
-
 _Visit: TypeAlias = "Callable[[Reached, Any], None]"
 
 

@@ -14,8 +14,6 @@ from lightning_saliency.network.forward_view import name_of
 from lightning_saliency.network.reachable import Reached
 from lightning_saliency.network.undisturbed import undisturbed, without_outer_contexts
 
-__all__ = ["unrepeatable", "warn_if_unrepeatable"]
-
 # Accelerators add up in whatever order is quickest; relative to the largest number.
 _TOLERANCE = 1e-3
 _MOST_NAMES = 5

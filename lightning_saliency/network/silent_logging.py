@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["silent_logging"]
-
 _NAMES = ("log", "log_dict")
 # By name: neither of the two packages need be installed.
 _LIGHTNING = ("lightning.pytorch", "pytorch_lightning")

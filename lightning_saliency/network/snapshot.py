@@ -18,8 +18,6 @@ from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark, Wat
 from lightning_saliency.network.reachable import Reached
 from lightning_saliency.network.tensor_values import which_changed
 
-__all__ = ["Mark", "Snapshot", "preserved_objects", "warn_of_lost"]
-
 
 @dataclass
 class Mark:

@@ -11,8 +11,6 @@ from typing_extensions import override
 
 from lightning_saliency.network.holders import MISSING, Holder, same_entries
 
-__all__ = ["ArrayValues", "FilePosition", "RandomStream"]
-
 
 class RandomStream(Holder):
     """The state of a generator of random numbers of the model's own."""

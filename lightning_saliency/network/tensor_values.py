@@ -9,8 +9,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["TensorValues", "which_changed"]
-
 # Compared as integers, numbers that are none equal themselves, and 0 is not -0.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 # Up to this many elements are copied and compared together with others of their kind.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from lightning_saliency.network.holders import restore_dict
 
-__all__ = ["detached_buffers", "eval_mode", "frozen", "frozen_parameters", "no_inference_tensors"]
-
 
 @contextmanager
 def eval_mode(modules: Sequence[nn.Module]) -> Iterator[None]:

@@ -20,7 +20,6 @@ from lightning_saliency.network.process_switches import (
     no_anomaly_detection,
 )
 from lightning_saliency.network.random_streams import (
-    other_random_numbers,
     preserved_random_streams,
 )
 from lightning_saliency.network.reachable import Reached
@@ -34,15 +33,6 @@ from lightning_saliency.network.training_modes import (
     no_inference_tensors,
 )
 from lightning_saliency.network.weight_guard import watched_parameters
-
-__all__ = [
-    "keep_weights_held_by",
-    "lazy_layer",
-    "other_random_numbers",
-    "preserved_random_streams",
-    "undisturbed",
-    "without_outer_contexts",
-]
 
 
 @contextmanager

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["globals_named_by", "is_library", "may_run"]
-
 # What Lightning calls in training, never while a model explains: the data that such code names
 # need not be looked after.
 _NOT_EXPLAINING = ("on_", "configure_", "train_", "val_", "test_", "predict_", "optimizer_")

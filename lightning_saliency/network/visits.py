@@ -35,8 +35,6 @@ from lightning_saliency.network.stream_holders import ArrayValues, FilePosition,
 from lightning_saliency.network.user_code import globals_named_by, is_library, may_run
 from lightning_saliency.network.weight_guard import only_reads_its_weights
 
-__all__ = ["ATOMS", "MOST_SEARCHED", "STREAMS", "Visits"]
-
 MOST_SEARCHED = 10_000
 """Of a container with more entries than this the entries are kept, but not looked into."""
 

@@ -19,8 +19,6 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["WatchedParameters", "only_reads_its_weights", "watched_parameters"]
-
 _MODULE_FILE = str(nn.Module.__init__.__code__.co_filename)
 _LAYERS = str(Path(_MODULE_FILE).parent)
 _OURS = str(Path(__file__).parents[1])
