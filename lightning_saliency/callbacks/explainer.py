@@ -34,6 +34,7 @@ from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.errors import InputError
 from lightning_saliency.network.layers import find_layer, is_sharded
+from lightning_saliency.network.repeatability import warn_if_unrepeatable
 from lightning_saliency.network.score import class_logits, target_classes
 from lightning_saliency.network.undisturbed import undisturbed
 
@@ -112,6 +113,9 @@ class Explainer:
                 NamedMethod(entry.name, entry.method.prepare(model, image))
                 for entry in self.methods
             ]
+            # Not where the weights are spread over processes, of which one alone makes no pass.
+            if context.is_rank_zero and not is_sharded(model):
+                warn_if_unrepeatable(pl_module, lambda: model(image.clone()))
         self.is_prepared = True
 
     def try_methods(self, context: RunContext, probe: SampleSet) -> None:
