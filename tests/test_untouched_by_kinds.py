@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from lightning.pytorch.loggers import CSVLogger
+from quiet import QUIET, SEVERAL_PROCESSES
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.ops import StochasticDepth
 from typing_extensions import override
-from untouched import AugmentedImages, Classifier, Record, Recorder, first_difference, small_runs
+from untouched import AugmentedImages, Classifier, Record, Recorder, first_difference
 
 sys.path.insert(0, str(Path(__file__).parent / "network"))
 
@@ -32,7 +33,8 @@ from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import RISE, GradCAM, Gradient
 
 pytestmark = [
-    *small_runs,
+    *QUIET,
+    *SEVERAL_PROCESSES,
     pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)`"),
     pytest.mark.filterwarnings("ignore:The run has CSVLogger"),
 ]
@@ -147,7 +149,7 @@ def test_state_of_the_module(tmp_path: Path, kind: type[Stateful], sanity: int) 
     methods = [Gradient(), RISE(num_masks=128)]
     found, callback = compared(lambda: Keeps(kind), tmp_path, methods, num_sanity_val_steps=sanity)
     assert found == ""
-    assert callback.budget.made == 2
+    assert callback._budget.made == 2
 
 
 def test_the_comparison_sees_what_a_pass_leaves_behind(tmp_path: Path) -> None:
@@ -353,7 +355,7 @@ def test_ways_to_train(tmp_path: Path, name: str) -> None:
     methods = [Gradient(), GradCAM("features"), RISE(num_masks=128)]
     found, callback = compared(way.make, tmp_path, methods, way.fit, **way.trainer)
     assert found == ""
-    assert callback.budget.made >= way.made
+    assert callback._budget.made >= way.made
 
 
 # --- several at a time ------------------------------------------------------------------------
@@ -398,4 +400,4 @@ def test_trainers_in_threads(tmp_path: Path, at_once: Any) -> None:
     at_once([train(number) for number in range(3)])
     assert torch.utils.checkpoint.CheckpointFunction is original
     assert torch._dynamo.eval_frame._stance.stance == stance
-    assert [callback.budget.made for callback in callbacks] == [1, 2, 3]
+    assert [callback._budget.made for callback in callbacks] == [1, 2, 3]
