@@ -199,18 +199,22 @@ def read_pictures(path: Path, expected: tuple[str, ...]) -> Tensor:
             are others.
     """
     try:
-        pictures = torch.from_numpy(read_arrays(path, {"pictures": ("u1", 4)})["pictures"])
-        # Version 0.1.0 wrote none.
-        if "about" in _names(path):
-            _about(read_arrays(path, {"about": ("U", 0)})["about"])
-        if digests(pictures) != expected:
-            raise UnreadableError("its pictures are not those that the maps next to it explain")
+        return _pictures_in(path, expected)
     except UnreadableError as error:
         raise InputError(
             f"Expected a file of explained pictures, got {path}, which cannot be used as one: "
             f"{error}. Remove it if it is damaged or of another run; the maps can be read without "
             "it."
         ) from error
+
+
+def _pictures_in(path: Path, expected: tuple[str, ...]) -> Tensor:
+    pictures = torch.from_numpy(read_arrays(path, {"pictures": ("u1", 4)})["pictures"])
+    # Version 0.1.0 wrote none.
+    if "about" in _names(path):
+        _about(read_arrays(path, {"about": ("U", 0)})["about"])
+    if digests(pictures) != expected:
+        raise UnreadableError("its pictures are not those that the maps next to it explain")
     return pictures
 
 
