@@ -20,6 +20,8 @@ Everything else that a method raises is reported, also what is no ``Exception``:
 in Rust, for instance, raise their panics as a ``BaseException`` of their own."""
 
 _MOST_FAILURES_IN_A_ROW = 3
+# Letters; errors of torch that name shapes, layers and lines of C++ are shorter.
+_LONGEST_MESSAGE = 4_000
 
 
 class AbandonedError(Exception):
@@ -54,7 +56,8 @@ class StageError(Exception):
 def describe_error(error: BaseException) -> str:
     """Return type and message of an exception; "" for :class:`AbandonedError`.
 
-    Never fails itself, and returns text that can be printed anywhere.
+    Never fails itself, and returns text that can be printed anywhere, and read: of a very long
+    message its beginning.
     """
     if isinstance(error, AbandonedError):
         return ""
@@ -64,6 +67,8 @@ def describe_error(error: BaseException) -> str:
         raise
     except BaseException as broken:
         message = f"(its message cannot be read: {type(broken).__name__})"
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]}... ({len(message)} letters)"
     text = f"{type(error).__name__}: {message}"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -181,7 +181,7 @@ class SaliencyCallback(pl.Callback):
 
         checks = checked_trust(trust)
         names, measured = list(self._explainer.series), Regions(regions, self._samples.count)
-        saver = MapSaver(names, prefix) if save_maps else None
+        saver = MapSaver(prefix) if save_maps else None
         self._drift = DriftStage(names, measured, pinned, warmup_epochs)
         self._sanity = SanityStage(self._explainer, checks.sanity_check, prefix)
         self._history = HistoryStage(self._pictures, prefix, saver, custom_scalars)
@@ -387,6 +387,7 @@ class SaliencyCallback(pl.Callback):
             "trust": self._sanity.state_dict(),
             "last_epoch": self._last_epoch,
             "made_for": self._fingerprint.state_dict(),
+            "history": self._history.state_dict(),
         }
 
     @override
@@ -409,6 +410,9 @@ class SaliencyCallback(pl.Callback):
             parts.load("the filmstrips", load_pictures, "monitor")
         parts.load("the time budget", self._budget.load_state_dict, "budget")
         parts.load("the sanity check", self._sanity.load_state_dict, "trust")
+        # Not in checkpoints of version 0.1.0.
+        if "history" in state_dict:
+            parts.load("the folder of the maps", self._history.load_state_dict, "history")
         parts.load("the last epoch", self._load_last_epoch, "last_epoch")
         parts.warn_of_lost(type(self).__name__)
 

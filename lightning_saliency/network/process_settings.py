@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ def _set_warning_filters(filters: list[Any]) -> None:
     warnings.filters.extend(filters)  # type: ignore[attr-defined]
 
 
+def _set_directory(path: str) -> None:
+    # It may be gone.
+    with suppress(OSError):
+        os.chdir(path)
+
+
 _cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 _SETTINGS: list[_Setting] = [
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -64,6 +71,7 @@ _SETTINGS: list[_Setting] = [
     _flag(torch_modules, "_global_is_full_backward_hook"),
     (np.geterr, lambda value: np.seterr(**value)),
     (lambda: list(warnings.filters), _set_warning_filters),
+    (os.getcwd, _set_directory),
 ]
 _HOOK_TABLES = [
     OrderedEntries(table)
@@ -77,7 +85,8 @@ def preserved_settings() -> Iterator[None]:
     """Restore on leaving what torch, NumPy and ``warnings`` keep for the whole process.
 
     Precision, determinism, number of threads, default dtype and device, hooks on all modules, what
-    NumPy does about overflow, and which warnings are shown. Only what has changed is set again.
+    NumPy does about overflow, which warnings are shown, and the working directory. Only what has
+    changed is set again.
     """
     before = [_read(get) for get, _ in _SETTINGS]
     hooks = [table.take() for table in _HOOK_TABLES]
@@ -98,6 +107,7 @@ _UNKNOWN: Any = object()
 def _read(get: Callable[[], Any]) -> Any:
     try:
         return get()
-    except RuntimeError:
-        # Some of torch's settings cannot be read once they have been set by their newer names.
+    except (RuntimeError, OSError):
+        # Some of torch's settings cannot be read once they have been set by their newer names, and
+        # the working directory not once it has been removed.
         return _UNKNOWN

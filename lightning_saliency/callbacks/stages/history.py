@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
@@ -51,6 +51,19 @@ class HistoryStage(Stage):
         self._charts = charts
         self._pinned_epochs: dict[str, int] = {}
         self._last_step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to find its maps on disk."""
+        return {} if self._saver is None else self._saver.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state_dict` returned, perhaps without maps on disk.
+
+        Raises:
+            Exception: there is something else in it.
+        """
+        if self._saver is not None and state:
+            self._saver.load_state_dict(state)
 
     def begin(self, context: RunContext) -> None:
         """A fit begins; called on all processes."""
