@@ -403,4 +403,4 @@ def test_training_is_untouched(name: str, sanity: int, tmp_path: Path) -> None:
             trainer.fit(make(), loader, loader)
             records.append(recorder.record)
     assert first_difference(*records) == ""
-    assert callbacks[0].budget.made == 2
+    assert callbacks[0]._budget.made == 2
