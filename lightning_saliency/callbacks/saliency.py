@@ -481,8 +481,10 @@ class SaliencyCallback(pl.Callback):
             warn_of_missing_images(trainer)
 
     def _prepare_before_training(self, context: RunContext, probe: SampleSet | None) -> None:
-        # Layers that wait for their first input must not get it from us.
-        if probe is None or lazy_layer(context.pl_module) is not None:
+        # Layers that wait for their first input must not get it from us. A process that has seen no
+        # batch must not leave the others waiting.
+        cannot = probe is None or lazy_layer(context.pl_module) is not None
+        if context.any_process(cannot) or probe is None:
             return
         with self._budget.spending():
             outcome = context.attempt(partial(self._prepare, context, probe))
