@@ -101,6 +101,8 @@ assert torch.equal(gradient.cpu(), 2 * here)
 view = away[0]
 view.add_(1)
 assert torch.equal(away.cpu()[0], here[0] + 1)
+# Without the end of the interpreter, in which torch's own threads for the device can abort.
+import os; os._exit(0)
 """
     here = str(Path(__file__).parent)
     ended = subprocess.run(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tally import Tally
 from tiny_models import CLASSES, MODELS, make_images, make_model
 from torch import Tensor, nn
 from traces import bits
@@ -155,7 +156,7 @@ def test_methods_differ_from_grad_cam(kind: type[LayerMethod]) -> None:
 def test_all_share_one_pass_with_grad_cam() -> None:
     model, images = make_model(), make_images()
     methods = [GradCAM("features"), *(param.values[0]("features") for param in FORMULAS)]
-    calls: list[int] = []
+    calls = Tally()
     handle = model.head.register_forward_hook(lambda *_: calls.append(1))
     targets = torch.tensor([1, CLASSES - 1])
     found = shared_maps(methods, model, images, lambda _: [targets])
