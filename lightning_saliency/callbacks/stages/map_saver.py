@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
-from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.history.load import FOLDER
 from lightning_saliency.history.map_files import (
     SAMPLES,
@@ -58,14 +58,13 @@ class MapSaver:
             number += 1
             chosen = parent / f"{FOLDER}_{number}"
         if number:
-            rank_zero_warn(
+            warn(
                 f"{parent / FOLDER} holds the maps of another run; those of this run go to "
-                f"{chosen}.",
-                category=SaliencyWarning,
+                f"{chosen}."
             )
         self._folder = chosen
         self._failures, self._is_new_process = 0, True
-        with _Reported(self, f"Maps cannot be written to {chosen}"):
+        with self._reported(f"Maps cannot be written to {chosen}"):
             chosen.mkdir(parents=True, exist_ok=True)
             write_arrays(chosen / "try.npz", {})
             (chosen / "try.npz").unlink()
@@ -81,7 +80,7 @@ class MapSaver:
             return
         shown = to_bytes(pictures)
         marks = digests(shown)
-        with _Reported(self, f"The maps of epoch {round.epoch} could not be saved"):
+        with self._reported(f"The maps of epoch {round.epoch} could not be saved"):
             for series, found in round.explanations.items():
                 folder = self._folder / f"{self._prefix}{series}"
                 if self._is_new_process:
@@ -102,33 +101,21 @@ class MapSaver:
                 write_maps(folder, entry)
             self._is_new_process = False
 
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """Report a file that cannot be written, instead of raising it, and count."""
+        try:
+            yield
+            self._failures = 0
+        except OSError as error:
+            self._failures += 1
+            consequence = "training goes on"
+            if self._failures >= _MOST_FAILURES:
+                consequence += ", and after three failures in a row no more are tried"
+            warn(f"{what}; {consequence}. {type(error).__name__}: {error}")
+
     def _has_maps(self, root: Path) -> bool:
         return any(map_files(root / f"{self._prefix}{series}") for series in self._series)
-
-
-class _Reported:
-    """Report a file that cannot be written, instead of raising it, and count."""
-
-    def __init__(self, saver: MapSaver, what: str) -> None:
-        self._saver, self._what = saver, what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if error is None:
-            self._saver._failures = 0
-        if not isinstance(error, OSError):
-            return False
-        self._saver._failures += 1
-        consequence = "training goes on"
-        if self._saver._failures >= _MOST_FAILURES:
-            consequence += ", and after three failures in a row no more are tried"
-        rank_zero_warn(
-            f"{self._what}; {consequence}. {type(error).__name__}: {error}",
-            category=SaliencyWarning,
-        )
-        return True
 
 
 def _set_aside(folder: Path, epoch: int, step: int) -> None:
