@@ -19,7 +19,7 @@ from lightning_saliency.attribution.gradient_bases import ExcitationMethod
 from lightning_saliency.attribution.pointing import PointingSetup
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     classifier_nodes,
     node_of,

@@ -41,7 +41,7 @@ from lightning_saliency.attribution.validation import (
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.image.smooth_mask import SmoothMask
 from lightning_saliency.network.batching import BatchSize, check_batch_size
 from lightning_saliency.network.score import Target

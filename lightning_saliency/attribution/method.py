@@ -17,7 +17,7 @@ from lightning_saliency.attribution.validation import check_choice
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
-from lightning_saliency.image.resize import ResizeMode, resize
+from lightning_saliency.image.saliency_map import ResizeMode, resize
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import Target, part_of

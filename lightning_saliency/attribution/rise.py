@@ -34,7 +34,7 @@ from lightning_saliency.attribution.validation import (
 )
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.image.random_mask import MaskBlock
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.batching import BatchSize, batches_for, check_batch_size
 from lightning_saliency.network.masked_scores import target_score
 from lightning_saliency.network.score import ScoreKind, Target, all_class_scores

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.grid import Layout
 from lightning_saliency.network.score import Target
 

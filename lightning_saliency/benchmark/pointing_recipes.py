@@ -13,7 +13,7 @@ from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_models import PointingModel
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.blur import gaussian_blur
-from lightning_saliency.image.resize import resize
+from lightning_saliency.image.saliency_map import resize
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,16 @@ class StageError(Exception):
         self.failure = failure
 
 
+def warn(message: str) -> None:
+    """Warn in the name of the code that calls this, on the first process alone.
+
+    Args:
+        message: for the user.
+    """
+    # One more than Lightning's default, for this function.
+    rank_zero_warn(message, stacklevel=5, category=SaliencyWarning)
+
+
 def describe_error(error: BaseException) -> str:
     """Return type and message of an exception; "" for :class:`AbandonedError`.
 
@@ -131,10 +141,9 @@ class FailureLog:
                 failed.setdefault(failure.text, []).append(part)
         for text, parts in failed.items():
             off = [part for part in parts if self.is_disabled(part)]
-            rank_zero_warn(
+            warn(
                 f"The explanation of epoch {epoch} failed ({', '.join(parts)}) and is skipped; "
-                f"training goes on{_consequence(off)}. {text}",
-                category=SaliencyWarning,
+                f"training goes on{_consequence(off)}. {text}"
             )
         for failure in outcomes.values():
             if failure is not None:

@@ -42,7 +42,7 @@ def explained_model(pl_module: pl.LightningModule, forward: Forward | None) -> n
     if forward is None and not overrides(pl_module, "forward"):
         forward = partial(_call_attribute, _network_of(pl_module))
     if wrapper is not None:
-        return ForwardView(pl_module, FSDPForward(wrapper, forward))
+        return ForwardView(pl_module, partial(_call_wrapped, wrapper, forward))
     return pl_module if forward is None else ForwardView(pl_module, forward)
 
 
@@ -168,44 +168,24 @@ def sharding_wrapper(pl_module: pl.LightningModule) -> nn.Module | None:
     return wrapper if is_one and wrapper is not pl_module else None
 
 
-class FSDPForward:
-    """Calls a module in some way, but through its wrapper.
+def _call_wrapped(wrapper: nn.Module, way: Forward | None, pl_module: Any, images: Tensor) -> Any:
+    """Return what the module returns, called in a way of the user's, but through its wrapper."""
+    if way is None:
+        return wrapper(images)
+    own: dict[str, Any] = pl_module.__dict__
+    before = {"forward": own["forward"]} if "forward" in own else {}
 
-    Args:
-        wrapper: calls the module's ``forward``.
-        way: from (pl_module, images) to what holds the class scores; None for the images alone.
-    """
+    def restore() -> None:
+        own.pop("forward", None)
+        own.update(before)
 
-    def __init__(self, wrapper: nn.Module, way: Any) -> None:
-        self._wrapper = wrapper
-        self._way = way
+    def instead(images: Tensor) -> Any:
+        # The way may call the module's own forward.
+        restore()
+        return way(pl_module, images)
 
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        """Return what the module, called in this way, returns.
-
-        Args:
-            pl_module: inside the wrapper.
-            images: (N, C, H, W).
-        """
-        if self._way is None:
-            return self._wrapper(images)
-        own: dict[str, Any] = pl_module.__dict__
-        before = own.get("forward")
-
-        def instead(images: Tensor) -> Any:
-            # The way may call the module's own forward.
-            self._restore(own, before)
-            return self._way(pl_module, images)
-
-        own["forward"] = instead
-        try:
-            return self._wrapper(images)
-        finally:
-            self._restore(own, before)
-
-    @staticmethod
-    def _restore(own: dict[str, Any], before: Any) -> None:
-        if before is None:
-            own.pop("forward", None)
-        else:
-            own["forward"] = before
+    own["forward"] = instead
+    try:
+        return wrapper(images)
+    finally:
+        restore()

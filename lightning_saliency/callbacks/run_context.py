@@ -12,12 +12,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.failures import (
-    PASSED_ON,
-    Failure,
-    StageError,
-    describe_error,
-)
+from lightning_saliency.callbacks.failures import PASSED_ON, Failure, StageError, describe_error
 from lightning_saliency.loggers import LogAdapter, adapters_of
 from lightning_saliency.loggers.event_file import LEAST_RESERVE
 from lightning_saliency.metrics.map_similarity import NO_DRIFT
@@ -197,12 +192,13 @@ class RunContext:
 
     # What it logs.
 
-    def log_numbers(self, values: Mapping[str, float], count: int) -> None:
+    def log_numbers(self, values: Mapping[str, float], count: int, reduce_fx: str = "mean") -> None:
         """Log numbers of this validation run, so that EarlyStopping and ModelCheckpoint find them.
 
         Args:
             values: by tag; the same on all processes.
             count: how many samples they are from.
+            reduce_fx: what Lightning makes of several values under one tag.
         """
         for tag, value in values.items():
             self.pl_module.log(
@@ -212,6 +208,7 @@ class RunContext:
                 on_epoch=True,
                 batch_size=count,
                 add_dataloader_idx=False,
+                reduce_fx=reduce_fx,
                 # Equal on all processes already; this tells Lightning so.
                 sync_dist=True,
             )

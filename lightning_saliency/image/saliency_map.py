@@ -1,9 +1,15 @@
-"""Saliency maps: checks, which of them show nothing, and Spearman's rank correlation."""
+"""Saliency maps: size, checks, which of them show nothing, and Spearman's rank correlation."""
+
+from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
+
+ResizeMode: TypeAlias = Literal["bilinear", "bicubic", "nearest", "area"]
+"""How values between the pixels are found: the modes of ``torch.nn.functional.interpolate``."""
 
 # A constant map that was resized or blurred in float32 varies by a few roundings (6e-8 each).
 _SMALLEST_SPREAD = 1e-6
@@ -128,3 +134,28 @@ def correlation_of_ranks(first: Tensor, second: Tensor) -> Tensor:
     """
     size = (first.square().sum(-1) * second.square().sum(-1)).sqrt()
     return ((first * second).sum(-1) / size).clamp(-1, 1)
+
+
+def resize(image: Tensor, size: tuple[int, int], mode: ResizeMode = "bilinear") -> Tensor:
+    """Resize to ``size``; the outer edges of the picture stay where they are.
+
+    Args:
+        image: (N, C, h, w), floating point.
+        size: (height, width) in pixels.
+        mode: ``"bilinear"``, ``"bicubic"``, ``"nearest"``, or ``"area"`` (the mean of the pixels
+            that fall together; the right one for making a map smaller).
+
+    Returns:
+        (N, C, height, width); ``image`` itself if it has that size.
+
+    Raises:
+        InputError: ``mode`` is none of these.
+    """
+    if mode not in ("bilinear", "bicubic", "nearest", "area"):
+        raise InputError(
+            f"Expected 'bilinear', 'bicubic', 'nearest' or 'area' as resize_mode, got '{mode}'."
+        )
+    if tuple(image.shape[2:]) == tuple(size):
+        return image
+    align = False if mode in ("bilinear", "bicubic") else None
+    return F.interpolate(image, size=tuple(size), mode=mode, align_corners=align)

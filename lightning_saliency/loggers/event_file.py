@@ -55,6 +55,15 @@ def check_room(folder: object, size: int, reserve: int) -> None:
         )
 
 
+def check_open_files() -> None:
+    """Check that one more file can be opened: a writer opens its own for each write.
+
+    Raises:
+        OSError: it cannot (``EMFILE``).
+    """
+    os.close(os.open(os.devnull, os.O_RDONLY))
+
+
 def check_limit(writer: Any, size: int) -> None:
     """Check that an event file may grow by something of ours, where files may not (``ulimit -f``).
 

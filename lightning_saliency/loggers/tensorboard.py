@@ -13,7 +13,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_saliency.loggers.adapter import LogAdapter, finite_values, has_method
-from lightning_saliency.loggers.event_file import check_limit, check_room, reopen
+from lightning_saliency.loggers.event_file import (
+    check_limit,
+    check_open_files,
+    check_room,
+    reopen,
+)
 from lightning_saliency.loggers.pixels import png_file, to_pixels
 
 
@@ -104,6 +109,7 @@ class TensorBoardAdapter(LogAdapter):
         """Write something of ours; if the disk does not take it, the writer goes on without."""
         check_room(getattr(self._writer, "log_dir", ""), size, self.reserve)
         check_limit(self._writer, size)
+        check_open_files()
         try:
             yield
         except OSError:

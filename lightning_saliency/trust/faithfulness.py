@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind
-from lightning_saliency.image.resize import resize
-from lightning_saliency.image.saliency_map import check_maps, degenerate, unit_range
+from lightning_saliency.image.saliency_map import check_maps, degenerate, resize, unit_range
 from lightning_saliency.metrics.faithfulness import (
     check_measures,
     confidence_drop,

@@ -269,6 +269,7 @@ class Place:
     folder: Path
     trainer: pl.Trainer | None = None
     undo: list[Callable[[], object]] = dataclasses.field(default_factory=list)
+    after_explanation: list[Callable[[], object]] = dataclasses.field(default_factory=list)
 
 
 def writer_closed(place: Place) -> None:
@@ -326,11 +327,22 @@ def directory_removed(place: Place) -> None:
 
 
 def no_more_open_files(place: Place) -> None:
+    """All files that may be open are, until the explanation is over: without us, too, TensorBoard
+    would fail to write the run's numbers after that.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    place.undo.append(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest - 1, hard))
-    raise OSError(24, "Too many open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 4096), hard))
+    taken: list[int] = []
+
+    def let_go() -> None:
+        while taken:
+            os.close(taken.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    place.after_explanation.append(let_go)
+    with pytest.raises(OSError, match="Too many open files"):
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
 
 
 def interrupted_by_an_alarm(place: Place) -> None:
@@ -399,6 +411,11 @@ class Knows(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.place.trainer = trainer
 
+    def on_validation_epoch_end(self, *_: object) -> None:
+        # It stands after the callback.
+        while self.place.after_explanation:
+            self.place.after_explanation.pop()()
+
 
 @pytest.mark.parametrize("kind", REAL)
 def test_what_really_happens(
@@ -418,7 +435,7 @@ def test_what_really_happens(
     monkeypatch.chdir(tmp_path)
     try:
         with within(60):
-            state, trainer, said = train(Path(), Knows(place), callback)
+            state, trainer, said = train(Path(), callback, Knows(place))
     finally:
         for undo in place.undo:
             undo()

@@ -258,6 +258,23 @@ def test_a_full_disk_is_said_three_times_and_leaves_no_part_of_a_file(
     assert [path.name for path in (tmp_path / "run").rglob("*np*")] == ["samples.npz"]
 
 
+def test_a_map_that_is_saved_ends_a_row_of_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_but_once(file: Any, **arrays: Any) -> None:
+        tried.extend(["maps"] * ("maps" in arrays))
+        if "maps" in arrays and len(tried) != 3:
+            raise OSError(28, "No space left on device")
+        real(file, **arrays)
+
+    tried: list[str] = []
+    real = np.savez
+    monkeypatch.setattr(map_files.np, "savez", full_but_once)
+    with pytest.warns(SaliencyWarning, match="could not be saved") as said:
+        fit(tmp_path, SaliencyCallback(Gradient(), samples=2, save_maps=True), max_epochs=5)
+    assert sum("could not be saved" in str(w.message) for w in said) == 4
+
+
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:
     fit(tmp_path, SaliencyCallback(Gradient(), samples=2, save_maps=True), fast_dev_run=True)
     assert list(tmp_path.rglob("*.npz")) == []

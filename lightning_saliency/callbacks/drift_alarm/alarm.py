@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_saliency.callbacks.drift_alarm.report import Finding, Report
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched, alarm_amount, alarm_tag
 from lightning_saliency.callbacks.drift_alarm.watched_tags import WatchedTags, series_of
 from lightning_saliency.callbacks.explanation import ExplanationRound
-from lightning_saliency.callbacks.failures import describe_error
+from lightning_saliency.callbacks.failures import describe_error, warn
 from lightning_saliency.callbacks.resume import STATE_VERSION, StateParts
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.saliency import SaliencyCallback
-from lightning_saliency.errors import SaliencyWarning
 
 _log = logging.getLogger(__name__)
 
@@ -220,7 +218,7 @@ class DriftAlarm(pl.Callback):
         for (series, reference), findings in found.items():
             report = Report(series, reference, findings, round)
             _log.info("%s", report.line())
-            rank_zero_warn(report.line(), category=SaliencyWarning)
+            warn(report.line())
             if context.is_rank_zero:
                 _show(report, context, round)
         if self.save_checkpoint:
@@ -252,10 +250,9 @@ def _show(report: Report, context: RunContext, round: ExplanationRound) -> None:
             adapter.text(tag, report.text(tag), round.step)
             adapter.image(tag, picture, round.step)
     except Exception as error:
-        rank_zero_warn(
+        warn(
             f"The alarm of epoch {context.epoch} could not be logged; training goes on. "
-            f"{describe_error(error)}",
-            category=SaliencyWarning,
+            f"{describe_error(error)}"
         )
 
 
@@ -263,10 +260,9 @@ def _save(trainer: pl.Trainer, path: str) -> None:
     try:
         trainer.save_checkpoint(path)
     except OSError as error:
-        rank_zero_warn(
+        warn(
             f"The checkpoint of the alarm could not be saved as {path}; training goes on. "
-            f"{describe_error(error)}",
-            category=SaliencyWarning,
+            f"{describe_error(error)}"
         )
         # Where the other processes wait for this one.
         trainer.strategy.barrier("Trainer.save_checkpoint")

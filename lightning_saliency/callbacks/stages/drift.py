@@ -24,7 +24,7 @@ from lightning_saliency.callbacks.samples.regions import OBJECT, Regions
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.settings import Pinned
 from lightning_saliency.callbacks.stage_runner import Stage
-from lightning_saliency.image.resize import resize
+from lightning_saliency.image.saliency_map import resize
 from lightning_saliency.metrics.drift import calibrated_drift, chance_of, mean_drift
 from lightning_saliency.metrics.localization import region_area
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES, similarity

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
-from lightning_saliency.callbacks.failures import describe_error
+from lightning_saliency.callbacks.failures import describe_error, warn
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
-from lightning_saliency.errors import SaliencyWarning
 
 CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "saliency": {
@@ -91,10 +89,7 @@ class HistoryStage(Stage):
                     tag = f"{self._prefix}saliency_timelapse/{series}"
                     adapter.film(tag, film, self._last_step)
         except Exception as error:
-            rank_zero_warn(
-                f"The film of the maps could not be logged. {describe_error(error)}",
-                category=SaliencyWarning,
-            )
+            warn(f"The film of the maps could not be logged. {describe_error(error)}")
 
     def _keep(self, context: RunContext, round: ExplanationRound) -> None:
         self._last_step = round.step

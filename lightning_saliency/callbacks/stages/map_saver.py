@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.callbacks.stages.map_folder import MapFolder, map_folder
-from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.history.map_files import (
     SAMPLES,
     MapFile,
@@ -73,7 +73,7 @@ class MapSaver:
         self._folder = map_folder(context.trainer, parent, self._folder, run)
         self._reserve = context.disk_reserve
         self._failures, self._is_new_process = 0, True
-        with _Reported(self, f"Maps cannot be written to {self._folder.path}"):
+        with self._reported(f"Maps cannot be written to {self._folder.path}"):
             self._folder.check()
             with TemporaryFile(dir=parent) as file:
                 file.write(b"tried")
@@ -89,7 +89,7 @@ class MapSaver:
             return
         shown = to_bytes(pictures)
         marks = digests(shown)
-        with _Reported(self, f"The maps of epoch {round.epoch} could not be saved"):
+        with self._reported(f"The maps of epoch {round.epoch} could not be saved"):
             size = sum(found.saliency.nbytes for found in round.explanations.values())
             check_room(self._folder.parent, size, self._reserve)
             root = self._folder.claim()
@@ -114,30 +114,18 @@ class MapSaver:
                 write_maps(folder, entry)
             self._is_new_process = False
 
-
-class _Reported:
-    """Report a file that cannot be written, instead of raising it, and count."""
-
-    def __init__(self, saver: MapSaver, what: str) -> None:
-        self._saver, self._what = saver, what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if error is None:
-            self._saver._failures = 0
-        if not isinstance(error, OSError):
-            return False
-        self._saver._failures += 1
-        consequence = "training goes on"
-        if self._saver._failures >= _MOST_FAILURES:
-            consequence += ", and after three failures in a row no more are tried"
-        rank_zero_warn(
-            f"{self._what}; {consequence}. {type(error).__name__}: {error}",
-            category=SaliencyWarning,
-        )
-        return True
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """Report a file that cannot be written, instead of raising it, and count."""
+        try:
+            yield
+            self._failures = 0
+        except OSError as error:
+            self._failures += 1
+            consequence = "training goes on"
+            if self._failures >= _MOST_FAILURES:
+                consequence += ", and after three failures in a row no more are tried"
+            warn(f"{what}; {consequence}. {type(error).__name__}: {error}")
 
 
 def _set_aside(folder: Path, epoch: int, step: int) -> None:

@@ -71,9 +71,7 @@ def sample_table(
     order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True).tolist()
     columns = [measure.column("previous") for measure in MEASURES.values()]
     columns.append(RANKING.column("pinned"))
-    rows = [
-        ["sample", "class", "probability", "predicted", *columns, *map(_shown_name, located)],
-    ]
+    rows = [["sample", "class", "probability", "predicted", *columns, *map(_shown_name, located)]]
     for i in order[:_MOST_ROWS]:
         predicted = class_name(int(explanation.predicted[i]))
         values = [moved.samples[f"previous/{measure}"][i] for measure in MEASURES]
