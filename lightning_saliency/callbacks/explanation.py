@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
@@ -13,6 +13,7 @@ from lightning_saliency.attribution.extras import Extras
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.callbacks.tags import LogLevel, names_of, value_tag
 from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
 Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
@@ -67,6 +68,9 @@ class KnownTags:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
+
+    def __contains__(self, tag: object) -> bool:
+        return any(tag in names_of(name) for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -149,14 +153,21 @@ class ReferencePair:
     """What an explanation was compared with.
 
     Attributes:
+        current: the explanation.
         previous: the explanation before; of the first one, itself.
         pinned: the pinned explanation; as long as none is settled, the explanation itself.
         is_settled: whether later explanations are compared with the same pinned one.
     """
 
+    current: Reference
     previous: Reference
     pinned: Reference
     is_settled: bool
+
+    def others(self) -> dict[str, Reference]:
+        """Return those of ``previous`` and ``pinned`` that are not the explanation itself."""
+        both = {"previous": self.previous, "pinned": self.pinned}
+        return {name: one for name, one in both.items() if one is not self.current}
 
 
 @dataclass(frozen=True)
@@ -166,8 +177,8 @@ class DriftResult:
     Attributes:
         numbers: over the samples, by the name that stands in the tags, such as
             ``drift/previous/ssim``.
-        samples: for each reference and measure, such as ``previous/ssim``, one value for each
-            sample, (N,); NaN for degenerate maps.
+        samples: for each reference that the maps were compared with and each measure, such as
+            ``previous/ssim``, one value for each sample, (N,); NaN for degenerate maps.
         flipped: for each reference, which samples have another predicted class, bool, (N,).
         references: what the maps were compared with.
     """
@@ -220,9 +231,10 @@ class ExplanationRound:
         failures: for each series that was tried, what went wrong, None if nothing did.
         pictures: draws in the colors of the run.
         count: explanations without failure so far, this one included.
-        values: the numbers, by the tags under which they are logged.
+        values: the numbers, by the tags under which they can be monitored.
         drift: by series, how far each sample has moved.
         located: by series, what each map lies on: values (N,) by the name of the number.
+        log: which numbers the loggers get.
     """
 
     epoch: int
@@ -237,6 +249,7 @@ class ExplanationRound:
     values: dict[str, float] = field(default_factory=dict)
     drift: dict[str, DriftResult] = field(default_factory=dict)
     located: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    log: LogLevel = "basic"
 
     @property
     def is_measured(self) -> bool:
@@ -247,28 +260,3 @@ class ExplanationRound:
     def references(self) -> dict[str, ReferencePair]:
         """By series, what the maps were compared with."""
         return {name: drift.references for name, drift in self.drift.items()}
-
-
-def value_tag(series: str, what: str) -> str:
-    """Return the tag of a number, such as ``"saliency_drift/grad_cam/previous/ssim"``.
-
-    Args:
-        series: for instance ``"grad_cam"``.
-        what: for instance ``"drift/previous/ssim"``.
-    """
-    kind, _, rest = what.partition("/")
-    return f"saliency_{kind}/{series}/{rest}"
-
-
-def series_in(tag: str, prefix: str, known: Iterable[str]) -> str | None:
-    """Return the series that stands in the tag of a number, None if it is none of the known.
-
-    Args:
-        tag: of a number.
-        prefix: that stands before all tags of the callback.
-        known: the callback's series.
-    """
-    if not tag.startswith(f"{prefix}saliency_"):
-        return None
-    rest = tag.removeprefix(f"{prefix}saliency_").partition("/")[2]
-    return max((each for each in known if rest.startswith(f"{each}/")), key=len, default=None)

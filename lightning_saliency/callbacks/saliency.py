@@ -21,6 +21,7 @@ from lightning_saliency.callbacks.explanation import (
     Series,
 )
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
+from lightning_saliency.callbacks.fallback_metrics import FallbackMetrics
 from lightning_saliency.callbacks.forward import Forward, overrides
 from lightning_saliency.callbacks.resume import STATE_VERSION, ResumeFingerprint, StateParts
 from lightning_saliency.callbacks.run_context import (
@@ -55,6 +56,7 @@ from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
+from lightning_saliency.callbacks.tags import LogLevel, check_log_level, is_measured_apart
 from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
 from lightning_saliency.network.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
@@ -73,28 +75,36 @@ class SaliencyCallback(pl.Callback):
     ``trainer.validate`` and of ``trainer.test``; an epoch that ends without a validation run is
     explained at its end. Logged are, at the step at which Lightning logs the validation metrics:
 
-    - ``saliency/<method>/sample_<i>``: image, map and overlay of one sample;
-    - ``saliency/compare/sample_<i>``: all methods side by side, if there are several;
-    - ``saliency_filmstrip/<method>``: samples down, explained epochs across, the whole history in
-      one image;
-    - ``saliency_pinned/<method>``: the pinned maps; ``saliency_timelapse/<method>``: a final film;
-    - ``saliency_drift/<method>/<reference>/<measure>``: similarity to the ``previous`` and to the
-      ``pinned`` explanation, means over the samples: ``top10_iou``, ``spearman`` and ``ssim`` (1 =
-      has not moved), ``center_shift`` (0 to 1, in image diagonals), ``log2_norm_ratio`` (0 = as
-      strong). NaN if all maps are constant or not finite;
-    - ``saliency_drift_<part>/<method>/<reference>/<measure>``: the same of ``stable`` samples (the
-      answer has not changed), of ``flipped`` ones, ``relative`` to noise and chance, of the
-      ``worst`` sample; ``saliency_drift_samples/<method>``: a table of all of them;
-    - ``saliency_target/<method>/<what>``: ``probability`` and ``log_probability`` of the explained
-      classes, ``flips`` (the share of samples whose predicted class has changed since the previous
-      explanation) and ``degenerate_frac`` (the share of maps that are constant or not finite);
+    - ``saliency/filmstrip/<method>``: samples down, explained epochs across, the whole history in
+      one image; ``saliency/methods``: all methods side by side, if there are several;
+    - ``saliency/samples/<method>/<i>``: image, map and overlay of one sample;
+    - ``saliency/pinned/<method>``: the pinned maps; ``saliency/timelapse/<method>``: a final film;
+    - ``saliency_drift/<method>/<reference>``: how far the maps have moved since the ``previous``
+      and since the ``pinned`` explanation, mean over the samples: 0 not at all, 1 altogether;
+    - ``saliency_target/<method>/empty``: the share of maps that are constant or not finite;
+    - ``saliency_target/flips``: the share of samples whose predicted class has changed since the
+      previous explanation;
     - ``saliency_overhead``: the share of the run's time that explanations took so far;
+    - ``saliency_drift_samples/<method>``: a table of the samples;
     - ``saliency_faithfulness/<method>/<measure>`` and ``saliency_sanity/<method>``, if asked for;
     - ``saliency_object/<method>/<measure>``, if there is ground truth: ``energy``, ``pointing`` and
       ``top10_iou``; ``saliency_region/<method>/<name>``: the share of the map's mass in each other
       region; ``saliency_region_area/<name>``: what that share is for a map that knows nothing.
 
-    The numbers are in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint. With
+    With ``log="full"`` also:
+
+    - ``saliency_similarity/<method>/<reference>/<measure>``: ``top10_iou``, ``spearman`` and
+      ``ssim`` (1 = has not moved), ``center_shift`` (0 to 1, in image diagonals),
+      ``log2_norm_ratio`` (0 = as strong), means over the samples;
+    - ``saliency_similarity_<part>/<method>/<reference>/<measure>``: the same of ``stable`` samples
+      (the answer has not changed), of ``flipped`` ones, of the ``worst`` sample;
+      ``saliency_drift_relative/...``: drift between noise (0) and chance (1);
+    - ``saliency_target/<method>/<what>``: ``probability`` and ``log_probability`` of the explained
+      classes.
+
+    All numbers are in ``trainer.callback_metrics``, for EarlyStopping and ModelCheckpoint; drift
+    and similarity from the second explanation on, and before that the worst value for whoever
+    monitors them. The results of ``trainer.validate`` and ``trainer.test`` hold none of them. With
     two targets, ``<method>`` is ``<method>/label`` and ``<method>/predicted``.
 
     Args:
@@ -124,6 +134,8 @@ class SaliencyCallback(pl.Callback):
             explain a second time with another seed, to see what their noise is; None for never.
         trust: see :class:`~lightning_saliency.trust.TrustChecks`; None not to look for any.
         save_maps: keep the maps in the logger's folder, for ``load_maps`` and ``compare``.
+        log: which numbers the loggers get: ``"basic"``, those that are read at a glance, or
+            ``"full"``.
         custom_scalars: replace the run's layout of TensorBoard's custom scalars: drift beside loss.
         max_overhead: skip explanations that would take more than this share of the run's time;
             the first may be made early if it fits into the share of the whole run.
@@ -154,6 +166,7 @@ class SaliencyCallback(pl.Callback):
         noise_every: int | None = 10,
         trust: TrustChecks | None = None,
         save_maps: bool = False,
+        log: LogLevel = "basic",
         custom_scalars: bool = False,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
@@ -162,6 +175,8 @@ class SaliencyCallback(pl.Callback):
         super().__init__()
         check_schedule_settings(dataloader_idx, every_n_epochs, noise_every, name)
         check_reference_settings(pinned, warmup_epochs)
+        check_log_level(log)
+        self._log: LogLevel = log
         self._pinned, self._warmup_epochs = pinned, warmup_epochs
         self._every_n_epochs = every_n_epochs
         self._prefix = prefix = f"{name}/" if name else ""
@@ -188,7 +203,7 @@ class SaliencyCallback(pl.Callback):
         # What belongs to an explanation, and what follows one whose numbers are there.
         self._explanation_stages: list[Stage] = [
             self._drift,
-            SampleTableStage(self._pictures.class_name),
+            SampleTableStage(self._pictures.class_name, log),
             ImagesStage(self._pictures, prefix),
         ]
         self._later_stages: list[Stage] = []
@@ -207,6 +222,7 @@ class SaliencyCallback(pl.Callback):
         self._last_epoch: int | None = None
         self._last_round: ExplanationRound | None = None
         self._is_set_up = self._saw_validation = self._was_tried = False
+        self._fallback = FallbackMetrics()
 
     @property
     def series(self) -> dict[str, Series]:
@@ -336,6 +352,7 @@ class SaliencyCallback(pl.Callback):
             if changed:
                 self._start_over(changed)
         self._explain_if_due(context, context.step)
+        self._fallback.set(context, self._is_number)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -357,6 +374,7 @@ class SaliencyCallback(pl.Callback):
         with averaged_weights(trainer, pl_module):
             # Lightning logs the metrics of an epoch's end one step back, at its last batch.
             self._explain_if_due(context, context.step - 1)
+        self._fallback.set(context, self._is_number)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -456,16 +474,24 @@ class SaliencyCallback(pl.Callback):
 
     @property
     def _families(self) -> set[str]:
-        """The beginnings of the tags that are written, each up to the sample or the measure."""
+        """What the state is filed under in checkpoints: tags of the first version's pictures."""
         families = list(self.series)
         if len(families) > 1:
             families.append("compare")
         return {f"{self._prefix}saliency/{family}" for family in families}
 
+    @property
+    def _written(self) -> set[str]:
+        """Tags that are written, and no other callback may write."""
+        tags = {f"saliency/samples/{name}" for name in self.series}
+        if len(tags) > 1:
+            tags.add("saliency/methods")
+        return {self._prefix + tag for tag in tags}
+
     def _check_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         callbacks = RunContext(trainer, pl_module).callbacks
         others = [c for c in callbacks if isinstance(c, SaliencyCallback) and c is not self]
-        check_tags(self._families, [other._families for other in others], type(self).__name__)
+        check_tags(self._written, [other._written for other in others], type(self).__name__)
         if stage == "fit":
             if self._samples.known is None and not trainer.enable_validation:
                 raise InputError(
@@ -529,7 +555,6 @@ class SaliencyCallback(pl.Callback):
                 self._failures.record(round.failures, context.epoch)
                 for stage in self._explanation_stages:
                     self._runner.run_stage(stage, context, round)
-        context.set_fallback_metrics(self._families_without_numbers(round))
         if round is None or not round.is_measured:
             return
         round.count = self._budget.made
@@ -555,6 +580,7 @@ class SaliencyCallback(pl.Callback):
             explanations=explanations,
             failures=failures,
             pictures=self._pictures,
+            log=self._log,
         )
 
     def _notify_listeners(self, context: RunContext, round: ExplanationRound) -> None:
@@ -564,12 +590,9 @@ class SaliencyCallback(pl.Callback):
             if listen is not None:
                 listen(context.trainer, context.pl_module, self, round)
 
-    def _families_without_numbers(self, round: ExplanationRound | None) -> set[str]:
-        """Return the beginnings of the tags of which this explanation logged nothing."""
-        lost = set(self.series)
-        if round is not None and round.is_measured:
-            lost = {name for name, failure in round.failures.items() if failure is not None}
-        return {f"{self._prefix}saliency/{name}" for name in lost}
+    def _is_number(self, tag: str) -> bool:
+        """Whether a number is logged under a tag, sooner or later."""
+        return tag in self.tags or is_measured_apart(tag, self._prefix, self.series)
 
 
 def _unchanged(entries: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:

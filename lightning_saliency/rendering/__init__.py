@@ -11,6 +11,7 @@ from lightning_saliency.rendering.filmstrip import (
 )
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap, overlay
 from lightning_saliency.rendering.masks import mask_rows
+from lightning_saliency.rendering.methods import methods_picture
 from lightning_saliency.rendering.panel import Cell, compare_panel, grid, panel
 from lightning_saliency.rendering.pixels import displayable, to_bytes
 
@@ -28,6 +29,7 @@ __all__ = [
     "grid",
     "heatmap",
     "mask_rows",
+    "methods_picture",
     "overlay",
     "panel",
     "select_frames",

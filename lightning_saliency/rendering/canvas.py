@@ -15,42 +15,44 @@ from lightning_saliency.rendering.colors import DIVERGING, SEQUENTIAL, ColorScal
 from lightning_saliency.rendering.pixels import from_pillow, resized, to_pillow
 
 
-@lru_cache(maxsize=16)
-def font(size: int) -> ImageFont.FreeTypeFont:
+@lru_cache(maxsize=32)
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return the font of all pictures, DejaVu Sans, which comes with matplotlib.
 
     Args:
         size: height of a line in pixels, roughly.
+        bold: whether its letters are bold.
     """
-    return ImageFont.truetype(
-        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
-    )
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 
 
 @lru_cache(maxsize=512)
-def text_width(text: str, size: int) -> int:
+def text_width(text: str, size: int, bold: bool = False) -> int:
     """Return how many pixels wide a line is.
 
     Args:
         text: one line.
         size: font size.
+        bold: whether its letters are bold.
     """
-    return round(font(size).getlength(text) + 0.5)
+    return round(font(size, bold).getlength(text) + 0.5)
 
 
-def shorten(text: str, width: int, size: int) -> str:
+def shorten(text: str, width: int, size: int, bold: bool = False) -> str:
     """Return ``text`` as one line that fits, truncated with an ellipsis if needed.
 
     Args:
         text: any text; line breaks and tabs become spaces.
         width: pixels that it may take.
         size: font size.
+        bold: whether its letters are bold.
 
     Returns:
         The text; empty if not even the ellipsis fits.
     """
     line = re.sub(r"\s*[\r\n]\s*|\t", " ", text).strip()
-    if text_width(line, size) <= width:
+    if text_width(line, size, bold) <= width:
         return line
 
     def shortened(kept: int) -> str:
@@ -58,17 +60,18 @@ def shorten(text: str, width: int, size: int) -> str:
 
     # The width grows with the number of characters kept.
     kept = range(len(line) + 1)
-    fitting = bisect_right(kept, width, key=lambda count: text_width(shortened(count), size))
+    fitting = bisect_right(kept, width, key=lambda count: text_width(shortened(count), size, bold))
     return shortened(fitting - 1) if fitting else ""
 
 
-def wrap(text: str, width: int, size: int) -> list[str]:
+def wrap(text: str, width: int, size: int, bold: bool = False) -> list[str]:
     """Return ``text`` as lines that fit, broken after spaces, underscores and slashes.
 
     Args:
         text: any text, such as ``"contrastive_excitation_backprop"``.
         width: pixels that a line may take.
         size: font size.
+        bold: whether its letters are bold.
 
     Returns:
         The lines, none for an empty text. A part that is too long for a line has one of its own.
@@ -79,7 +82,7 @@ def wrap(text: str, width: int, size: int) -> list[str]:
     """
     lines: list[str] = []
     for part in re.findall(r"[^\s_/]*[\s_/]?", text):
-        if part and lines and text_width((lines[-1] + part).rstrip(), size) <= width:
+        if part and lines and text_width((lines[-1] + part).rstrip(), size, bold) <= width:
             lines[-1] += part
         elif part:
             lines.append(part)
@@ -143,13 +146,14 @@ class Canvas:
         size: int,
         align: Literal["left", "center", "right"] = "left",
         ink: tuple[int, int, int] = INK,
+        bold: bool = False,
     ) -> None:
         """Write one line into the box that starts at (top, left), shortened to its width."""
-        line = shorten(text, width, size)
-        free = width - text_width(line, size)
+        line = shorten(text, width, size, bold)
+        free = width - text_width(line, size, bold)
         indent = {"left": 0, "center": free // 2, "right": free}[align]
         if line:
-            self._sheet.paste(ink, (left + indent - size, top - size), _letters(line, size))
+            self._sheet.paste(ink, (left + indent - size, top - size), _letters(line, size, bold))
 
     def stamp(self, word: str, top: int, left: int, height: int, width: int) -> None:
         """Write a word on a white plate in the middle of the box, as large as it fits."""
@@ -207,9 +211,9 @@ def _ramp(height: int, width: int, signed: bool) -> Image.Image:
 
 # The panels of a run have most of their words in common, and drawing letters is slow.
 @lru_cache(maxsize=256)
-def _letters(line: str, size: int) -> Image.Image:
+def _letters(line: str, size: int, bold: bool) -> Image.Image:
     """Return how dark each pixel is when a line is written, with ``size`` pixels left around it."""
-    mask = Image.new("L", (text_width(line, size) + 2 * size, 4 * size))
-    ImageDraw.Draw(mask).text((size, size), line, fill=255, font=font(size))
+    mask = Image.new("L", (text_width(line, size, bold) + 2 * size, 4 * size))
+    ImageDraw.Draw(mask).text((size, size), line, fill=255, font=font(size, bold))
     step = 255 // (_SHADES - 1)
     return mask.point([(shade + step // 2) // step * step for shade in range(256)])

@@ -13,8 +13,8 @@ from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import (
     ColorScale,
-    compare_panel,
     heatmap,
+    methods_picture,
     overlay,
     panel,
     to_bytes,
@@ -76,21 +76,20 @@ def captions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_one_series_has_a_panel_for_each_sample_and_a_filmstrip() -> None:
     tags = [tag for tag, _ in Pictures().draw(images(), {"cam": explanation(maps())}, 0)]
-    assert tags == ["saliency/cam/sample_0", "saliency/cam/sample_1", "saliency_filmstrip/cam"]
+    assert tags == ["saliency/samples/cam/0", "saliency/samples/cam/1", "saliency/filmstrip/cam"]
 
 
 def test_several_series_also_stand_side_by_side() -> None:
     series = {"gradient": explanation(maps(0)), "cam/predicted": explanation(maps(1))}
     tags = [tag for tag, _ in Pictures().draw(images(), series, 0)]
     assert tags == [
-        "saliency/gradient/sample_0",
-        "saliency/gradient/sample_1",
-        "saliency_filmstrip/gradient",
-        "saliency/cam/predicted/sample_0",
-        "saliency/cam/predicted/sample_1",
-        "saliency_filmstrip/cam/predicted",
-        "saliency/compare/sample_0",
-        "saliency/compare/sample_1",
+        "saliency/samples/gradient/0",
+        "saliency/samples/gradient/1",
+        "saliency/filmstrip/gradient",
+        "saliency/samples/cam/predicted/0",
+        "saliency/samples/cam/predicted/1",
+        "saliency/filmstrip/cam/predicted",
+        "saliency/methods",
     ]
 
 
@@ -109,14 +108,10 @@ def test_the_panels_are_those_of_the_maps() -> None:
         caption = [f"epoch 4: class {index} (0.93), predicted"]
         for name, heat in heats.items():
             expected = panel(inputs[index], heat[index], laid[name][index], caption, name)
-            assert torch.equal(shown[f"saliency/{name}/sample_{index}"], expected)
-        expected = compare_panel(
-            inputs[index],
-            {name: heat[index] for name, heat in heats.items()},
-            {name: pictures[index] for name, pictures in laid.items()},
-            caption,
-        )
-        assert torch.equal(shown[f"saliency/compare/sample_{index}"], expected)
+            assert torch.equal(shown[f"saliency/samples/{name}/{index}"], expected)
+    rows = ["0: class 0", "1: class 1"]
+    expected = methods_picture(inputs, heats, laid, rows, "methods, epoch 4")
+    assert torch.equal(shown["saliency/methods"], expected)
 
 
 def test_images_are_shown_as_before_normalising() -> None:
@@ -270,7 +265,7 @@ def test_the_filmstrip_by_name() -> None:
         pictures.filmstrip()
     series = {"a": explanation(maps(0)), "b": explanation(maps(1))}
     shown = dict(pictures.draw(images(), series, 0))
-    assert torch.equal(pictures.filmstrip(), shown["saliency_filmstrip/a"])
-    assert torch.equal(pictures.filmstrip("b"), shown["saliency_filmstrip/b"])
+    assert torch.equal(pictures.filmstrip(), shown["saliency/filmstrip/a"])
+    assert torch.equal(pictures.filmstrip("b"), shown["saliency/filmstrip/b"])
     with pytest.raises(InputError, match=r"'a', 'b'.*got 'c'"):
         pictures.filmstrip("c")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.tags import logged_tag
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.map_statistics import canonical
 
@@ -23,17 +24,28 @@ class Finding:
         value: as logged.
         score: of the alarm, above 1.
         usual: smallest and largest value it was compared with, as logged; None if there was none.
+        limit: which limit it has passed and in which direction; "" if it has not.
     """
 
     tag: str
     value: float
     score: float
     usual: tuple[float, float] | None
+    limit: str = ""
 
     def __str__(self) -> str:
         """Return the number beside what is usual."""
         usual = "" if self.usual is None else f" (usually {_span(self.usual)})"
-        return f"{self.tag} is {self.value:.3g}{usual}"
+        limit = f", {self.limit}" if self.limit else ""
+        return f"{logged_tag(self.tag)} is {self.value:.3g}{limit}{usual}"
+
+    @property
+    def row(self) -> str:
+        """The number as a row of a table in Markdown."""
+        said = [] if self.usual is None else [_span(self.usual)]
+        said += [self.limit] if self.limit else []
+        beside = "; ".join(said) or "-"
+        return f"| {logged_tag(self.tag)} | {self.value:.3f} | {beside} | {self.score:.1f} |"
 
 
 class Report:
@@ -84,11 +96,7 @@ class Report:
         Args:
             picture_tag: where the picture is found.
         """
-        rows = [
-            f"| {finding.tag} | {finding.value:.3f} | "
-            f"{'-' if finding.usual is None else _span(finding.usual)} | {finding.score:.1f} |"
-            for finding in self.findings
-        ]
+        rows = [finding.row for finding in self.findings]
         samples = [self._row(index) for index in self.most_moved]
         return "\n".join(
             [

@@ -22,12 +22,12 @@ from lightning_saliency.rendering import (
     Frame,
     Heatmap,
     color_scale,
-    compare_panel,
     displayable,
     film_frame,
     filmstrip,
     heatmap,
     mask_rows,
+    methods_picture,
     overlay,
     panel,
     select_frames,
@@ -144,22 +144,14 @@ class Pictures:
                 one, laid = heats[series][index], overlays[series][index]
                 more = self._masks(explanation, shown[index], index)
                 picture = panel(inputs[index], one, laid, caption, series, more)
-                yield f"saliency/{series}/sample_{index}", picture
+                yield f"saliency/samples/{series}/{index}", picture
             strip.add(film_frame(overlays[series], heat), epoch)
             self._last_strip[series] = self._strip_of(series, inputs, explanation)
-            yield f"saliency_filmstrip/{series}", self._last_strip[series]()
+            yield f"saliency/filmstrip/{series}", self._last_strip[series]()
         if len(explanations) > 1:
-            first = next(iter(explanations.values()))
-            for index in range(len(shown)):
-                yield (
-                    f"saliency/compare/sample_{index}",
-                    compare_panel(
-                        inputs[index],
-                        {series: heat[index] for series, heat in heats.items()},
-                        {series: laid[index] for series, laid in overlays.items()},
-                        self._caption(first, index, epoch),
-                    ),
-                )
+            rows = self._row_labels(next(iter(explanations.values())))
+            title = f"methods, epoch {epoch}"
+            yield "saliency/methods", methods_picture(inputs, heats, overlays, rows, title)
 
     def at_times(
         self,
@@ -255,6 +247,10 @@ class Pictures:
         verdict = "predicted" if target == predicted else f"predicted: {self.class_name(predicted)}"
         return [f"epoch {epoch}: {self.class_name(target)} ({probability:.2f}), {verdict}"]
 
+    def _row_labels(self, explanation: Explanation) -> list[str]:
+        named = [self.class_name(int(target)) for target in explanation.target]
+        return [f"{index}: {name}" for index, name in enumerate(named)]
+
     def _masks(self, explanation: Explanation, image: Tensor, index: int) -> list[list[Cell]]:
         extras = explanation.extras
         shown = None if extras is None else extras.mask_panel(index)
@@ -264,8 +260,7 @@ class Pictures:
         self, series: str, shown: Tensor, explanation: Explanation
     ) -> Callable[[], Tensor]:
         strip = self._strips[series]
-        named = [self.class_name(int(target)) for target in explanation.target]
-        rows = [f"{index}: {name}" for index, name in enumerate(named)]
+        rows = self._row_labels(explanation)
         columns = [str(epoch) for epoch in strip.epochs.values()]
         title = f"{series}, by epoch"
         legend = (strip.scale or ColorScale(), strip.signed)
@@ -313,7 +308,7 @@ class ImagesStage(Stage):
         # All are drawn, also when every logger has failed: the filmstrips remember them.
         for tag, picture in drawn:
             # Filmstrips are large, and written again each time.
-            palette = "saliency_filmstrip/" in tag
+            palette = tag.startswith("saliency/filmstrip/")
             for adapter in list(working):
                 try:
                     adapter.image(self._prefix + tag, picture, round.step, palette=palette)

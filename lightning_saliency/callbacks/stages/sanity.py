@@ -124,7 +124,7 @@ class SanityStage(Stage):
             for series, some in checks.items():
                 picture = figure_pixels(sanity_figure(some, first, series))
                 for adapter in adapters:
-                    tag = f"{self._prefix}saliency_sanity/{series}"
+                    tag = f"{self._prefix}saliency/sanity/{series}"
                     adapter.image(tag, picture, round.step)
 
 
