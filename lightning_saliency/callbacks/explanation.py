@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
@@ -195,23 +195,28 @@ class Painter(Protocol):
     def show(self, images: Tensor) -> Tensor:
         """Return the model's images (N, C, H, W) as RGB, (N, 3, H, W) in [0, 1], on the CPU."""
 
-    def at_times(
+    def before_and_after(
         self,
         series: str,
         images: Tensor,
-        maps: Sequence[tuple[str, Tensor]],
-        rows: Sequence[str],
-        title: str,
+        before: Reference,
+        now: Reference,
+        amounts: Tensor,
+        labels: Tensor | None = None,
     ) -> Tensor:
-        """Draw samples at a few times, (3, height, width), RGB, uint8.
+        """Draw the samples that moved most, (3, height, width), RGB, uint8.
 
         Args:
             series: for instance ``"grad_cam"``.
             images: (N, C, H, W), as the model takes them.
-            maps: what is written above a column, and its maps (N, 1, h, w), of any size.
-            rows: written beside each sample.
-            title: written above all.
+            before: the explanation before.
+            now: the explanation now.
+            amounts: (N,), how far each sample has moved, NaN where that is not known.
+            labels: (N,), the right classes; None if they are not known.
         """
+
+    def mark_alarm(self, series: str) -> None:
+        """An alarm sounded at the newest explanation of a series."""
 
 
 @dataclass

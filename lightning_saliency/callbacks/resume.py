@@ -13,8 +13,9 @@ from lightning_saliency.callbacks.failures import describe_error
 from lightning_saliency.callbacks.samples.sample_set import Samples
 from lightning_saliency.errors import SaliencyWarning
 
-STATE_VERSION = 2
-"""Of the callbacks' state in a checkpoint. Version 1 named none, and held samples by index too."""
+STATE_VERSION = 3
+"""Of the callbacks' state in a checkpoint. Version 1 named none, and held samples by index too; the
+filmstrips of version 2 were painted pictures."""
 
 
 class ResumeFingerprint:

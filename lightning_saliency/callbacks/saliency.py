@@ -51,7 +51,7 @@ from lightning_saliency.callbacks.stage_runner import Stage, StageRunner
 from lightning_saliency.callbacks.stages.drift import DriftStage
 from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.history import HistoryStage
-from lightning_saliency.callbacks.stages.images import ImagesStage, Pictures
+from lightning_saliency.callbacks.stages.images import FilmstripStage, ImagesStage, Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
@@ -206,6 +206,7 @@ class SaliencyCallback(pl.Callback):
             SampleTableStage(self._pictures.class_name, log),
             ImagesStage(self._pictures, prefix),
         ]
+        self._filmstrips = FilmstripStage(self._pictures, prefix)
         self._later_stages: list[Stage] = []
         if noise_every is not None and any(entry.method.stochastic for entry in methods):
             self._later_stages.append(
@@ -221,6 +222,7 @@ class SaliencyCallback(pl.Callback):
 
         self._last_epoch: int | None = None
         self._last_round: ExplanationRound | None = None
+        self._undrawn: ExplanationRound | None = None
         self._is_set_up = self._saw_validation = self._was_tried = False
         self._fallback = FallbackMetrics()
 
@@ -261,7 +263,7 @@ class SaliencyCallback(pl.Callback):
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Be ready for another trainer; let a process that was spawned hand its numbers back."""
-        self._last_round = None
+        self._last_round = self._undrawn = None
         if RunContext(trainer, pl_module).is_spawned:
             shorten_handed_back_metrics(trainer)
 
@@ -356,13 +358,16 @@ class SaliencyCallback(pl.Callback):
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare what was explained with what the data hold now."""
-        self._change_detector.end(RunContext(trainer, pl_module))
+        """Draw the filmstrips; compare what was explained with what the data hold now."""
+        context = RunContext(trainer, pl_module)
+        self._draw_filmstrips(context)
+        self._change_detector.end(context)
 
     # trainer.test runs the same loop under other names.
     on_test_start = on_validation_start
     on_test_batch_start = on_validation_batch_start
     on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -374,6 +379,7 @@ class SaliencyCallback(pl.Callback):
         with averaged_weights(trainer, pl_module):
             # Lightning logs the metrics of an epoch's end one step back, at its last batch.
             self._explain_if_due(context, context.step - 1)
+        self._draw_filmstrips(context)
         self._fallback.set(context, self._is_number)
 
     @override
@@ -558,11 +564,18 @@ class SaliencyCallback(pl.Callback):
         if round is None or not round.is_measured:
             return
         round.count = self._budget.made
+        self._undrawn = round
         self._last_round = round if self._sanity.at_the_end else None
         for stage in self._later_stages:
             self._runner.run_stage(stage, context, round)
         notify = partial(self._notify_listeners, context, round)
         run(_LISTENERS, lambda: context.require(notify), context)
+
+    def _draw_filmstrips(self, context: RunContext) -> None:
+        """Draw what was explained in this validation run, now that its loss is known."""
+        round, self._undrawn = self._undrawn, None
+        if round is not None:
+            self._runner.run_stage(self._filmstrips, context, round)
 
     def _explain_samples(
         self, context: RunContext, samples: SampleSet, step: int

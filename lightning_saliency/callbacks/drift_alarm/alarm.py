@@ -225,6 +225,7 @@ class DriftAlarm(pl.Callback):
         trainer = context.trainer
         for (series, reference), findings in found.items():
             report = Report(series, reference, findings, round)
+            round.pictures.mark_alarm(series)
             _log.info("%s", report.line())
             warn(report.line())
             if context.is_rank_zero:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.samples.batch import known_labels
 from lightning_saliency.callbacks.tags import logged_tag
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.map_statistics import canonical
@@ -117,21 +118,18 @@ class Report:
         )
 
     def picture(self) -> Tensor:
-        """Draw the samples that moved most: the image, the map before, the map now.
+        """Draw the three samples that moved most: the image, the map before, the map now.
 
         Returns:
-            (3, height, width), RGB in [0, 1].
+            (3, height, width), RGB, uint8.
         """
-        chosen = self.most_moved
-        return self._round.pictures.at_times(
+        return self._round.pictures.before_and_after(
             self.series,
-            self._round.samples.images[chosen],
-            [
-                (self._when(), self._before.maps[chosen]),
-                (f"epoch {self._round.epoch}", self._now.saliency[chosen]),
-            ],
-            [f"{index}: moved {float(self._amounts[index]):.2f}" for index in chosen],
-            f"{self.series}, what moved",
+            self._round.samples.images,
+            self._before,
+            self._round.references[self.series].current,
+            self._amounts,
+            known_labels(self._round.samples.labels),
         )
 
     def _when(self) -> str:

@@ -167,6 +167,18 @@ def class_indices(labels: Tensor | None, source: str) -> Tensor:
     )
 
 
+def known_labels(labels: Tensor | None) -> Tensor | None:
+    """Return the right classes, int64, (N,), on the CPU; None where there is not one for each.
+
+    Args:
+        labels: what the batch holds as labels, or None.
+    """
+    try:
+        return class_indices(labels, "the samples").cpu()
+    except InputError:
+        return None
+
+
 def _guess(labels: Tensor, is_index: bool, are_binary: bool) -> str:
     """Say what labels that are no class indices look like, and what is usual then."""
     if labels.dim() == 1:

@@ -107,12 +107,12 @@ class HistoryStage(Stage):
             if self._pinned_epochs.get(series) == pinned.epoch:
                 continue
             self._pinned_epochs[series] = pinned.epoch
-            picture = self._pictures.at_times(
+            picture = self._pictures.of_maps(
                 series,
                 round.samples.images,
-                [(f"epoch {pinned.epoch}", pinned.maps)],
-                [f"{index}" for index in range(len(pinned.maps))],
-                f"{series}, pinned",
+                pinned.maps,
+                pinned.target,
+                f"epoch {pinned.epoch}",
             )
             for adapter in context.adapters():
                 adapter.image(f"{self._prefix}saliency/pinned/{series}", picture, round.step)
