@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.network.isolation.undisturbed import keep_weights_held_by
 from lightning_saliency.network.score import Target
-from lightning_saliency.network.undisturbed import keep_weights_held_by
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.errors import InputError
+from lightning_saliency.network.isolation.repeatability import warn_if_unrepeatable
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import find_layer, is_sharded
-from lightning_saliency.network.repeatability import warn_if_unrepeatable
 from lightning_saliency.network.score import class_logits, target_classes
-from lightning_saliency.network.undisturbed import undisturbed
 
 
 class Explainer:

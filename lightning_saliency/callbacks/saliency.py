@@ -56,7 +56,7 @@ from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
 from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
-from lightning_saliency.network.undisturbed import lazy_layer
+from lightning_saliency.network.isolation.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
 
 # What can fail, beside the stages and the methods.

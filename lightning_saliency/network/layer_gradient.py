@@ -32,7 +32,7 @@ def layer_gradient(
 
     One forward and one backward pass; the graph begins at the layer, so that nothing before it is
     recorded or differentiated. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
 
     Args:
         model: in eval mode, with frozen parameters.
@@ -123,8 +123,8 @@ class SharedPass:
     same graph: the ReLUs look up their rule during the backward pass. The result is what
     :func:`~lightning_saliency.network.layer_gradient.layer_gradient` gives for each request.
 
-    Make it inside :func:`~lightning_saliency.network.undisturbed.undisturbed`. Requests that this
-    pass cannot serve are left out, without a reason; computed one by one they raise it.
+    Make it inside :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`. Requests
+    that this pass cannot serve are left out, without a reason; computed one by one they raise it.
 
     Args:
         model: in eval mode, with frozen parameters, not sharded.

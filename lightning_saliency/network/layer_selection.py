@@ -42,7 +42,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     The model runs once on the first image, forward and backward, and once more if the largest
     logit depends on nothing because a layer starts at zero, as the last one of torchvision's vision
     transformers does. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
 
     Args:
         model: the model that is explained.

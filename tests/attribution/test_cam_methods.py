@@ -27,7 +27,7 @@ from lightning_saliency.attribution.hires_cam import hires_cam, hires_cam_map
 from lightning_saliency.attribution.layer_cam import layer_cam, layer_cam_map
 from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.image.saliency_map import resize
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 reference = pytest.importorskip("pytorch_grad_cam")
 

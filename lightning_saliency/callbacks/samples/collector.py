@@ -26,7 +26,7 @@ from lightning_saliency.callbacks.samples.sample_set import (
     differing,
 )
 from lightning_saliency.errors import InputError, SaliencyWarning
-from lightning_saliency.network.random_streams import other_random_numbers
+from lightning_saliency.network.isolation.process_state import other_random_numbers
 
 
 class SampleCollector:
