@@ -1,7 +1,5 @@
 """Get single validation samples without touching the trainer's own loaders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
