@@ -1,7 +1,5 @@
 """Maps of several methods and targets from one forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

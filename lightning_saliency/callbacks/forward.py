@@ -1,7 +1,5 @@
 """What is called to get class scores from a module that we have never seen."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """One run as the callbacks see it: where it is, its processes, its loggers, its folder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -200,18 +198,16 @@ class RunContext:
             count: how many samples they are from.
             reduce_fx: what Lightning makes of several values under one tag.
         """
-        for tag, value in values.items():
-            self.pl_module.log(
-                tag,
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=count,
-                add_dataloader_idx=False,
-                reduce_fx=reduce_fx,
-                # Equal on all processes already; this tells Lightning so.
-                sync_dist=True,
-            )
+        self.pl_module.log_dict(
+            values,
+            on_step=False,
+            on_epoch=True,
+            batch_size=count,
+            add_dataloader_idx=False,
+            reduce_fx=reduce_fx,
+            # Equal on all processes already; this tells Lightning so.
+            sync_dist=True,
+        )
 
     def adapters(self) -> list[LogAdapter]:
         """Return the run's loggers, each with the same verbs."""

@@ -1,7 +1,5 @@
 """The callback: explain the same validation samples again and again while a network trains."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any

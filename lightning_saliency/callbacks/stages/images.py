@@ -1,7 +1,5 @@
 """The pictures of a run: panels, side-by-side panels, filmstrips; one color scale for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -292,10 +290,6 @@ class ImagesStage(Stage):
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
         self._pictures.show(probe.images)
-
-    @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return bool(round.explanations)
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
