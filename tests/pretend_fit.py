@@ -89,8 +89,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     set_up()
-    found = {"cpu": train(4)}
-    for samples in (2, 4):
+    found = {"cpu": train(6)}
+    for samples in (3, 6):
         strategy = SingleDeviceStrategy(device=torch.device(NAME, 0))
         found[f"{samples} samples"] = train(
             samples, accelerator=PretendAccelerator(), strategy=strategy

@@ -68,15 +68,15 @@ def test_a_callback_in_training(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(out.read_text())
     assert len(found["cpu"]["numbers"]) > 50
-    assert repr(found["4 samples"]["numbers"]) == repr(found["cpu"]["numbers"])
+    assert repr(found["6 samples"]["numbers"]) == repr(found["cpu"]["numbers"])
     few, more = (
         [sum(lines.values()) for lines in found[case]["waits"]]
-        for case in ("2 samples", "4 samples")
+        for case in ("3 samples", "6 samples")
     )
     assert len(few) == 3
     assert more == few
     # Of both methods, their pictures and numbers; the first also checks the samples.
-    assert max(few) <= 24, found["2 samples"]["waits"]
+    assert max(few) <= 24, found["3 samples"]["waits"]
 
 
 def test_the_device_sees_what_it_should_see() -> None:
