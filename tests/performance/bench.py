@@ -28,6 +28,7 @@ MEASUREMENTS = {
     "gradient": "bench_gradient",
     "rise": "bench_rise",
     "extremal": "bench_extremal",
+    "known_optimum": "bench_known_optimum",
     "epoch": "bench_epoch",
     "callback_cost": "callback_cost",
     "budget_share": "budget_share",
