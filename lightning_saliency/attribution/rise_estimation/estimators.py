@@ -30,7 +30,10 @@ class RISEEstimate:
         split_half: (N,), Spearman correlation between the map from one half of the masks and the
             map from the other; NaN where there are no two halves or one of them is constant. With
             a correlation of r, that of the whole map with the map of infinitely many masks is
-            about ``sqrt(2 * r / (1 + r))`` (Spearman 1910, Brown 1910): 0.82 stands for 0.95.
+            about ``sqrt(2 * r / (1 + r))`` (Spearman 1910, Brown 1910): 0.82 stands for 0.95. It
+            estimates how much the order of the pixels depends on the choice of the masks, in all
+            of the image, also where the map is flat. It knows nothing of an error that both halves
+            share, nor of how large the values are.
         num_masks: (N,), int64, how many masks were used.
     """
 

@@ -1,15 +1,21 @@
 """Run a model on the images under one block of masks after another."""
 
+import warnings
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.progress import report
+from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.masked_scores import masked_scores
+from lightning_saliency.network.score import ScoreKind
 
-__all__ = ["MaskScoring"]
+__all__ = ["MaskScoring", "ScoreRange"]
+
+# Probabilities in float32 that differ by less are the same, but for a few of their last digits.
+_FLAT = 1e-6
 
 
 class MaskScoring:
@@ -52,3 +58,39 @@ class MaskScoring:
         )
         self._done += len(block)
         return scores
+
+
+class ScoreRange:
+    """The lowest and the highest score of each image so far.
+
+    Args:
+        like: (N, ...), of the images' device.
+        kind: of the scores; None if it is not known.
+    """
+
+    def __init__(self, like: Tensor, kind: ScoreKind | None) -> None:
+        self._kind = kind
+        self._low = like.new_full((len(like),), float("inf")).float()
+        self._high = -self._low
+
+    def add(self, scores: Tensor, images: Tensor) -> None:
+        """See the scores (n, K, M) of some images, whose indices are (n,)."""
+        low, high = scores.float().flatten(1).aminmax(dim=1)
+        self._low[images] = self._low[images].minimum(low)
+        self._high[images] = self._high[images].maximum(high)
+
+    def warn_if_flat(self) -> None:
+        """Warn of images whose probabilities no mask changes; the host waits for the device."""
+        if self._kind is None or self._kind == "logit":
+            return
+        name = self._kind.replace("_", "-")
+        flat = int(((self._high - self._low) < _FLAT).sum())
+        if flat:
+            warnings.warn(
+                f"RISE: the {name} of the target is the same under all masks for {flat} of "
+                f"{len(self._low)} images, so that their maps are empty. The network is sure of "
+                "its class, or of another one, whatever it sees; logits still differ: take "
+                "score='logit'.",
+                SaliencyWarning,
+                stacklevel=2,
+            )
