@@ -32,12 +32,12 @@ def get_example_data(
 ) -> tuple[nn.Module, Tensor, int, int]:
     """Return a trained model, a picture, and the classes of two objects in it.
 
-    ``"digits"`` works offline: a narrow network whose layers have the names and types of VGG16's
-    (``features.29`` is the last ReLU), and a held-out picture of two handwritten digits over
-    clutter. It is trained by ``examples/train_example_network.py``; on 2,000 held-out pictures
-    both digits have the highest scores in 97.0 %. With both digits in sight, its derivatives hardly
-    tell them apart: gradient methods and Grad-CAM find both, RISE and extremal perturbation the
-    one that is asked for.
+    ``"digits"`` works offline: a narrow network whose features have the names and types of VGG16's
+    (``features.29`` is the last ReLU), with the mean over all places and one linear layer behind
+    them, and a held-out picture of two handwritten digits over clutter. It is trained by
+    ``examples/train_example_network.py``, on pictures with one and with two digits; on 2,000
+    held-out pictures both digits have the highest scores in 97.8 %. On 150 of them Grad-CAM points
+    at the digit that it is asked for in 91 %, and never at the other one.
 
     ``"vgg16"`` is torchvision's VGG16 with ImageNet weights, fetched by torchvision. The package
     brings no photograph for it, so pass one.

@@ -1,4 +1,6 @@
-"""A narrow network with the layers of VGG16, for examples and tests that need no download."""
+"""A narrow network with the features of VGG16, for examples and tests that need no download."""
+
+from collections import OrderedDict
 
 from torch import Tensor, nn
 
@@ -16,17 +18,18 @@ _FEATURES: tuple[int | str, ...] = (
     *(64, 64, 64, "M"),
     *(64, 64, 64, "M"),
 )
-_HIDDEN = 64
 
 
 class ExampleNetwork(nn.Module):
-    """VGG16's layers under VGG16's names, with few channels and ten classes.
+    """VGG16's features under VGG16's names, with few channels, and a linear head for ten classes.
 
-    ``features`` has the 31 entries, ``classifier`` the 7 of torchvision's ``vgg16`` (Simonyan,
-    Zisserman. Very deep convolutional networks for large-scale image recognition. ICLR 2015,
-    arXiv:1409.1556), of the same types, so that ``features.9`` is a pooling and ``features.29``
-    the last ReLU before the last pooling there and here. Pooling to a single pixel comes before
-    the classifier, so that a digit counts alike wherever it lies.
+    ``features`` has the 31 entries of torchvision's ``vgg16`` (Simonyan, Zisserman. Very deep
+    convolutional networks for large-scale image recognition. ICLR 2015, arXiv:1409.1556), of the
+    same types, so that ``features.9`` is a pooling and ``features.29`` the last ReLU before the
+    last pooling there and here. The head is another one: the mean over all places, and one linear
+    layer, as in a ResNet. So each score is a sum over the places of the last features, and what
+    speaks for a digit is found where the digit is. VGG16's names for what enters the last layer and
+    for that layer, ``classifier.4`` and ``classifier.6``, stand for the same here.
 
     Example:
         >>> import torch
@@ -47,13 +50,7 @@ class ExampleNetwork(nn.Module):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            nn.Linear(channels, _HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.2),
-            nn.Linear(_HIDDEN, _HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.2),
-            nn.Linear(_HIDDEN, 10),
+            OrderedDict([("4", nn.Identity()), ("6", nn.Linear(channels, 10))])
         )
 
     def forward(self, image: Tensor) -> Tensor:
