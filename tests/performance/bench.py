@@ -37,7 +37,11 @@ MEASUREMENTS = {
     "two_processes": "two_processes",
 }
 # Runs of half an hour, for whoever changes what they measure.
-BY_NAME_ONLY = {"alarm_rates": "alarm_rates", "shortcut_seeds": "shortcut_seeds"}
+BY_NAME_ONLY = {
+    "alarm_rates": "alarm_rates",
+    "shortcut_seeds": "shortcut_seeds",
+    "tetrominoes": "bench_tetrominoes",
+}
 EVERY = MEASUREMENTS | BY_NAME_ONLY
 
 
