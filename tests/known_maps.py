@@ -18,8 +18,6 @@ from lightning_saliency.attribution.rise_estimation.presets import ESTIMATORS, R
 from lightning_saliency.image.random_mask import Upsampling
 from lightning_saliency.network.score import ScoreKind
 
-__all__ = ["MAPS", "SIDE", "KnownMap", "estimated", "slope_error_bias"]
-
 SIDE = 28
 CELLS = 7
 UPSAMPLING = Upsampling((SIDE, SIDE), (CELLS, CELLS), dtype=torch.float64)

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.mask_search.rewards import Variant
 
-__all__ = ["AREAS", "SCORES", "SIDE", "KnownScore", "cut", "pairs", "picture"]
-
 SIDE = 48
 AREAS = (0.02, 0.05, 0.1, 0.2)
 

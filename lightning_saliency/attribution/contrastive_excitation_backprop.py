@@ -19,16 +19,14 @@ from lightning_saliency.attribution.gradient_bases import ExcitationMethod
 from lightning_saliency.attribution.pointing import PointingSetup
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.excitation_graph import (
-    UNIT_SIGNAL,
     classifier_nodes,
     node_of,
     nodes_below,
+    passed_signal,
     record_excitation,
-    unit_scale,
 )
-from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
 
 __all__ = [
@@ -77,11 +75,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
     shows = "the same, minus the signal of the class's dual unit"
     cost = "as excitation backprop, a little more"
     not_for = "activations that can be negative; attention, gates"
-    layer_settings = (
-        "saliency_layer",
-        "contrast_layer",
-        "classifier_layer",
-    )
+    layer_settings = ("saliency_layer", "contrast_layer", "classifier_layer")
     verdict = Verdict(
         "not tested",
         "The form without contrast fails; the contrast takes away what two classes share.",
@@ -115,9 +109,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)
-        return unit_scale(
-            score_gradient(UNIT_SIGNAL * scores, layers[self.saliency_layer], self.saliency_layer)
-        )
+        return passed_signal(scores, layers[self.saliency_layer], self.saliency_layer)
 
     def _check_order(
         self, scores: Tensor, layers: Mapping[str, Tensor], classifier: Collection[Node]

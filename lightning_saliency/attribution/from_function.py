@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.network.isolation.undisturbed import keep_weights_held_by
 from lightning_saliency.network.score import Target
-
-__all__ = ["FromFunction"]
 
 
 @dataclass(frozen=True)
@@ -28,4 +27,5 @@ class FromFunction(AttributionMethod):
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return what the function returns; see :meth:`AttributionMethod.attribute`."""
+        keep_weights_held_by(self.function)
         return self.function(model, image, target)

@@ -30,16 +30,6 @@ from lightning_saliency.benchmark.tetrominoes import (
 )
 from lightning_saliency.errors import DependencyError, InputError
 
-__all__ = [
-    "BASELINES",
-    "TetrominoExplainer",
-    "TetrominoReport",
-    "earth_mover_similarity",
-    "run_tetrominoes",
-    "tetromino_explainers",
-    "top_pixel_precision",
-]
-
 TetrominoExplainer = Callable[[torch.nn.Module, Tensor, Tensor], Tensor]
 """Takes a model, images (N, 1, 8, 8) and classes (N,), and returns maps (N, 1, 8, 8)."""
 
@@ -216,7 +206,7 @@ def _shown(values: Sequence[float]) -> str:
     return f"{mean(values):.2f}{spread}"
 
 
-def tetromino_explainers(names: Sequence[str]) -> dict[str, TetrominoExplainer]:
+def tetromino_explainers(names: Sequence[str] | None = None) -> dict[str, TetrominoExplainer]:
     """Return the methods and baselines, ready for pictures of 8 x 8 pixels.
 
     Methods that look at a layer look at the first ReLU, the only one about as fine as the pixels.
@@ -224,7 +214,7 @@ def tetromino_explainers(names: Sequence[str]) -> dict[str, TetrominoExplainer]:
     noise, with masks of single pixels.
 
     Args:
-        names: of methods, or out of :data:`BASELINES`.
+        names: of methods, or out of :data:`BASELINES`; None for all of both.
 
     Raises:
         InputError: there is no such method.
@@ -237,7 +227,7 @@ def tetromino_explainers(names: Sequence[str]) -> dict[str, TetrominoExplainer]:
         "extremal_perturbation": {"perturbation": "fade", "jitter": False, "sigma": 1.0},
     }
     found: dict[str, TetrominoExplainer] = {}
-    for name in names:
+    for name in (*BASELINES, *by_name) if names is None else names:
         if name == "random":
             found[name] = _noise
         elif name == "input":

@@ -17,16 +17,6 @@ from torch import Generator, Tensor, nn
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "TetrominoNetwork",
-    "TetrominoNoise",
-    "TetrominoTask",
-    "Tetrominoes",
-    "TrainedTetrominoes",
-    "make_tetrominoes",
-    "train_on_tetrominoes",
-]
-
 TetrominoTask: TypeAlias = Literal["linear", "multiplicative", "translated", "xor"]
 """What tells the classes apart: which of two tetrominoes is there (``"linear"``), which one has
 scaled the noise (``"multiplicative"``), which one is there, anywhere and turned (``"translated"``),

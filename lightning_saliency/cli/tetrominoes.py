@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from lightning_saliency.attribution import METHODS
 from lightning_saliency.benchmark.pointing_recipes import CENTER
 from lightning_saliency.benchmark.tetromino_scores import (
     BASELINES,
@@ -13,8 +12,6 @@ from lightning_saliency.benchmark.tetromino_scores import (
     tetromino_explainers,
 )
 from lightning_saliency.errors import InputError
-
-__all__ = ["run_tetromino_benchmark"]
 
 _PICTURES = 100
 _SEEDS = 3
@@ -40,15 +37,13 @@ def run_tetromino_benchmark(options: Namespace) -> int:
             f"Expected no {', '.join(given)} with --data tetrominoes, which makes its own pictures "
             "and networks."
         )
-    names = [method.name for method in METHODS]
-    if "all" not in options.method:
-        names = list(dict.fromkeys(options.method))
-    if CENTER in names:
+    names = None if "all" in options.method else list(dict.fromkeys(options.method))
+    if names is not None and CENTER in names:
         raise InputError(
             "Expected a method that makes maps, got center. Baselines come by themselves."
         )
     report = run_tetrominoes(
-        tetromino_explainers([*BASELINES, *names]),
+        tetromino_explainers(None if names is None else [*BASELINES, *names]),
         seeds=options.seeds or _SEEDS,
         pictures=options.limit or _PICTURES,
         progress=print,

@@ -15,8 +15,6 @@ from lightning_saliency.network.torch_functions import (
     function_name,
 )
 
-__all__ = ["BackwardRules", "Rule", "Rules"]
-
 Rule: TypeAlias = Callable[..., Any]
 """Called with the arguments of the function in whose place it stands; returns the value that the
 function would return, in place where the function works in place, by a

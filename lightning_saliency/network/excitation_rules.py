@@ -27,7 +27,7 @@ Products of two activations (gates, attention) have no rule; their ordinary deri
 keep the sum of the signal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -35,16 +35,14 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.network.backward_rules import Rule, Rules
-from lightning_saliency.network.excitation_functions import PassThrough, SplitSum, WeightedSum
-from lightning_saliency.network.positive_weights import PositiveWeights
-from lightning_saliency.network.relu_rules import active_rules, asks_in_place
-from lightning_saliency.network.torch_functions import (
-    SIGNED_ACTIVATIONS,
-    TorchFunction,
-    spellings,
+from lightning_saliency.network.excitation_functions import (
+    PassThrough,
+    PositiveWeights,
+    SplitSum,
+    WeightedSum,
 )
-
-__all__ = ["REFUSED", "excitation_rules"]
+from lightning_saliency.network.relu_rules import ReluChoice, active, asks_in_place
+from lightning_saliency.network.torch_functions import SIGNED_ACTIVATIONS, TorchFunction, spellings
 
 REFUSED = SIGNED_ACTIVATIONS
 """Activations that break the rule's first assumption, that every activation is >= 0."""
@@ -64,18 +62,18 @@ def excitation_rules(wanted: Callable[[], bool] = lambda: True) -> Rules:
             on a CPU that takes as long as the layers.
     """
     weights = PositiveWeights()
-    rules: dict[TorchFunction, Rule] = {}
-    for names, product in _PRODUCTS:
-        for function in spellings(*names.split()):
-            rules[function] = product(function, weights, wanted)
-    for names, sign, in_place in _SUMS:
-        for function in spellings(*names.split()):
-            rules[function] = _sum(function, wanted, sign, in_place)
-    for names, make in _OTHERS:
-        for function in spellings(*names.split()):
-            rules[function] = make(function)
-    rules |= {f: pool(f, wanted) for names, pool in _POOLS for f in spellings(*names.split())}
-    return {**rules, **active_rules(wanted)}
+    return {
+        **{f: product(f, weights, wanted) for f, product in _each_function(_PRODUCTS)},
+        **{f: _sum(f, wanted, sign, in_place) for f, sign, in_place in _each_function(_SUMS)},
+        **{f: make(f) for f, make in _each_function(_OTHERS)},
+        **{f: pool(f, wanted) for f, pool in _each_function(_POOLS)},
+        **ReluChoice(active).rules(wanted),
+    }
+
+
+def _each_function(table: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table once for each function that the names in its first column mean."""
+    return ((f, *rest) for names, *rest in table for f in spellings(*names.split()))
 
 
 def _layer(function: TorchFunction, weights: PositiveWeights, wanted: _Wanted) -> Rule:
@@ -133,21 +131,16 @@ def _product_of(
     """
     if _from_image(a) and _from_image(b):
         return NotImplemented
-    if _from_image(b):
-        return WeightedSum.apply(
-            b,
-            lambda x: call(a, x),
-            lambda x, sign: multiply(weights.part(a, sign, x), x),
-            True,
-            is_wanted,
-        )
-    return WeightedSum.apply(
-        a,
-        lambda x: call(x, b),
-        lambda x, sign: multiply(x, weights.part(b, sign, x)),
-        True,
-        is_wanted,
-    )
+    swapped = _from_image(b)
+    passed, weight = (b, a) if swapped else (a, b)
+
+    def ordered(function: Callable[..., Any], x: Tensor, weight: Tensor) -> Any:
+        return function(weight, x) if swapped else function(x, weight)
+
+    def excite(x: Tensor, sign: int) -> Any:
+        return ordered(multiply, x, weights.part(weight, sign, x))
+
+    return WeightedSum.apply(passed, lambda x: ordered(call, x, weight), excite, True, is_wanted)
 
 
 def _from_image(value: object) -> bool:

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError, LayerError
 
-__all__ = ["Layout", "find_grid", "fold"]
-
 _Name: TypeAlias = Literal["auto", "channels_first", "channels_last", "tokens"]
 Layout: TypeAlias = _Name | Callable[[Tensor], Tensor]
 """How a layer's output is laid out: ``"channels_first"`` (N, K, h, w), ``"channels_last"``

@@ -13,8 +13,6 @@ from lightning_saliency.network.grid import find_grid, fold
 from lightning_saliency.network.layers import layer_names
 from lightning_saliency.network.score import class_logits
 
-__all__ = ["last_spatial_layer"]
-
 # They resample or mask what the layer before them has found; the map is that layer's.
 _PASSED_OVER = (
     nn.AdaptiveAvgPool2d,
@@ -44,7 +42,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor) -> str:
     The model runs once on the first image, forward and backward, and once more if the largest
     logit depends on nothing because a layer starts at zero, as the last one of torchvision's vision
     transformers does. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
 
     Args:
         model: the model that is explained.
@@ -151,8 +149,11 @@ def _with_influence(
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
         score, [found for _, found in pictures], allow_unused=True
     )
-    return [
-        name
+    reached = {
+        name: fold(gradient, size).any()
         for (name, _), gradient in zip(pictures, gradients, strict=True)
-        if gradient is not None and bool(fold(gradient, size).any())
-    ]
+        if gradient is not None
+    }
+    # One question for all of them, for which an accelerator is waited for once.
+    is_reached = torch.stack(list(reached.values())).tolist() if reached else []
+    return [name for name, yes in zip(reached, is_reached, strict=True) if yes]

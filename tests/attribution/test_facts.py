@@ -169,7 +169,7 @@ def test_settings_can_be_written_as_json() -> None:
         "tolerance": None,
         "rounds": 0,
     }
-    assert FromFunction(spot).settings()["function"] == repr(spot)
+    assert FromFunction(spot).settings()["function"] == "spot"
 
 
 # --- the pointing game ------------------------------------------------------------------------

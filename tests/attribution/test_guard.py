@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contract import METHODS, make_method
+from tally import Tally
 from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import bits, leaves_no_trace
@@ -152,7 +153,7 @@ def test_runs_once_unless_the_gradient_is_missing() -> None:
 
 
 def test_recording_leaves_the_grad_mode_alone() -> None:
-    seen = []
+    seen = Tally()
 
     class Looks(Transfer):
         def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lightning_saliency.attribution import (
     GradCAM,
 )
 from lightning_saliency.benchmark import ClutteredDigits, get_example_data, get_example_regions
-from lightning_saliency.benchmark.example_network import normalize
+from lightning_saliency.benchmark.example import normalize
 from lightning_saliency.errors import DownloadError, InputError
 
 

@@ -22,6 +22,7 @@ from traces import module_state
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
+from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET
@@ -324,3 +325,9 @@ def test_the_word_to_end_is_not_kept_waiting(tmp_path: Path) -> None:
     # Number 4 began with a pass that was not made any more.
     assert passes == [0, 1, 2, 3, 4]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_warning_names_the_line_that_gave_it() -> None:
+    with pytest.warns(SaliencyWarning, match="something") as said:
+        warn("something is missing")
+    assert said[0].filename == __file__

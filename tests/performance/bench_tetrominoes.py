@@ -19,14 +19,12 @@ from torchray.attribution import deconvnet, excitation_backprop, gradient, guide
 from torchray.attribution import grad_cam as torchray_grad_cam
 from torchray.attribution.rise import rise_class
 
-from lightning_saliency.attribution import METHODS
 from lightning_saliency.benchmark.tetromino_scores import (
-    BASELINES,
     TetrominoExplainer,
     run_tetrominoes,
     tetromino_explainers,
 )
-from lightning_saliency.image.resize import resize
+from lightning_saliency.image.saliency_map import resize
 
 LAYER = "features.1"
 MASKS = 4000
@@ -86,7 +84,7 @@ def main(quick: bool = False, pictures: int = 40) -> dict[str, Any]:
     """Print the table; return its figures."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    ours = tetromino_explainers([*BASELINES, *(method.name for method in METHODS)])
+    ours = tetromino_explainers()
     report = run_tetrominoes(
         {**ours, **rivals()}, None, 1 if quick else 3, 10 if quick else pictures, print
     )

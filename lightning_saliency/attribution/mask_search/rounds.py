@@ -8,12 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.mask_search.objective import PictureRewards
-from lightning_saliency.attribution.mask_search.problem import MaskProblem
+from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.attribution.mask_search.refinement import climb, evaluate_grid
 from lightning_saliency.image.exact_area import exact_area
-
-__all__ = ["search_on"]
 
 _ITERATIONS = 8
 _CONTRASTS = (15.0, 60.0)

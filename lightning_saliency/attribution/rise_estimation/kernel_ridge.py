@@ -7,8 +7,6 @@ from copy import copy
 import torch
 from torch import Tensor
 
-__all__ = ["KernelRidge", "PairKernel"]
-
 # The kernel's inverse width: two random points have a kernel of exp(-2 * 0.3), which does best on
 # the masks of several networks, and is not critical.
 _SHARPNESS = 0.3
@@ -74,7 +72,8 @@ class KernelRidge:
 
     def __init__(self, kernel: PairKernel, values: Tensor) -> None:
         self._kernel = kernel
-        even, odd = _parts(values)
+        there, opposite = values
+        even, odd = (there + opposite) / 2, (there - opposite) / 2
         level, means = even.mean(0), kernel.means
         of_even, of_odd = _Ridge(kernel.even, even - level), _Ridge(kernel.odd, odd)
         mean_eigenvalue = (of_even.eigenvalues.mean() + of_odd.eigenvalues.mean()) / 2
@@ -140,12 +139,6 @@ class _Ridge:
         fitted = self._vectors @ (kept[:, None] * self._along)
         leverage = self._squares @ kept
         return fitted, leverage, self._vectors @ (self._along / damped[:, None])
-
-
-def _parts(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the even and the odd part of values at points and at their opposites (2, ...)."""
-    there, opposite = values
-    return (there + opposite) / 2, (there - opposite) / 2
 
 
 def _both(even: Tensor, odd: Tensor) -> Tensor:
