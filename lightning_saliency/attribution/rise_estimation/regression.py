@@ -105,9 +105,10 @@ class MaskRegression(MaskEstimator):
 
     def _maps(self, blocks: Sequence[MaskBlock], scores: Tensor, upsampling: Upsampling) -> Tensor:
         """Return maps (R, H, W) for scores (2, B, M / 2, R) of B blocks of M masks."""
-        known, population = _Pairs.of(blocks), _population(upsampling)
+        means = _means(upsampling)
+        known, population = _Pairs.of(blocks, means), _population(upsampling, means)
         values = scores.flatten(1, 2)
-        fit = _BestFit(_kernels(known, upsampling), self._link.transform(values))
+        fit = _BestFit(_kernels(known, upsampling, means), self._link.transform(values))
         left_out = self._link.expected_score(fit.leave_one_out, fit.variance)
         trust = _slope_of_odd_parts(values, left_out)
         # Each cell is kept by half of the masks of a block, so mean scores cancel out.
@@ -161,14 +162,13 @@ class _Pairs(NamedTuple):
     places: Tensor
 
     @classmethod
-    def of(cls, blocks: Sequence[MaskBlock]) -> _Pairs:
-        """Return what is needed of blocks with one upsampling."""
-        first, half = blocks[0], len(blocks[0]) // 2
+    def of(cls, blocks: Sequence[MaskBlock], means: tuple[Tensor, Tensor]) -> _Pairs:
+        """Return what is needed of blocks with one upsampling, whose means these are."""
+        half = len(blocks[0]) // 2
         grids = torch.stack([block.grids[:half] for block in blocks]).bool().cpu()
         shifts = torch.cat([block.shifts[:1] for block in blocks])
         vertical, horizontal = (
-            matrices[of_blocks]
-            for matrices, of_blocks in zip(_means(first.upsampling), shifts.T, strict=True)
+            matrices[of_blocks] for matrices, of_blocks in zip(means, shifts.T, strict=True)
         )
         places = vertical[:, None] @ _signed(grids) @ horizontal[:, None].mT
         return cls(grids, shifts, places)
@@ -220,13 +220,13 @@ class _Features(NamedTuple):
         return (self.down @ places @ self.across).flatten(1)
 
 
-def _features(upsampling: Upsampling) -> list[_Features]:
+def _features(means: tuple[Tensor, Tensor]) -> list[_Features]:
     """Return the means over the places as they are, half whitened, and whitened.
 
     The means of smooth masks vary little from one place to the next: a score that depends on such
     detail looks like noise. Whitened they all vary alike.
     """
-    second_moments = [(means @ means.mT).mean(0) for means in _means(upsampling)]
+    second_moments = [(along @ along.mT).mean(0) for along in means]
     return [
         _Features(*(_power(moments, -whitened / 2) for moments in second_moments))
         for whitened in _WHITENED
@@ -276,14 +276,16 @@ _kept: list[tuple[object, _Pairs]] = []
 _kept_kernels: list[tuple[object, _Pairs, list[tuple[_Features, PairKernel]]]] = []
 
 
-def _kernels(known: _Pairs, upsampling: Upsampling) -> list[tuple[_Features, PairKernel]]:
+def _kernels(
+    known: _Pairs, upsampling: Upsampling, means: tuple[Tensor, Tensor]
+) -> list[tuple[_Features, PairKernel]]:
     """Return the features of masks, and their kernels."""
     key = _key(upsampling)
     for others_key, others, kernels in _kept_kernels:
         if others_key == key and all(map(torch.equal, others, known)):
             return kernels
     places = known.places.flatten(0, 1)
-    kernels = [(some, PairKernel(some(places))) for some in _features(upsampling)]
+    kernels = [(some, PairKernel(some(places))) for some in _features(means)]
     if known.num_masks <= _KEPT_KERNELS:
         _kept_kernels[:] = [(key, known, kernels)]
     return kernels
@@ -295,7 +297,7 @@ def _key(upsampling: Upsampling) -> object:
     return (*(matrix.shape for matrix in matrices), matrices[0].dtype, upsampling.reflect)
 
 
-def _population(upsampling: Upsampling) -> _Pairs:
+def _population(upsampling: Upsampling, means: tuple[Tensor, Tensor]) -> _Pairs:
     """Return the masks that the mean is taken over."""
     key = _key(upsampling)
     for known, population in _kept:
@@ -303,7 +305,7 @@ def _population(upsampling: Upsampling) -> _Pairs:
             return population
     rows, columns = upsampling.num_cells
     count = _POPULATION_BLOCKS * balanced_block_size(rows * columns)
-    population = _Pairs.of(list(balanced_masks(upsampling, count, _POPULATION_SEED)))
+    population = _Pairs.of(list(balanced_masks(upsampling, count, _POPULATION_SEED)), means)
     # A few megabytes; those of finer grids would be many.
     if count <= _KEPT_MASKS:
         _kept[:] = [(key, population)]
