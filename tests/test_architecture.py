@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "numpy",
         "matplotlib",
         "PIL",
+        "scipy",
         "sklearn",
         "typing_extensions",
         "attribution",
@@ -73,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
 # Every part may know these.
 EVERYWHERE = {"errors", "renamed"}
 # Not among the dependencies: may be imported only by a function that needs it.
-OPTIONAL = {"sklearn"}
+OPTIONAL = {"scipy", "sklearn"}
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 # The only parts of callbacks/ that may be given a saliency callback.
 LISTENERS = ("callbacks/drift_alarm/", "callbacks/named.py")
