@@ -3,6 +3,7 @@
 from lightning_saliency.attribution.method import AttributionMethod as AttributionMethod
 from lightning_saliency.attribution.method import concrete_methods as _concrete_methods
 from lightning_saliency.attribution.rise_estimation.estimators import RISEEstimate as RISEEstimate
+from lightning_saliency.network.grid import TokenGrid as TokenGrid
 
 # A method enrolls everywhere by one line here. They stand in the order of the tables.
 # isort: off

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -24,10 +25,14 @@ from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.score import Target, part_of
 from lightning_saliency.network.sharded import is_sharded
 
-__all__ = ["AttributionMethod", "concrete_methods"]
+__all__ = ["ADDED_LATER", "AttributionMethod", "concrete_methods"]
 
 # These settings change how an explanation is computed, not what it is.
 _IMMATERIAL = ("batch_size", "autocast")
+
+ADDED_LATER: Mapping[str, bool] = MappingProxyType({"added_later": True})
+"""Metadata of a setting that older checkpoints know nothing of: at its default it is not part of a
+method's description."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +188,7 @@ class AttributionMethod(ABC):
             f"{field.name}={_in_words(getattr(self, field.name))}"
             for field in fields(self)
             if field.name not in _IMMATERIAL
+            and not (field.metadata == ADDED_LATER and getattr(self, field.name) == field.default)
         )
         return f"{type(self).__name__}({settings})"
 
@@ -223,7 +229,7 @@ class AttributionMethod(ABC):
             (N, 1, h, w), of any size and floating dtype.
         """
 
-    def prepare(self, model: nn.Module, image: Tensor) -> Self:
+    def prepare(self, model: nn.Module, image: Tensor, target: Target = "predicted") -> Self:
         """Check that the method applies to ``model``, and fill in what depends on the model.
 
         A callback does this once, before the first training step. The method that is returned
@@ -232,6 +238,7 @@ class AttributionMethod(ABC):
         Args:
             model: the model that will be explained.
             image: (N, C, H, W), one batch that it takes; one image is enough.
+            target: what will be explained; matters if it is a callable.
 
         Returns:
             This method, or a copy with the open settings filled in.
@@ -240,9 +247,14 @@ class AttributionMethod(ABC):
             LayerError: a layer that the method needs does not exist.
             ModelError: the method does not apply to this model.
         """
-        return run_guarded(self._prepare, model, image)
+        return run_guarded(lambda m, x: self._prepare(m, x, target), model, image)
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
+    @property
+    def found(self) -> str:
+        """What :meth:`prepare` found out about the model, in words for a log; empty if nothing."""
+        return ""
+
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
         """Override to check the model; called inside ``undisturbed(model)``."""
         return self
 
@@ -296,6 +308,8 @@ def concrete_methods(found: Iterable[object]) -> tuple[type[AttributionMethod], 
 def _in_words(value: object) -> str:
     if isinstance(value, AttributionMethod):
         return value.describe()
+    if is_dataclass(value):
+        return repr(value)
     # The repr of a function or an object has its address in memory.
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else repr(value)
 

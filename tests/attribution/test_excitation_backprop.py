@@ -525,6 +525,7 @@ def test_nothing_is_kept_of_what_runs_before_the_layer(name: str, layer: str) ->
 def test_the_model_runs_once(method: ExcitationBackprop | ContrastiveExcitationBackprop) -> None:
     runs = []
     model = make_model("vgg")
+    method = method.prepare(model, make_images())
     model.register_forward_pre_hook(lambda _model, inputs: runs.append(len(inputs[0])))
     method(model, make_images(), 1)
     assert runs == [2]
