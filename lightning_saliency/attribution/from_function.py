@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.errors import InputError
 from lightning_saliency.network.score import Target
 
 __all__ = ["FromFunction"]
@@ -17,7 +20,9 @@ class FromFunction(AttributionMethod):
 
     Args:
         function: from (model, image, target) to maps (N, 1, h, w); the model is in eval mode and
-            frozen, gradients are recorded, and the image is a copy that needs no gradient yet.
+            frozen, gradients are recorded, and the image is a copy. It requires no gradient, so
+            that it can be written to; a function that fails for want of one gets an image that
+            does.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
@@ -26,6 +31,37 @@ class FromFunction(AttributionMethod):
     _divisible = False
     function: Callable[[nn.Module, Tensor, Target], Tensor]
 
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            InputError: the function is a class, or another setting is out of its range.
+        """
+        super().__post_init__()
+        if isinstance(self.function, type):
+            raise InputError(
+                "Expected a function from (model, image, target) to maps, or a method with its "
+                f"settings, got the class {self.function.__name__}. Make one: "
+                f"{self.function.__name__}(...)."
+            )
+
+    @property
+    def label(self) -> str:
+        """The function's own name."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return what the function returns; see :meth:`AttributionMethod.attribute`."""
-        return self.function(model, image, target)
+        original = image.clone()
+        try:
+            return self.function(model, image, target)
+        except RuntimeError as error:
+            if "require grad" not in str(error):
+                raise
+        return self.function(model, original.requires_grad_(), target)
+
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
+        # As in a run: a tensor with a class for each image, detached maps.
+        classes = torch.zeros(len(image), dtype=torch.long, device=image.device)
+        self._finished(self.attribute(model, image, target if callable(target) else classes), image)
+        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -18,11 +19,11 @@ from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.validation import check_choice
 from lightning_saliency.attribution.verdict import Verdict
-from lightning_saliency.errors import InputError, MethodError
+from lightning_saliency.errors import InputError, MethodError, SaliencyWarning
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.resize import ResizeMode, resize
 from lightning_saliency.network.batching import Batches
-from lightning_saliency.network.score import Target, part_of
+from lightning_saliency.network.score import Target, part_of, probability_function
 from lightning_saliency.network.sharded import is_sharded
 
 __all__ = ["ADDED_LATER", "AttributionMethod", "concrete_methods"]
@@ -247,7 +248,15 @@ class AttributionMethod(ABC):
             LayerError: a layer that the method needs does not exist.
             ModelError: the method does not apply to this model.
         """
-        return run_guarded(lambda m, x: self._prepare(m, x, target), model, image)
+        prepared = run_guarded(lambda m, x: self._prepare(m, x, target), model, image)
+        if not callable(target):
+            run_guarded(_warn_of_probabilities, model, image[:1])
+        return prepared
+
+    @property
+    def label(self) -> str:
+        """What messages call the method."""
+        return type(self).__name__
 
     @property
     def found(self) -> str:
@@ -276,7 +285,7 @@ class AttributionMethod(ABC):
         else:
             return saliency
         raise MethodError(
-            f"Expected {type(self).__name__} to return float maps of shape ({count}, 1, h, w) for "
+            f"Expected {self.label} to return float maps of shape ({count}, 1, h, w) for "
             f"{count} images, got {came}."
         )
 
@@ -288,6 +297,26 @@ class AttributionMethod(ABC):
             sigma = self.smooth * max(saliency.shape[2:])
             saliency = gaussian_blur(saliency, sigma, truncate=4)
         return saliency
+
+
+def _warn_of_probabilities(model: nn.Module, image: Tensor) -> None:
+    """Say so if the model puts out probabilities, which are read as logits."""
+    function = probability_function(model(image.requires_grad_().clone()))
+    if function is None:
+        return
+    logits = {
+        "softmax": "module(images).clamp(min=1e-12).log()",
+        "sigmoid": "torch.logit(module(images), eps=1e-6)",
+    }
+    warnings.warn(
+        f"Expected logits, but the model puts out probabilities, of a {function}. They are read as "
+        "logits: the score that is explained is the probability itself, and probabilities and "
+        "predictions that are derived from it are wrong. Let the model return its logits, in a "
+        f"callback by forward=lambda module, images: {logits[function]}, or explain the "
+        "probability on purpose, with a callable as target such as lambda output: output[:, 0].",
+        SaliencyWarning,
+        stacklevel=3,
+    )
 
 
 def concrete_methods(found: Iterable[object]) -> tuple[type[AttributionMethod], ...]:
