@@ -22,6 +22,7 @@ from lightning_saliency.errors import LayerError, NoGradientError
 from lightning_saliency.image.resize import ResizeMode
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
+    check_signs,
     classifier_nodes,
     node_of,
     nodes_below,
@@ -109,15 +110,17 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
             ModelError: there is no layer with weights between the image and the score.
         """
         names = {self.saliency_layer, self.contrast_layer or "", self.classifier_layer or ""}
-        scores, layers = record_excitation(
+        scores, layers, domain = record_excitation(
             model, image, target, names, self.saliency_layer, self.rules
         )
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)
-        return unit_scale(
+        signal = unit_scale(
             score_gradient(UNIT_SIGNAL * scores, layers[self.saliency_layer], self.saliency_layer)
         )
+        check_signs(model, domain)
+        return signal
 
     def _check_order(
         self, scores: Tensor, layers: Mapping[str, Tensor], classifier: Collection[Node]

@@ -25,6 +25,7 @@ from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.network.excitation_graph import (
     UNIT_SIGNAL,
+    check_signs,
     classifier_nodes,
     is_bottleneck,
     record_excitation,
@@ -105,17 +106,20 @@ class ExcitationBackprop(ExcitationMethod):
         Raises:
             ModelError: there is no layer with weights between the image and the score.
         """
-        scores, layers = record_excitation(
+        scores, layers, domain = record_excitation(
             model, image, target, {self.saliency_layer}, self.saliency_layer, self.rules
         )
         layer = layers[self.saliency_layer]
         is_all = is_bottleneck(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
-            return unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+            signal = unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+            check_signs(model, domain)
+            return signal
         # Class 0 of a model with one unit is its dual unit, at which a signal of -1 arrives.
         classifier_nodes(scores, "classifier")
         signal = unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+        check_signs(model, domain)
         if is_all:
             warn_of_loss(signal)
         return signal

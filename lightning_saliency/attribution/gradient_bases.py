@@ -242,7 +242,7 @@ class RectifiedGradient(GradientMethod):
         method = type(self).__name__
         require_python_model(model, method)
         every_rule = {**ReluChoice(self.relu_rule()).rules(), **(self.rules or {})}
-        return BackwardRules(every_rule, refused=NO_RULE, method=method)
+        return BackwardRules(every_rule, refused=NO_RULE, method=method, only_torch=not self.rules)
 
     def gradient_request(self, model: nn.Module) -> GradientRequest | None:
         """Return the gradient by the method's rule; None where there are rules of the user."""

@@ -80,7 +80,8 @@ def find_layouts(probed: Sequence[Probed]) -> dict[str, Evidence]:
         if each.is_input:
             continue
         if len(each.shape) == 2:
-            found[each.name] = tokens[_token_key(each)]
+            evidence = tokens[_token_key(each)]
+            found[each.name] = evidence if _fits(evidence, each) else Evidence(None)
             continue
         evidence = _of_picture(each)
         if evidence.layout is None and before is not None:
@@ -123,6 +124,14 @@ def _inherited(probed: Probed, before: Evidence, evidence: Evidence) -> Evidence
         if is_coarser and in_step and not _contradicts(centers):
             return Evidence(before.layout, (height, width), before.fit)
     return evidence
+
+
+def _fits(evidence: Evidence, probed: Probed) -> bool:
+    layout = evidence.layout
+    if not isinstance(layout, TokenGrid):
+        return False
+    tokens = probed.shape[1 if layout.order == "NKT" else 0]
+    return tokens == layout.before + layout.height * layout.width + layout.after
 
 
 def _token_key(probed: Probed) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.errors import ModelError, NoGradientError
 from lightning_saliency.network.activation import capture
+from lightning_saliency.network.backward_rules import BackwardRules, refuse_custom_functions
 from lightning_saliency.network.score import Target, class_scores
 
 __all__ = ["layer_gradient", "score_gradient"]
@@ -52,6 +53,8 @@ def layer_gradient(
             # A clone, because a model that writes into its input may not write into a leaf.
             output = model(activation.clone())
     scores = class_scores(output, target, len(image))
+    if isinstance(rules, BackwardRules) and rules.only_torch:
+        refuse_custom_functions(scores, rules.method)
     return activation.detach(), score_gradient(scores, activation, layer)
 
 

@@ -43,7 +43,7 @@ _PASSED_OVER = (
 )
 
 # A map of a layer that is this much like the model's own output says nothing new.
-_LIKE_THE_OUTPUT = 0.9
+_LIKE_THE_OUTPUT = 0.95
 _CANDIDATES_SHOWN = 3
 _MANY_LAYERS = 4
 # Fewer are what pooling leaves.
@@ -124,8 +124,8 @@ def last_spatial_layer(model: nn.Module, image: Tensor, target: Target | None = 
 class _Layer:
     """A layer that put out one tensor with a grid.
 
-    ``layout`` is None for tokens that have none; ``gradient`` is the score's at its places, None
-    where it does not depend on them.
+    ``edge`` is where its output lies in the graph; ``entered`` where its input does, for a layer
+    that puts out tokens in the shape in which they enter it.
     """
 
     name: str
@@ -133,6 +133,7 @@ class _Layer:
     output: Tensor
     edge: GradientEdge | None
     evidence: Evidence
+    entered: GradientEdge | None = None
 
     @property
     def words(self) -> str:
@@ -175,10 +176,16 @@ class _Recording:
         self._gradients = self._gradients_of(every)
         with_edge = [layer for layer in every if layer.edge is not None]
         self._cuts: set[str] = set()
+        self._entrances: set[str] = set()
         if self.score is not None and self._gradients:
             edges = [layer.edge for layer in with_edge if layer.edge is not None]
+            entered = [layer for layer in with_edge if layer.entered is not None]
+            edges += [layer.entered for layer in entered if layer.entered is not None]
             cut = are_cuts(self.score, self._image, edges)
-            self._cuts = {each.name for each, is_cut in zip(with_edge, cut, strict=True) if is_cut}
+            first = dict(zip(with_edge, cut, strict=False))
+            self._cuts = {layer.name for layer, is_cut in first.items() if is_cut}
+            second = dict(zip(entered, cut[len(with_edge) :], strict=True))
+            self._entrances = {layer.name for layer, is_cut in second.items() if is_cut}
         self.cuts = [layer for layer in self.layers if layer.name in self._cuts]
         self.influential = [layer for layer in self.layers if self._acts(layer)]
         self.unread = [
@@ -202,15 +209,18 @@ class _Recording:
         """Return the layer's output, as a picture (1, K, h, w)."""
         return self._folded(layer.output.detach(), layer)
 
-    def goes_through(self, layer: _Layer, later: _Layer) -> bool:
-        """Whether all that the places of one layer add to the score goes through a later one."""
-        if self.score is None or layer.edge is None:
+    def is_step(self, layer: _Layer) -> bool:
+        """Whether all that the places which enter a layer of tokens add goes through it.
+
+        Other tokens may go around it, so its output is no cut, while its input is one.
+        """
+        if self.score is None or layer.entered is None or layer.name not in self._entrances:
             return False
-        block: Any = later.output.register_hook
+        block: Any = layer.output.register_hook
         handle = block(torch.zeros_like)
         try:
             (rest,) = torch.autograd.grad(
-                self.score, [layer.edge], retain_graph=True, allow_unused=True
+                self.score, [layer.entered], retain_graph=True, allow_unused=True
             )
         finally:
             handle.remove()
@@ -250,11 +260,12 @@ def _choose(recording: _Recording, model: str) -> _Layer:
     cuts = [layer for layer in influential if recording.is_cut(layer)]
     if recording.picture is not None:
         cuts = _without_the_output(cuts, recording, recording.picture)
+    last = cuts[-1:] if recording.picture is not None else _last_step(influential, recording)
     doubt = ""
-    if not cuts:
+    if not last:
         doubt = "its score does not go through any one layer with a grid"
     else:
-        chosen = _last_step(cuts[-1], influential, recording)
+        (chosen,) = last
         later = [layer for layer in recording.unread if _comes_after(layer, chosen, recording)]
         if later and recording.picture is None:
             doubt = f"the last layer with one, {chosen.words}, comes before tokens without: " + (
@@ -273,6 +284,14 @@ def _choose(recording: _Recording, model: str) -> _Layer:
     return chosen
 
 
+def _last_step(layers: Sequence[_Layer], recording: _Recording) -> list[_Layer]:
+    """Return the last layer that all of the score, or of what places add to it, goes through."""
+    for layer in reversed(layers):
+        if recording.is_cut(layer) or recording.is_step(layer):
+            return [layer]
+    return []
+
+
 def _is_early(index: int, count: int) -> bool:
     # Of a few layers, the last that all goes through may be among the first.
     return 2 * (1 + index) < count and count - 1 - index >= _MANY_LAYERS
@@ -287,19 +306,6 @@ def _is_linear_on_tokens(layer: _Layer) -> bool:
     return layer.output.dim() == 3 and isinstance(layer.module, nn.Linear)
 
 
-def _last_step(cut: _Layer, influential: Sequence[_Layer], recording: _Recording) -> _Layer:
-    """Return a later layer of tokens that all goes through that the cut's places add.
-
-    The class token itself goes around it, so it is no cut.
-    """
-    if cut.output.dim() == 3:
-        after = influential[influential.index(cut) + 1 :]
-        for layer in reversed(after):
-            if layer.output.shape == cut.output.shape and recording.goes_through(cut, layer):
-                return layer
-    return cut
-
-
 def _without_the_output(
     cuts: Sequence[_Layer], recording: _Recording, picture: Tensor
 ) -> list[_Layer]:
@@ -310,12 +316,19 @@ def _without_the_output(
         weights = recording.gradient_at(layer).float().mean((2, 3), keepdim=True)
         saliency = (weights * activation).sum(1, keepdim=True)
         shown = nn.functional.interpolate(picture.float(), saliency.shape[2:], mode="area")
-        both = torch.stack([saliency.flatten(), shown.flatten()])
-        both = both - both.mean(1, keepdim=True)
-        likeness = nn.functional.cosine_similarity(both[0], both[1], dim=0)
-        if float(likeness.abs()) < _LIKE_THE_OUTPUT:
+        likeness = max(_likeness(saliency, shown), _likeness(saliency.relu(), shown.relu()))
+        # One channel is a class, and what makes it up is all the picture.
+        channels = int(recording.gradient_at(layer).flatten(2).any(2).sum())
+        if channels > 1 and likeness < _LIKE_THE_OUTPUT:
             new.append(layer)
     return new
+
+
+def _likeness(a: Tensor, b: Tensor) -> float:
+    """Return the size of the correlation."""
+    both = torch.stack([a.flatten(), b.flatten()])
+    both = both - both.mean(1, keepdim=True)
+    return float(nn.functional.cosine_similarity(both[0], both[1], dim=0).abs())
 
 
 def _watch(
@@ -325,18 +338,22 @@ def _watch(
     runs: Counter[str] = Counter()
     finished: list[_Layer] = []
 
-    def note(name: str, layer: nn.Module, output: object) -> None:
+    def note(name: str, layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         runs[name] += 1
         evidence = layouts.get(name)
         if isinstance(output, Tensor) and evidence is not None:
             edge = get_gradient_edge(output) if output.requires_grad else None
             if evidence.layout is not None or output.dim() == 3:
-                finished.append(_Layer(name, layer, output, edge, evidence))
+                finished.append(
+                    _Layer(name, layer, output, edge, evidence, _entrance(inputs, output))
+                )
 
     # A layer that the model holds under several names goes by the first.
     layers = {layer: name for name, layer in reversed(layer_names(model).items())}
     handles = [
-        layer.register_forward_hook(lambda m, _inputs, output, name=name: note(name, m, output))
+        layer.register_forward_hook(
+            lambda m, inputs, output, name=name: note(name, m, inputs, output)
+        )
         for layer, name in layers.items()
         if not isinstance(layer, _PASSED_OVER)
     ]
@@ -348,6 +365,13 @@ def _watch(
         for handle in handles:
             handle.remove()
     return [layer for layer in finished if runs[layer.name] == 1], output
+
+
+def _entrance(inputs: tuple[object, ...], output: Tensor) -> GradientEdge | None:
+    value = inputs[0] if inputs else None
+    if not isinstance(value, Tensor) or not value.requires_grad or output.dim() != 3:
+        return None
+    return get_gradient_edge(value) if value.shape == output.shape else None
 
 
 def _score_of(output: object, target: Target | None) -> tuple[Tensor | None, Tensor | None]:

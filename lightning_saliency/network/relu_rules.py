@@ -103,8 +103,8 @@ class _Rectifier(Function):
         return passed_back.sum_to_size(ctx.shape), None, None, None, None, None
 
 
-def _rules(choice: ReluChoice, wanted: Callable[[], bool]) -> dict[TorchFunction, Rule]:
-    rules = {}
+def _rules(choice: ReluChoice, wanted: Callable[[], bool]) -> Rules:
+    rules: dict[TorchFunction | str, Rule | None] = {}
     for name, ceiling_of in _RECTIFIERS.items():
         for function in spellings(name):
             rules[function] = _rule(choice, wanted, function, ceiling_of, in_place=False)

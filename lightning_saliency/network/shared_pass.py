@@ -8,12 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.errors import LayerError
+from lightning_saliency.errors import LayerError, ModelError
 from lightning_saliency.network.activation import Capture, capture
-from lightning_saliency.network.backward_rules import BackwardRules
+from lightning_saliency.network.backward_rules import BackwardRules, refuse_custom_functions
 from lightning_saliency.network.relu_derivatives import SAME_DERIVATIVE, ReluRule, ordinary
 from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
-from lightning_saliency.network.score import Target, class_scores
+from lightning_saliency.network.score import Target, class_logits, class_scores
 
 __all__ = ["GradientRequest", "LayerGradient", "SharedPass"]
 
@@ -80,7 +80,7 @@ class SharedPass:
         self._requests = [
             request
             for request in unique
-            if request.layer in self._activations and _serves(rules, request)
+            if request.layer in self._activations and _serves(rules, request, self.output)
         ]
 
     def gradients(self, target: Target) -> dict[GradientRequest, LayerGradient]:
@@ -114,9 +114,12 @@ class SharedPass:
         }
 
 
-def _serves(rules: BackwardRules | None, request: GradientRequest) -> bool:
+def _serves(rules: BackwardRules | None, request: GradientRequest, output: object) -> bool:
     if rules is None:
         return True
     if request.rule is None:
         return set(rules.replaced) <= SAME_DERIVATIVE
-    return rules.problem is None
+    with suppress(ModelError):
+        refuse_custom_functions(class_logits(output), rules.method)
+        return rules.problem is None
+    return False

@@ -228,7 +228,7 @@ def timm_cases() -> Iterator[Case]:
     yield Case("timm/swinv2_tiny_window8", make("swinv2_tiny_window8_256"), (256, 256), 32)
     yield Case("timm/hiera_tiny_224", make("hiera_tiny_224"), (224, 224), 32)
     yield Case("timm/nest_tiny_jx", make("nest_tiny_jx"), (224, 224), 16, may_refuse=True)
-    yield Case("timm/volo_d1_224", make("volo_d1_224"), (224, 224), 16, may_refuse=True)
+    yield Case("timm/volo_d1_224", make("volo_d1_224"), (224, 224), 16, (1, 0), may_refuse=True)
     yield Case("timm/mvitv2_tiny", make("mvitv2_tiny"), (224, 224), 32, (0, 0))
     yield Case(
         "timm/sequencer2d_s", make("sequencer2d_s"), (224, 224), 14, may_refuse=True, grid=(16, 16)
@@ -284,7 +284,7 @@ def torchvision_cases() -> Iterator[Case]:
     for name, stride in [
         ("fcn_resnet50", 8),
         ("deeplabv3_resnet50", 8),
-        ("lraspp_mobilenet_v3_large", 16),
+        ("lraspp_mobilenet_v3_large", 0),
         ("deeplabv3_mobilenet_v3_large", 16),
     ]:
         yield Case(
@@ -407,12 +407,7 @@ def transformers_cases() -> Iterator[Case]:
         ),
         (
             "SegformerForSemanticSegmentation",
-            hf.SegformerConfig(
-                hidden_sizes=[8, 16, 24, 32],
-                depths=[1, 1, 1, 1],
-                decoder_hidden_size=16,
-                num_labels=5,
-            ),
+            hf.SegformerConfig(num_labels=5),
             4,
             None,
         ),
@@ -477,7 +472,7 @@ def other_cases() -> Iterator[Case]:
         (96, 64),
         8,
         may_refuse=True,
-        grid=(12, 8),
+        grid=(6, 4),
     )
     yield Case(
         "monai/SEResNet50",
