@@ -17,6 +17,7 @@ from lightning_saliency.attribution.excitation_backprop import (
 from lightning_saliency.attribution.excitation_backprop import (
     ContrastiveExcitationBackprop as ContrastiveExcitationBackprop,
 )
+from lightning_saliency.attribution.attn_lrp import AttnLRP as AttnLRP
 from lightning_saliency.attribution.rise import RISE as RISE
 from lightning_saliency.attribution.grad_cam import GradCAM as GradCAM
 from lightning_saliency.attribution.grad_cam_plus_plus import GradCAMPlusPlus as GradCAMPlusPlus

@@ -57,6 +57,8 @@ class BackwardRules(TorchFunctionMode):
         strict: False leaves the checks on leaving to the caller, see :attr:`problem`.
         only_torch: whether functions of the model's own are to be refused
             (:func:`refuse_custom_functions`), which who takes the gradient does.
+        check: called by who takes the gradient with the scores (N,); raises if what they were
+            computed by is outside of the rules.
 
     Raises:
         NothingReplacedError: on leaving, if no function was replaced.
@@ -87,12 +89,14 @@ class BackwardRules(TorchFunctionMode):
         method: str = "the backward rule",
         strict: bool = True,
         only_torch: bool = False,
+        check: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__()
         self._rules = _by_function(rules)
         self._refused = frozenset(refused)
         self.method = method
         self.only_torch = only_torch
+        self.check = check
         self._strict = strict
         # By function, because a look at each one's name would cost more than the call.
         self._replaced: Counter[TorchFunction] = Counter()

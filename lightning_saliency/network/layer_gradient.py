@@ -55,6 +55,8 @@ def layer_gradient(
     scores = class_scores(output, target, len(image))
     if isinstance(rules, BackwardRules) and rules.only_torch:
         refuse_custom_functions(scores, rules.method)
+    if isinstance(rules, BackwardRules) and rules.check is not None:
+        rules.check(scores)
     return activation.detach(), score_gradient(scores, activation, layer)
 
 

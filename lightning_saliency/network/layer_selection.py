@@ -43,7 +43,7 @@ _PASSED_OVER = (
 )
 
 # A map of a layer that is this much like the model's own output says nothing new.
-_LIKE_THE_OUTPUT = 0.95
+_LIKE_THE_OUTPUT = 0.9
 _CANDIDATES_SHOWN = 3
 _MANY_LAYERS = 4
 # Fewer are what pooling leaves.
