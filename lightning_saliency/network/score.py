@@ -16,6 +16,7 @@ __all__ = [
     "class_scores",
     "part_of",
     "probability_function",
+    "spatial_logits",
     "target_classes",
 ]
 
@@ -70,6 +71,24 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
         logits = logits[:, None]
     if logits.shape[1] == 1:
         logits = torch.cat([-logits, logits], dim=1) / 2
+    return logits
+
+
+def spatial_logits(output: object) -> Tensor:
+    """Return a segmentation's logits, (N, classes, H, W).
+
+    Args:
+        output: what the model returned; see :func:`class_logits`.
+
+    Raises:
+        ModelError: there are none in it.
+    """
+    logits = _find_logits(output)
+    if logits.dim() != 4:
+        raise ModelError(
+            "Expected a model that returns logits for each pixel, (N, classes, H, W), but it "
+            f"returned {tuple(logits.shape)}."
+        )
     return logits
 
 
