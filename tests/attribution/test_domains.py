@@ -180,6 +180,12 @@ def test_a_function_is_tried_before_training_under_its_own_name() -> None:
 
     with pytest.raises(MethodError, match=r"Expected wrong to return float maps"):
         FromFunction(wrong).prepare(make_model(), make_images())
+
+    def fails(model: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+        raise ArithmeticError("on purpose")
+
+    with pytest.warns(SaliencyWarning, match=r"Expected fails to.*raised ArithmeticError"):
+        FromFunction(fails).prepare(make_model(), make_images())
     with pytest.raises(InputError, match=r"got the class GradCAM\. Make one: GradCAM\(\.\.\.\)"):
         FromFunction(GradCAM)  # type: ignore[arg-type]
 

@@ -65,12 +65,16 @@ class Spy:
     __name__ = "spy"
 
     def __init__(self) -> None:
+        self.tried = False
         self.images: list[Tensor] = []
         self.targets: list[list[int]] = []
 
     def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
-        self.images.append(image.clone())
-        self.targets.append(target.tolist())
+        # The first call is the try before training.
+        if self.tried:
+            self.images.append(image.clone())
+            self.targets.append(target.tolist())
+        self.tried = True
         return image.abs().mean(1, keepdim=True)
 
 
