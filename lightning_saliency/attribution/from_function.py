@@ -77,7 +77,8 @@ class FromFunction(AttributionMethod):
             # It may be a fault of the moment, and no fault of an explanation ends a training.
             warnings.warn(
                 f"Expected {self.label} to explain a sample, but tried once before training it "
-                f"raised {type(error).__name__}. It is tried again at each explanation.",
+                f"raised {type(error).__name__}{_message_of(error)}. It is tried again at each "
+                "explanation.",
                 SaliencyWarning,
                 stacklevel=2,
             )
@@ -87,3 +88,10 @@ class FromFunction(AttributionMethod):
         else:
             self._finished(saliency, image)
         return self
+
+
+def _message_of(error: BaseException) -> str:
+    # Whatever a user's exception is made of, its words are no reason to end a run.
+    with suppress(Exception):
+        return f": {error}" if str(error) else ""
+    return ""

@@ -65,7 +65,8 @@ class Domain:
     """
 
     products: list[str] = field(default_factory=list)
-    negative: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    # The weights of a sharded model may be gone by the time that they are printed.
+    negative: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
 
 
 def excitation_rules(
@@ -150,8 +151,9 @@ def _is_image(x: Tensor) -> bool:
         if node is None:
             return True
         below = [inner for inner, _ in node.next_functions if inner is not None]
-        # Functions of torch have no class of their own in the graph.
-        is_ours = getattr(type(node), "_forward_cls", PassThrough) is not PassThrough
+        # Few functions of torch have a class of their own here; FSDP's stand at the input.
+        function = getattr(type(node), "_forward_cls", PassThrough)
+        is_ours = function is not PassThrough and not function.__module__.startswith("torch.")
         if len(below) > 1 or is_ours:
             return False
         node = below[0] if below else None
