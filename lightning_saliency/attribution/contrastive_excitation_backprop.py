@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from typing_extensions import Self
 
-from lightning_saliency.attribution.gradient_bases import ExcitationMethod
+from lightning_saliency.attribution.gradient_bases import ExcitationMethod, refuse_negative
 from lightning_saliency.attribution.pointing import PointingSetup
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
@@ -96,6 +96,28 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         return cls(setup.excitation_layer, setup.contrast_layer, resize=False)
 
     signal_map = staticmethod(contrastive_excitation_map)
+
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
+        prepared = super()._prepare(model, image, target)
+        if not callable(target):
+            # The difference of two signals does not show what the signal itself does: whether the
+            # rules hold for the model.
+            plain = prepared.excitation(model, image[:1].detach().clone(), target)
+            refuse_negative(prepared.picture(plain, (image.shape[2], image.shape[3])).sum(1))
+        return prepared
+
+    def excitation(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the signal at the layer without a contrast, of its shape.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W); a copy that the model may write to.
+            target: see :class:`AttributionMethod`.
+        """
+        layer = self.saliency_layer
+        scores, layers, _ = record_excitation(model, image, target, {layer}, layer, self.rules)
+        classifier_nodes(scores, "classifier")
+        return unit_scale(score_gradient(UNIT_SIGNAL * scores, layers[layer], layer))
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the difference of the signals at the layer, of its shape.

@@ -20,7 +20,11 @@ from lightning_saliency.attribution.contrastive_excitation_backprop import (
     contrastive_excitation_backprop,
     contrastive_excitation_map,
 )
-from lightning_saliency.attribution.gradient_bases import ExcitationMethod, warn_of_loss
+from lightning_saliency.attribution.gradient_bases import (
+    ExcitationMethod,
+    refuse_negative,
+    warn_of_loss,
+)
 from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.network.excitation_graph import (
@@ -94,6 +98,17 @@ class ExcitationBackprop(ExcitationMethod):
     )
 
     signal_map = staticmethod(excitation_map)
+
+    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`.
+
+        Raises:
+            ModelError: they are no probabilities, because of sums of activations of both signs.
+        """
+        saliency = super().attribute(model, image, target)
+        if not callable(target):
+            refuse_negative(saliency)
+        return saliency
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the signal at the layer, of its shape, from 1 at the target.

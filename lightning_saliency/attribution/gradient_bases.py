@@ -24,8 +24,8 @@ from typing_extensions import Self
 from lightning_saliency.attribution.guard import require_python_model
 from lightning_saliency.attribution.method import ADDED_LATER, AttributionMethod
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
-from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.network.backward_rules import BackwardRules, Rules
+from lightning_saliency.errors import ModelError, SaliencyWarning
+from lightning_saliency.network.backward_rules import INSTEAD, BackwardRules, Rules
 from lightning_saliency.network.grid import Layout, fold
 from lightning_saliency.network.layer_gradient import layer_gradient
 from lightning_saliency.network.layer_selection import (
@@ -46,6 +46,7 @@ __all__ = [
     "RectifiedGradient",
     "SpatialMethod",
     "gradient_map",
+    "refuse_negative",
     "warn_of_loss",
 ]
 
@@ -55,6 +56,7 @@ DERIVATIVE_STYLE = PointingStyle(smooth=0.02)
 # The sums of excitation maps were measured to be off by up to 1e-5 on torchvision's models in
 # float32, where every function has a rule; where one has none, they are off by tenths.
 _SUM_TOLERANCE = 0.02
+_NEGATIVE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,24 @@ class ExcitationMethod(SpatialMethod):
     @abstractmethod
     def signal_map(signal: Tensor) -> Tensor:
         """Return the map (N, 1, h, w) from a signal (N, K, h, w)."""
+
+
+def refuse_negative(saliency: Tensor) -> None:
+    """Raise if excitation maps have values below 0.
+
+    Args:
+        saliency: (N, 1, h, w).
+
+    Raises:
+        ModelError: they have.
+    """
+    share = saliency.clamp(max=0).sum().abs() / saliency.abs().sum().clamp(min=1e-12)
+    if bool(share > _NEGATIVE_SHARE):
+        raise ModelError(
+            "Expected excitation maps >= 0, but a part of them is negative "
+            f"({float(share):.0%} of their size): the model adds activations of both signs, as "
+            f"branches without a ReLU of their own do. Take {INSTEAD}."
+        )
 
 
 def warn_of_loss(signal: Tensor) -> None:

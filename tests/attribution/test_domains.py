@@ -99,6 +99,29 @@ def test_linear_bottlenecks(make: Callable[..., nn.Module]) -> None:
             method.prepare(model, images)
 
 
+class Branches(nn.Module):
+    """Adds two branches without a ReLU of their own, as RepVGG does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.left(x) + self.right(x))
+
+
+@pytest.mark.filterwarnings("ignore:Expected excitation maps that sum to 1")
+def test_sums_of_both_signs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *(Branches() for _ in range(4)))
+    model.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)])
+    images = torch.rand(1, 3, 16, 20)
+    for method in (ExcitationBackprop(), ContrastiveExcitationBackprop()):
+        with pytest.raises(ModelError, match=r"negative .*activations of both signs.*AttnLRP"):
+            method.prepare(model, images)
+
+
 @pytest.mark.parametrize("key", [F.gelu, torch._C._nn.gelu, "gelu"], ids=["F", "C", "name"])
 def test_rules_that_messages_propose(key: Any) -> None:
     mixed = network(nn.GELU(), nn.ReLU())

@@ -499,7 +499,7 @@ def test_only_the_additions_that_a_signal_passes_compute_shares(
     # So that something excites every unit.
     for weight in model.parameters():
         weight.abs_()
-    inner = model.first(make_images()).detach()
+    inner = model.first(make_images().abs()).detach()
     wanted = excitation_backprop(Rest(), inner, 2, saliency_layer="model.two")
     shared: list[int] = []
     plain = SplitSum.forward
@@ -509,13 +509,13 @@ def test_only_the_additions_that_a_signal_passes_compute_shares(
         return plain(ctx, *args)
 
     monkeypatch.setattr(SplitSum, "forward", staticmethod(counted))
-    found = excitation_backprop(model, make_images(), 2, saliency_layer="two")
+    found = excitation_backprop(model, make_images().abs(), 2, saliency_layer="two")
     # The branch around the layer has its share, although the first addition comes before it.
     assert len(shared) == 1
     torch.testing.assert_close(found, wanted)
     assert float(found.sum((1, 2, 3)).max()) < 0.99
     shared.clear()
-    excitation_backprop(model, make_images(), 2)
+    excitation_backprop(model, make_images().abs(), 2)
     assert len(shared) == 2
 
 
