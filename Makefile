@@ -8,7 +8,7 @@ LOWEST := .venv-lowest
 # The lowest that is supported.
 LOWEST_PYTHON ?= python3.10
 
-.PHONY: demo stubs test test-slow test-compat test-lowest lint bench soak clean
+.PHONY: demo stubs test test-slow test-compat test-lowest lint bench gpu soak clean
 
 demo: $(INSTALLED)  ## train on handwritten digits and log the maps
 	$(BIN)/python examples/first_run.py
@@ -35,6 +35,9 @@ lint: stubs
 
 bench: $(INSTALLED)  ## measure what the callback and the methods cost
 	$(BIN)/python tests/performance/bench.py
+
+gpu: $(INSTALLED)  ## on a machine with a GPU: maps, prices, memory, waits
+	$(BIN)/python tests/performance/gpu.py
 
 soak: $(INSTALLED)  ## train for 500 epochs with all callbacks, and look for what grows
 	$(BIN)/python tests/performance/soak.py

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import ConcatDataset, DataLoader
 
 from lightning_saliency.benchmark import ClutteredDigits
-from lightning_saliency.benchmark.example_network import ExampleNetwork, normalize
+from lightning_saliency.benchmark.example import ExampleNetwork, normalize
 
 PACKAGE_DATA = Path(__file__).parents[1] / "lightning_saliency" / "benchmark"
 SIZE = 128

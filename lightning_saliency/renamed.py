@@ -1,12 +1,8 @@
 """Old spellings of public names, so that code written for them keeps working."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Mapping
-
-__all__ = ["keep_old_names"]
 
 
 def keep_old_names(package: str, new_names: Mapping[str, str]) -> None:

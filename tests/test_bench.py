@@ -38,8 +38,8 @@ def test_every_measurement_can_be_loaded(load: object) -> None:
 
 def test_a_whole_explanation(load: object) -> None:
     from lightning_saliency.attribution import RISE, Gradient
-    from lightning_saliency.callbacks.explanation import methods_of
     from lightning_saliency.callbacks.samples.sample_set import SampleSet
+    from lightning_saliency.callbacks.settings import methods_of
 
     whole: ModuleType = load("whole")  # type: ignore[operator]
     samples = SampleSet(make_images(2), torch.tensor([1, 3]))

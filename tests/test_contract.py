@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from contract import METHODS, make_method
+from tally import Tally
 from tiny_models import CLASSES, MODELS, Returns, in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import bits, leaves_no_trace
@@ -319,7 +320,7 @@ class Fragile(nn.Module):
         self.features, self.pool, self.hidden = model.features, model.pool, model.hidden
         self.head = model.head
         self.fail_at = fail_at
-        self.calls: list[int] = []
+        self.calls = Tally()
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls.append(len(x))

@@ -162,5 +162,5 @@ def test_training_is_untouched(tmp_path: Path, name: str) -> None:
     second = SaliencyCallback(methods, samples=[0, 2], on_error="raise", name="by_index")
     record = run(case, tmp_path / "with", first, second)
     assert first_difference(run(case, tmp_path / "without"), record) == ""
-    assert first.budget.made >= 2
-    assert second.budget.made >= 2
+    assert first._budget.made >= 2
+    assert second._budget.made >= 2

@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
+from every_attribute import everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -118,15 +119,25 @@ class Recorder(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._note(trainer, pl_module, ())
 
-    def _note(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Sequence[Any]) -> None:
-        state = {f"batch {number}": bits(part) for number, part in enumerate(batch)}
+    def _note(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
+        parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
+        state: dict[str, object] = {f"batch {number}": bits(part) for number, part in parts}
         state |= {**random_streams(), **global_flags(), **module_state(module)}
+        state |= everything(module, "module")
+        loaders = [trainer.train_dataloader, trainer.val_dataloaders]
+        state |= everything(loaders, "loaders")
+        state |= {
+            f"metric '{name}'": bits(value)
+            for name, value in trainer.callback_metrics.items()
+            if "saliency" not in name
+        }
         state |= {f"state_dict '{n}'": bits(t) for n, t in module.state_dict().items()}
         for number, optimizer in enumerate(trainer.optimizers):
             state |= dict(_flat(optimizer.state_dict(), f"optimizer {number}"))
         state["steps"] = trainer.global_step
         # They belong to the test that runs, and runs of different tests are compared.
         del state["warning filters"]
+        state.pop("module.breaks_when_explained", None)
         self.record.append(state)
 
 

@@ -19,17 +19,15 @@ from lightning_saliency.attribution.gradient_bases import ExcitationMethod, refu
 from lightning_saliency.attribution.pointing import PointingSetup
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.excitation_graph import (
-    UNIT_SIGNAL,
     check_signs,
     classifier_nodes,
     node_of,
     nodes_below,
+    passed_signal,
     record_excitation,
-    unit_scale,
 )
-from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
 
 __all__ = [
@@ -78,11 +76,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
     shows = "the same, minus the signal of the class's dual unit"
     cost = "as excitation backprop, a little more"
     not_for = "activations that can be negative; attention, gates"
-    layer_settings = (
-        "saliency_layer",
-        "contrast_layer",
-        "classifier_layer",
-    )
+    layer_settings = ("saliency_layer", "contrast_layer", "classifier_layer")
     verdict = Verdict(
         "not tested",
         "The form without contrast fails; the contrast takes away what two classes share.",
@@ -117,7 +111,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         layer = self.saliency_layer
         scores, layers, _ = record_excitation(model, image, target, {layer}, layer, self.rules)
         classifier_nodes(scores, "classifier")
-        return unit_scale(score_gradient(UNIT_SIGNAL * scores, layers[layer], layer))
+        return passed_signal(scores, layers[layer], layer)
 
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the difference of the signals at the layer, of its shape.
@@ -138,9 +132,7 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)
-        signal = unit_scale(
-            score_gradient(UNIT_SIGNAL * scores, layers[self.saliency_layer], self.saliency_layer)
-        )
+        signal = passed_signal(scores, layers[self.saliency_layer], self.saliency_layer)
         check_signs(model, domain)
         return signal
 

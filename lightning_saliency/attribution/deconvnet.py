@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
 from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import NIE, SIXT, Verdict
-from lightning_saliency.network import relu_derivatives
-from lightning_saliency.network.relu_derivatives import ReluRule
+from lightning_saliency.network.relu_rules import deconvnet as deconvnet_rule
 
 __all__ = ["DeconvNet", "deconvnet"]
 
@@ -49,10 +48,7 @@ class DeconvNet(RectifiedGradient):
         (NIE, SIXT),
     )
 
-    @staticmethod
-    def relu_rule() -> ReluRule:
-        """Return :func:`~lightning_saliency.network.relu_derivatives.deconvnet`."""
-        return relu_derivatives.deconvnet
+    relu_rule = staticmethod(deconvnet_rule)
 
 
 deconvnet = map_function(DeconvNet)

@@ -28,14 +28,12 @@ from lightning_saliency.attribution.gradient_bases import (
 from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.network.excitation_graph import (
-    UNIT_SIGNAL,
     check_signs,
     classifier_nodes,
     is_bottleneck,
+    passed_signal,
     record_excitation,
-    unit_scale,
 )
-from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target
 
 __all__ = [
@@ -128,12 +126,12 @@ class ExcitationBackprop(ExcitationMethod):
         is_all = is_bottleneck(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
-            signal = unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+            signal = passed_signal(scores, layer, self.saliency_layer)
             check_signs(model, domain)
             return signal
         # Class 0 of a model with one unit is its dual unit, at which a signal of -1 arrives.
         classifier_nodes(scores, "classifier")
-        signal = unit_scale(score_gradient(UNIT_SIGNAL * scores, layer, self.saliency_layer))
+        signal = passed_signal(scores, layer, self.saliency_layer)
         check_signs(model, domain)
         if is_all:
             warn_of_loss(signal)

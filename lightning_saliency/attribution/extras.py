@@ -1,7 +1,5 @@
 """What a method finds besides its maps."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 from typing_extensions import Self
-
-__all__ = ["Attribution", "Extras", "MaskPanel"]
 
 
 class MaskPanel(NamedTuple):

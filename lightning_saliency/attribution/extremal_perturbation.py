@@ -13,7 +13,6 @@ from typing_extensions import Self
 
 from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
-from lightning_saliency.attribution.mask_search.console import ConsoleProgress
 from lightning_saliency.attribution.mask_search.objective import PictureRewards, picture_batches
 from lightning_saliency.attribution.mask_search.presets import CONFIGS, SearchConfig, SearchPreset
 from lightning_saliency.attribution.mask_search.result import (
@@ -30,7 +29,7 @@ from lightning_saliency.attribution.mask_search.rewards import (
     contrastive_reward,
     simple_reward,
 )
-from lightning_saliency.attribution.mask_search.search import MaskSearch, Progress
+from lightning_saliency.attribution.mask_search.search import ConsoleProgress, MaskSearch, Progress
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.validation import (
@@ -42,7 +41,7 @@ from lightning_saliency.attribution.validation import (
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.image.smooth_mask import SmoothMask
 from lightning_saliency.network.batching import BatchSize, check_batch_size
 from lightning_saliency.network.score import Target

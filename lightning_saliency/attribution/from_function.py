@@ -12,9 +12,9 @@ from typing_extensions import Self
 
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.network.isolation.snapshot import preserved_objects
+from lightning_saliency.network.isolation.undisturbed import keep_weights_held_by
 from lightning_saliency.network.score import Target
-
-__all__ = ["FromFunction"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class FromFunction(AttributionMethod):
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return what the function returns; see :meth:`AttributionMethod.attribute`."""
+        keep_weights_held_by(self.function)
         original = image.clone()
         try:
             return self.function(model, image, target)
@@ -67,7 +68,9 @@ class FromFunction(AttributionMethod):
         # As in a run, which has a class for each image.
         classes = torch.zeros(len(image), dtype=torch.long, device=image.device)
         try:
-            saliency = self.attribute(model, image, target if callable(target) else classes)
+            # What the function counts or keeps is as if it had not been tried.
+            with preserved_objects(self.function):
+                saliency = self.attribute(model, image, target if callable(target) else classes)
         except (KeyboardInterrupt, SystemExit):
             raise
         except (MemoryError, torch.OutOfMemoryError):

@@ -10,8 +10,6 @@
         └── ExcitationMethod         a signal with its own backward rules: excitation backprop
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from contextlib import AbstractContextManager
@@ -27,28 +25,14 @@ from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.errors import ModelError, SaliencyWarning
 from lightning_saliency.network.backward_rules import INSTEAD, BackwardRules, Rules
 from lightning_saliency.network.grid import Layout, fold
-from lightning_saliency.network.layer_gradient import layer_gradient
+from lightning_saliency.network.layer_gradient import GradientRequest, layer_gradient
 from lightning_saliency.network.layer_selection import (
     FoundLayer,
     find_layout,
     last_spatial_layer,
 )
-from lightning_saliency.network.relu_derivatives import ReluRule
 from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
 from lightning_saliency.network.score import Target
-from lightning_saliency.network.shared_pass import GradientRequest
-
-__all__ = [
-    "DERIVATIVE_STYLE",
-    "ExcitationMethod",
-    "GradientMethod",
-    "LayerMethod",
-    "RectifiedGradient",
-    "SpatialMethod",
-    "gradient_map",
-    "refuse_negative",
-    "warn_of_loss",
-]
 
 DERIVATIVE_STYLE = PointingStyle(smooth=0.02)
 """Derivatives with respect to pixels are noisy, and blurred in the pointing game."""
@@ -232,8 +216,12 @@ class RectifiedGradient(GradientMethod):
 
     @staticmethod
     @abstractmethod
-    def relu_rule() -> ReluRule:
-        """Return how the method passes a gradient back through ReLU."""
+    def relu_rule(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
+        """Pass a gradient back through ReLU.
+
+        See :data:`~lightning_saliency.network.relu_rules.ReluRule`; the tensors are of one shape,
+        whatever shape that is.
+        """
 
     def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
         """Return :func:`gradient_map` of the layer."""
@@ -243,13 +231,13 @@ class RectifiedGradient(GradientMethod):
         """Return the rules for ReLU, and those of the user."""
         method = type(self).__name__
         require_python_model(model, method)
-        every_rule = {**ReluChoice(self.relu_rule()).rules(), **(self.rules or {})}
+        every_rule = {**ReluChoice(self.relu_rule).rules(), **(self.rules or {})}
         return BackwardRules(every_rule, refused=NO_RULE, method=method, only_torch=not self.rules)
 
     def gradient_request(self, model: nn.Module) -> GradientRequest | None:
         """Return the gradient by the method's rule; None where there are rules of the user."""
         require_python_model(model, type(self).__name__)
-        return None if self.rules else GradientRequest(self.saliency_layer, self.relu_rule())
+        return None if self.rules else GradientRequest(self.saliency_layer, self.relu_rule)
 
 
 @dataclass(frozen=True)

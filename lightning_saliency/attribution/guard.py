@@ -8,17 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import InputError, ModelError, NoGradientError
-from lightning_saliency.network.enable_grad_view import enable_grad_view
+from lightning_saliency.network.forward_view import enable_grad_view
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import every_module
-from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = [
-    "check_image",
-    "check_model",
-    "guarded",
-    "require_python_model",
-    "run_guarded",
-]
 
 _Result = TypeVar("_Result")
 
@@ -36,7 +28,7 @@ def guarded(model: nn.Module, image: Tensor) -> Iterator[Tensor]:
     Yields:
         A detached copy of the images: the model may write into its input, and the caller may be in
         inference mode. The model is in the state that
-        :func:`~lightning_saliency.network.undisturbed.undisturbed` describes.
+        :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed` describes.
 
     Raises:
         InputError: the images or the model cannot be used.

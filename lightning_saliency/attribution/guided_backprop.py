@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lightning_saliency.attribution.gradient_bases import RectifiedGradient
 from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import ADEBAYO, NIE, SIXT, Verdict
-from lightning_saliency.network.relu_derivatives import ReluRule, guided
+from lightning_saliency.network.relu_rules import guided
 
 __all__ = ["GuidedBackprop", "guided_backprop"]
 
@@ -48,10 +48,7 @@ class GuidedBackprop(RectifiedGradient):
         (ADEBAYO, NIE, SIXT),
     )
 
-    @staticmethod
-    def relu_rule() -> ReluRule:
-        """Return :func:`~lightning_saliency.network.relu_derivatives.guided`."""
-        return guided
+    relu_rule = staticmethod(guided)
 
 
 guided_backprop = map_function(GuidedBackprop)

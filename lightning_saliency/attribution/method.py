@@ -1,12 +1,10 @@
 """What all attribution methods have in common: facts, checks, isolation, resizing."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
@@ -21,12 +19,10 @@ from lightning_saliency.attribution.validation import check_choice
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import InputError, MethodError, SaliencyWarning
 from lightning_saliency.image.blur import gaussian_blur
-from lightning_saliency.image.resize import ResizeMode, resize
+from lightning_saliency.image.saliency_map import ResizeMode, resize
 from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import Target, part_of, probability_function
-from lightning_saliency.network.sharded import is_sharded
-
-__all__ = ["ADDED_LATER", "AttributionMethod", "concrete_methods"]
 
 # These settings change how an explanation is computed, not what it is.
 _IMMATERIAL = ("batch_size", "autocast")
@@ -195,7 +191,8 @@ class AttributionMethod(ABC):
 
     def settings(self) -> dict[str, object]:
         """Return the name of the class as ``"method"``, and all settings, as JSON can hold them."""
-        plain = {name: _plain(value) for name, value in asdict(self).items()}
+        # Not by asdict, which copies what it finds: a lock, or a whole module with its weights.
+        plain = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         return {"method": type(self).__name__, **plain}
 
     def _can_divide(self, model: nn.Module, image: Tensor, target: Target) -> bool:
@@ -348,7 +345,7 @@ def _plain(value: object) -> object:
         return [_plain(entry) for entry in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return repr(value)
+    return _in_words(value)
 
 
 def _is_size(size: object) -> bool:

@@ -1,11 +1,7 @@
 """How a method plays the pointing game: what it may know, and how its map becomes a point."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-
-__all__ = ["PointingPreset", "PointingSetup", "PointingStyle"]
 
 PointingPreset: TypeAlias = Literal["torchray"]
 """``"torchray"``: RISE and extremal perturbation exactly as in the published benchmark."""

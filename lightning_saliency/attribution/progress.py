@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeAlias
 
-__all__ = ["Listener", "listening", "report"]
-
 Listener: TypeAlias = Callable[[int, int], None]
 """Called with how many steps are done, and how many there are; never with a tensor, because a
 look at one would wait for the device."""

@@ -17,6 +17,7 @@ from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.rise_estimation.estimators import (
     MaskEstimator,
+    MaskScoring,
     RISEEstimate,
     estimate_maps,
 )
@@ -25,7 +26,6 @@ from lightning_saliency.attribution.rise_estimation.presets import (
     RISEEstimator,
     RISEPreset,
 )
-from lightning_saliency.attribution.rise_estimation.scoring import MaskScoring
 from lightning_saliency.attribution.validation import (
     check_choice,
     check_fraction,
@@ -34,7 +34,7 @@ from lightning_saliency.attribution.validation import (
 )
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.image.random_mask import MaskBlock
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.batching import BatchSize, batches_for, check_batch_size
 from lightning_saliency.network.masked_scores import target_score
 from lightning_saliency.network.score import ScoreKind, Target, all_class_scores
@@ -156,7 +156,7 @@ class RISE(AttributionMethod):
         with guarded(model, image) as images:
             estimate = self._estimate(model, images, target)
             saliency = self._finish(estimate.saliency, images)
-            return RISEEstimate(saliency, estimate.split_half, estimate.num_masks)
+            return replace(estimate, saliency=saliency)
 
     def all_classes(self, model: nn.Module, image: Tensor) -> Tensor:
         """Explain every class for each image; as costly as one class, but for the memory.

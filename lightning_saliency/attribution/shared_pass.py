@@ -14,9 +14,9 @@ from lightning_saliency.attribution.gradient_bases import GradientMethod
 from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.layer_gradient import GradientRequest, LayerGradient, SharedPass
+from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.network.score import class_logits
-from lightning_saliency.network.sharded import is_sharded
-from lightning_saliency.network.shared_pass import GradientRequest, LayerGradient, SharedPass
 
 __all__ = ["SharedMaps", "shared_maps"]
 

@@ -1,18 +1,14 @@
 """Methods as functions that are called as in TorchRay."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.image.resize import ResizeMode
+from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.grid import Layout
 from lightning_saliency.network.score import Target
-
-__all__ = ["layer_function", "map_function"]
 
 _DOCSTRING = """Return :class:`{method}` maps.
 

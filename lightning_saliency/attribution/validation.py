@@ -1,21 +1,10 @@
 """Checks of single settings of a method."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from lightning_saliency.errors import InputError
-
-__all__ = [
-    "check_choice",
-    "check_fraction",
-    "check_integer",
-    "check_num_cells",
-    "check_positive",
-    "checked_areas",
-]
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -114,13 +103,10 @@ def checked_areas(areas: object) -> tuple[float, ...]:
     """
     given = areas if isinstance(areas, Sequence) else (areas,)
     found = tuple(float(area) for area in given if isinstance(area, (int, float)))
-    if not found or len(found) < len(given) or not _increase_within_one(found):
+    increase = all(low < high for low, high in pairwise((0.0, *found)))
+    if not found or len(found) < len(given) or not increase or found[-1] > 1:
         raise InputError(
             "Expected areas to be one or more fractions of the image in (0, 1], each larger than "
             f"the one before, got {areas!r}."
         )
     return found
-
-
-def _increase_within_one(areas: tuple[float, ...]) -> bool:
-    return areas[0] > 0 and areas[-1] <= 1 and all(a < b for a, b in pairwise(areas))

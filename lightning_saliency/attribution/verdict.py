@@ -1,13 +1,9 @@
 """What has been published on whether a method's maps depend on the weights that they explain."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
-
-__all__ = ["ADEBAYO", "NIE", "Outcome", "SIXT", "SOURCES", "Verdict"]
 
 Outcome: TypeAlias = Literal["fails", "passes", "mixed", "not tested"]
 """The result of giving layers random weights, in the papers."""

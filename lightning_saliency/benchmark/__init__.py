@@ -8,11 +8,7 @@ from lightning_saliency.benchmark.plot_example import plot_example
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData
 from lightning_saliency.benchmark.pointing_digits import DigitsPointing
 from lightning_saliency.benchmark.pointing_figure import pointing_figure
-from lightning_saliency.benchmark.pointing_models import (
-    Layers,
-    PointingModel,
-    load_pointing_model,
-)
+from lightning_saliency.benchmark.pointing_models import Layers, PointingModel, load_pointing_model
 from lightning_saliency.benchmark.pointing_recipes import METHODS, Recipe, pointing_recipe
 from lightning_saliency.benchmark.pointing_report import PointingReport
 from lightning_saliency.benchmark.preprocessing import Preprocessing

@@ -13,8 +13,6 @@ from torchvision.models import VGG, ResNet
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["adapt_to_caffe", "convert_weights", "is_from_caffe"]
-
 # VGG16's classifier there has no dropout: layers 0, 2, 4 are torchvision's 0, 3, 6.
 _CLASSIFIER = {"0": "0", "2": "3", "4": "6"}
 

@@ -4,8 +4,6 @@ Lin, Maire, Belongie, Hays, Perona, Ramanan, Dollar, Zitnick. Microsoft COCO: co
 context. ECCV 2014, arXiv:1405.0312.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections import defaultdict
@@ -20,8 +18,6 @@ from torchvision.transforms.functional import to_tensor
 
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData, difficult_classes
 from lightning_saliency.errors import DependencyError, InputError, SaliencyWarning
-
-__all__ = ["COCOPointing"]
 
 
 class COCOPointing(PointingData):
@@ -64,11 +60,7 @@ class COCOPointing(PointingData):
         """
         picture, things = self._source[index]
         annotation = self.annotations[index]
-        if picture.size != annotation.size[::-1]:
-            raise ValueError(
-                f"it has {picture.size[0]} x {picture.size[1]} pixels, its annotation says "
-                f"{annotation.size[1]} x {annotation.size[0]}"
-            )
+        annotation.check_size(picture.size)
         masks = torch.zeros(len(annotation.classes), *annotation.size, dtype=torch.bool)
         for thing in things:
             mask = torch.from_numpy(self._source.coco.annToMask(thing)).bool()

@@ -1,7 +1,6 @@
 """A model, a picture with two objects in it, and their classes: something to try a method on."""
 
-from __future__ import annotations
-
+from dataclasses import replace
 from importlib.resources import as_file, files
 from io import BytesIO
 from typing import Literal, TypeAlias, get_args
@@ -11,20 +10,92 @@ import torchvision
 from matplotlib.image import imread
 from torch import Tensor, nn
 
-from lightning_saliency.benchmark.example_network import ExampleNetwork, normalize
+from lightning_saliency.benchmark.preprocessing import IMAGENET
 from lightning_saliency.errors import DownloadError, InputError
 
-__all__ = ["ExampleArch", "get_example_data", "get_example_regions"]
+# Of the cluttered digits, over all pixels and channels.
+EXAMPLE_MEAN = 0.2
+EXAMPLE_STD = 0.2
+
+# Channels of the convolutions, "M" for a max pooling: VGG16, narrow.
+_FEATURES: tuple[int | str, ...] = (
+    *(8, 8, "M"),
+    *(16, 16, "M"),
+    *(32, 32, 32, "M"),
+    *(64, 64, 64, "M"),
+    *(64, 64, 64, "M"),
+)
+_HIDDEN = 64
+
+
+class ExampleNetwork(nn.Module):
+    """VGG16's layers under VGG16's names, with few channels and ten classes.
+
+    ``features`` has the 31 entries, ``classifier`` the 7 of torchvision's ``vgg16`` (Simonyan,
+    Zisserman. Very deep convolutional networks for large-scale image recognition. ICLR 2015,
+    arXiv:1409.1556), of the same types, so that ``features.9`` is a pooling and ``features.29``
+    the last ReLU before the last pooling there and here. Pooling to a single pixel comes before
+    the classifier, so that a digit counts alike wherever it lies.
+
+    Example:
+        >>> import torch
+        >>> ExampleNetwork()(torch.zeros(2, 3, 128, 128)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in _FEATURES:
+            if isinstance(width, int):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                channels = width
+            else:
+                layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(
+            nn.Linear(channels, _HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.2),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.2),
+            nn.Linear(_HIDDEN, 10),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the scores of the ten digits.
+
+        Args:
+            image: (N, 3, H, W), normalized; H and W at least 32, best 128.
+
+        Returns:
+            Logits (N, 10).
+        """
+        features: Tensor = self.avgpool(self.features(image))
+        scores: Tensor = self.classifier(features.flatten(1))
+        return scores
+
+
+def normalize(picture: Tensor) -> Tensor:
+    """Bring a picture into the form that :class:`ExampleNetwork` takes.
+
+    Args:
+        picture: (3, H, W) or (N, 3, H, W), floating point in [0, 1].
+
+    Returns:
+        Same shape, of about zero mean and unit variance.
+    """
+    return (picture - EXAMPLE_MEAN) / EXAMPLE_STD
+
 
 ExampleArch: TypeAlias = Literal["digits", "vgg16"]
 """``"digits"`` for the network that comes with the package, ``"vgg16"`` for torchvision's."""
 
 # The digits in example_picture.png, in the order of example_regions.png.
 _CATEGORIES = (0, 7)
-
-# What torchvision's weights were trained with.
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def get_example_data(
@@ -105,8 +176,7 @@ def _vgg16(shape: int, picture: Tensor | None) -> tuple[nn.Module, Tensor, int, 
     longer = max(picture.shape[1:])
     size = [max(1, round(side * shape / longer)) for side in picture.shape[1:]]
     image = torchvision.transforms.functional.resize(picture.float(), size, antialias=True)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
-    image = ((image - mean) / std)[None]
+    image = replace(IMAGENET, side=None)(image)[None]
     with torch.no_grad():
         first, second = model.eval()(image)[0].topk(2).indices.tolist()
     return model, image, first, second

@@ -1,15 +1,11 @@
 """Classifiers that look at pictures of any size, place by place."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import VGG, ResNet
 
 from lightning_saliency.errors import ModelError
-
-__all__ = ["ConvolutionalResNet", "ConvolutionalVGG", "Pooling", "fully_convolutional"]
 
 Pooling = Literal["window", "picture"]
 """Over what the features of a ResNet are averaged: windows of 7 x 7, or the whole picture."""

@@ -1,7 +1,5 @@
 """Show a picture beside the maps that explain it."""
 
-from __future__ import annotations
-
 from os import PathLike
 
 import torch
@@ -9,8 +7,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-
-__all__ = ["plot_example"]
 
 _CELL = 3.0  # inches
 

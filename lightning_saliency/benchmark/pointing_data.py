@@ -1,15 +1,11 @@
 """Pictures with several objects each, and where those are: what the pointing game is played on."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
 from torch import Tensor
-
-__all__ = ["Annotation", "PointingData", "difficult_classes"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,21 @@ class Annotation:
     size: tuple[int, int]
     classes: tuple[int, ...]
     difficult: frozenset[int] = field(default_factory=frozenset)
+
+    def check_size(self, picture: tuple[int, int]) -> None:
+        """Raise unless a picture has the size that is annotated.
+
+        Args:
+            picture: its (width, height) in pixels, as Pillow gives them.
+
+        Raises:
+            ValueError: it has another size.
+        """
+        height, width = self.size
+        if picture != (width, height):
+            raise ValueError(
+                f"it has {picture[0]} x {picture[1]} pixels, its annotation says {width} x {height}"
+            )
 
 
 class PointingData(ABC):

@@ -1,7 +1,5 @@
 """The pointing game on cluttered digits: no download, and an answer in a few minutes."""
 
-from __future__ import annotations
-
 from zlib import crc32
 
 import torch
@@ -11,8 +9,6 @@ from lightning_saliency.benchmark.cluttered_digits import ClutteredDigits
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData, difficult_classes
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import point_hit
-
-__all__ = ["DigitsPointing"]
 
 _SIZE = 128  # pixels, what the example network was trained with
 

@@ -1,15 +1,11 @@
 """The table of the pointing game as a picture."""
 
-from __future__ import annotations
-
 import math
 from textwrap import fill
 
 from matplotlib.figure import Figure
 
 from lightning_saliency.benchmark.pointing_report import PointingReport
-
-__all__ = ["pointing_figure"]
 
 _ALL, _DIFFICULT, _INK = "#3b6ea5", "#e0a03c", "#222222"
 _SHORT = 7  # per cent

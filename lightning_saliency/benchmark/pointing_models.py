@@ -1,7 +1,5 @@
 """Models for the pointing game, with what has to be known of them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +15,10 @@ from lightning_saliency.benchmark.caffe_weights import (
     convert_weights,
     is_from_caffe,
 )
-from lightning_saliency.benchmark.example import get_example_data
-from lightning_saliency.benchmark.example_network import EXAMPLE_MEAN, EXAMPLE_STD
+from lightning_saliency.benchmark.example import EXAMPLE_MEAN, EXAMPLE_STD, get_example_data
 from lightning_saliency.benchmark.fully_convolutional import fully_convolutional
 from lightning_saliency.benchmark.preprocessing import CAFFE, IMAGENET, Preprocessing
 from lightning_saliency.errors import DownloadError, InputError
-
-__all__ = ["Layers", "MODELS", "PointingModel", "load_pointing_model"]
 
 _PUBLISHED = "https://dl.fbaipublicfiles.com/torchray/"
 _FILES = {

@@ -1,9 +1,7 @@
-"""How each method plays the pointing game: its settings, what its map is smoothed with."""
-
-from __future__ import annotations
+"""How each method plays the pointing game: its settings, the score, how its map is smoothed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from torch import Tensor, nn
@@ -13,12 +11,60 @@ from lightning_saliency.attribution import AttributionMethod
 from lightning_saliency.attribution.pointing import PointingPreset, PointingSetup
 from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_models import PointingModel
-from lightning_saliency.benchmark.pointing_score import PointingScore
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.blur import gaussian_blur
-from lightning_saliency.image.resize import resize
+from lightning_saliency.image.saliency_map import resize
 
-__all__ = ["CENTER", "METHODS", "PointingPreset", "Recipe", "pointing_recipe"]
+
+@dataclass(frozen=True)
+class PointingScore:
+    """A target for attribution methods: each image's score of its class, over all places.
+
+    A fully convolutional model gives a score for each place. Their soft maximum is explained, the
+    logarithm of the sum of their exponentials: its derivative with respect to the scores is their
+    softmax over the places. So the signal that is sent back sums to 1 and starts where the class is
+    found, as in Zhang et al. (Top-down neural attention by excitation backprop, ECCV 2016,
+    arXiv:1608.00507). With one place it is the class's logit.
+
+    Args:
+        classes: one for each image of the batch.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.zeros(1, 2, 1, 3, requires_grad=True)
+        >>> score = PointingScore([1])(scores + torch.tensor([0.0, 0.0, 9.0]))
+        >>> torch.autograd.grad(score.sum(), scores)[0][0, 1].round(decimals=3)
+        tensor([[0., 0., 1.]])
+    """
+
+    classes: Sequence[int]
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return one score for each image.
+
+        Args:
+            scores: (N, classes) or (N, classes, h, w), what the model returned.
+
+        Returns:
+            (N,).
+
+        Raises:
+            InputError: the model returned something else, or has too few classes.
+        """
+        if not isinstance(scores, Tensor) or scores.dim() not in (2, 4):
+            came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InputError(
+                "Expected the model to return scores (N, classes) or (N, classes, h, w) for the "
+                f"pointing game, got {came}."
+            )
+        if len(scores) != len(self.classes) or max(self.classes) >= scores.shape[1]:
+            raise InputError(
+                f"Expected scores of {len(self.classes)} images for the classes "
+                f"{list(self.classes)}, got a tensor of shape {tuple(scores.shape)}."
+            )
+        own = scores[list(range(len(scores))), list(self.classes)]
+        return own.flatten(1).logsumexp(1) if own.dim() == 3 else own
+
 
 CENTER = "center"
 """The baseline that always points at the picture's center."""
@@ -75,10 +121,7 @@ class Recipe:
 
 
 def pointing_recipe(
-    name: str,
-    model: PointingModel,
-    data: PointingData,
-    preset: PointingPreset | None = None,
+    name: str, model: PointingModel, data: PointingData, preset: PointingPreset | None = None
 ) -> Recipe:
     """Return the recipe of a method.
 
@@ -103,7 +146,7 @@ def pointing_recipe(
     method = next((method for method in attribution.METHODS if method.name == name), None)
     if method is None:
         raise InputError(f"Expected a method out of {', '.join(METHODS)}, got '{name}'.")
-    layers, style = model.layers, method.pointing
+    layers = model.layers
     setup = PointingSetup(
         layers.grad_cam,
         layers.excitation,
@@ -113,11 +156,4 @@ def pointing_recipe(
         data.multi_label,
         preset,
     )
-    return Recipe(
-        name,
-        method.for_pointing_game(setup),
-        style.smooth,
-        style.smooth_side,
-        style.square,
-        style.whole,
-    )
+    return Recipe(name, method.for_pointing_game(setup), **asdict(method.pointing))

@@ -1,7 +1,5 @@
 """The table of the pointing game: numbers, Markdown, CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -15,8 +13,6 @@ from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_results import Game, PointingResults
 from lightning_saliency.benchmark.published import PUBLISHED, SOURCE
 from lightning_saliency.metrics import PointingTally
-
-__all__ = ["MethodScore", "PointingReport", "score"]
 
 
 @dataclass(frozen=True)

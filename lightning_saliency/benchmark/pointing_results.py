@@ -1,25 +1,35 @@
 """Results of the pointing game in a file: one row for each picture and class."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from lightning_saliency.errors import InputError
-
-__all__ = ["Game", "PictureResult", "PointingResults", "RunKey"]
 
 # Seconds that a process waits for another one that writes.
 _PATIENCE = 120.0
 
 # Letters of a long setting that are shown where it differs.
 _SHOWN = 60
+
+# In the header of a SQLite file: whose it is ("LSpg"), and the version of its tables.
+_OURS = 0x4C537067
+_FORMAT = 1
+
+_COLUMNS = {
+    "runs": {"run", "data", "model", "method", "settings"},
+    "pictures": {"run", "picture", "problem"},
+    "games": {
+        "run", "picture", "class", "difficult", "hit", "row", "column", "energy", "mass", "rank",
+        "area", "degenerate",
+    },
+}  # fmt: skip
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -120,11 +130,15 @@ class PointingResults:
     A picture is written as a whole or not at all, and once: a process that dies leaves no half
     picture, and of two that bring the same one the second is ignored.
 
+    A file of something else is refused, and not touched. Results of version 0.1.0, which do not
+    name themselves in the header, are taken for what they are by their tables.
+
     Args:
         path: of the file; it is made if it is not there, with its folder.
 
     Raises:
-        InputError: the file is something else, or cannot be written.
+        InputError: the file is something else, damaged, or of a newer version, or cannot be
+            written. The other methods raise it, too.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -134,6 +148,8 @@ class PointingResults:
         with self._transaction() as connection:
             for statement in _TABLES.split(";\n"):
                 connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {_OURS}")
+            connection.execute(f"PRAGMA user_version = {_FORMAT}")
 
     def open_run(self, key: RunKey, settings: Mapping[str, str]) -> int:
         """Start a run, or resume one.
@@ -157,7 +173,7 @@ class PointingResults:
                 "SELECT run, settings FROM runs WHERE data = ? AND model = ? AND method = ?",
                 astuple(key),
             ).fetchone()
-        before: dict[str, str] = json.loads(stored)
+        before = self._settings(stored)
         for name in sorted({*before, *settings}):
             if before.get(name) != settings.get(name):
                 was, now = _difference(before.get(name), settings.get(name))
@@ -233,10 +249,31 @@ class PointingResults:
         ):
             label, difficult, hit, row, column, energy, mass, rank, area, degenerate = values
             numbers = (row, column, energy, mass, rank, area)
+            if not all(isinstance(one, (int, float, NoneType)) for one in (label, *numbers)):
+                raise self._unusable(f"it is damaged: of the picture {name!r} a number is none")
             yield name, Game(label, bool(difficult), bool(hit), *numbers, bool(degenerate))
 
+    def _settings(self, stored: object) -> dict[str, str]:
+        try:
+            found = json.loads(str(stored))
+        except (ValueError, RecursionError) as error:
+            raise self._unusable("it is damaged: the settings of a run are no JSON") from error
+        if not isinstance(found, dict):
+            raise self._unusable("it is damaged: the settings of a run are no table")
+        return found
+
+    def _unusable(self, why: object) -> InputError:
+        return InputError(
+            f"Expected a file for results in {self.path}, but it cannot be used ({why}). It must "
+            "be a SQLite file of this package, or not be there yet, in a folder that can be "
+            "written to. Name another file for the results."
+        )
+
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        return self._connect().execute(query, values).fetchall()
+        try:
+            return self._connect().execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -245,17 +282,18 @@ class PointingResults:
             connection = self._connect()
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise InputError(
-                f"Expected a file for results in {self.path}, but it cannot be used ({error}). It "
-                "must be a SQLite file of this package, or not be there yet, in a folder that can "
-                "be written to."
-            ) from error
+            raise self._unusable(error) from error
         try:
             yield connection
-        except BaseException:
-            connection.rollback()
+            connection.commit()
+        except BaseException as error:
+            with suppress(sqlite3.Error):
+                connection.rollback()
+            # The same game twice is the caller's mistake; the rest is the file's.
+            is_ours = isinstance(error, sqlite3.Error)
+            if is_ours and not isinstance(error, sqlite3.IntegrityError):
+                raise self._unusable(error) from error
             raise
-        connection.commit()
 
     def _connect(self) -> sqlite3.Connection:
         # A connection must not be taken along into a forked process.
@@ -266,6 +304,9 @@ class PointingResults:
                 raise InputError(
                     f"Expected a folder for {self.path}, but it cannot be made ({error})."
                 ) from error
+            problem = _problem_of(self.path)
+            if problem:
+                raise self._unusable(problem)
             # Transactions are begun by hand.
             self._connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
             self._owner = os.getpid()
@@ -274,6 +315,59 @@ class PointingResults:
     def __getstate__(self) -> dict[str, object]:
         """Leave the connection behind: the copy makes one of its own."""
         return {**self.__dict__, "_connection": None}
+
+
+def _problem_of(path: Path) -> str:
+    """Return why a file holds no results; "" if it does, or is empty, or not there.
+
+    Looks without a lock and without a journal, so that nothing is changed.
+    """
+    if not path.exists():
+        return ""
+    if not path.is_file():
+        return "it is no file"
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        return str(error)
+    if not header:
+        return ""
+    problem = _problem_of_header(header)
+    if problem:
+        return problem
+    try:
+        columns = _columns_of(path)
+    except sqlite3.Error as error:
+        return f"it is damaged: {error}"
+    if any(not wanted <= columns[table] for table, wanted in _COLUMNS.items()):
+        return "it has not the tables of this package: it is damaged, or another database"
+    return ""
+
+
+def _problem_of_header(header: bytes) -> str:
+    if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
+        return "file is not a database"
+    owner, version = (int.from_bytes(header[at : at + 4], "big") for at in (68, 60))
+    if owner == _OURS and version > _FORMAT:
+        return (
+            f"it has format {version}, and this version of lightning_saliency knows formats up to "
+            f"{_FORMAT}: update lightning_saliency"
+        )
+    # Version 0.1.0 wrote neither.
+    if (owner, version) not in ((_OURS, _FORMAT), (0, 0)):
+        return "it is a database of another program"
+    return ""
+
+
+def _columns_of(path: Path) -> dict[str, set[str]]:
+    # What is immutable is read without looking at journals, so that none is rolled back.
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(address, uri=True)) as connection:
+        return {
+            table: {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            for table in _COLUMNS
+        }
 
 
 def _difference(before: str | None, now: str | None) -> tuple[str, str]:

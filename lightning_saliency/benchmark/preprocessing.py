@@ -8,8 +8,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["CAFFE", "IMAGENET", "Preprocessing"]
-
 
 @dataclass(frozen=True)
 class Preprocessing:

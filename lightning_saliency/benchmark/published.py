@@ -1,7 +1,5 @@
 """Published pointing accuracies, for comparison."""
 
-__all__ = ["PUBLISHED", "SOURCE"]
-
 SOURCE = (
     "Fong, Patrick, Vedaldi. Understanding deep networks via extremal perturbations and smooth "
     "masks. ICCV 2019, arXiv:1910.08485; figures as given in TorchRay's documentation "

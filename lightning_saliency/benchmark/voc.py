@@ -4,8 +4,6 @@ Everingham, Van Gool, Williams, Winn, Zisserman. The PASCAL visual object classe
 International journal of computer vision 2010.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,6 @@ from torchvision.transforms.functional import to_tensor
 
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData, difficult_classes
 from lightning_saliency.errors import InputError
-
-__all__ = ["VOCPointing", "VOC_CLASSES"]
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -68,11 +64,7 @@ class VOCPointing(PointingData):
         """
         picture, label = self._source[self._places[index]]
         annotation = self.annotations[index]
-        if picture.size != annotation.size[::-1]:
-            raise ValueError(
-                f"it has {picture.size[0]} x {picture.size[1]} pixels, its annotation says "
-                f"{annotation.size[1]} x {annotation.size[0]}"
-            )
+        annotation.check_size(picture.size)
         masks = torch.zeros(len(annotation.classes), *annotation.size, dtype=torch.bool)
         for thing in label["annotation"]["object"]:
             left, top, right, bottom = _box(thing)

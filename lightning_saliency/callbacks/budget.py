@@ -7,8 +7,6 @@ from typing import Any
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["Budget"]
-
 
 class Budget:
     """An account of seconds: what the run took so far, and what explanations took of it.
@@ -135,9 +133,11 @@ class Budget:
 
         Args:
             state: from :meth:`state_dict`.
+
+        Raises:
+            Exception: there is something else in it. Nothing has changed then.
         """
-        self._spent = state["spent"]
-        self.cost = state["cost"]
-        self._elapsed_before = state["elapsed"]
-        self.skipped = state["skipped"]
-        self.made = state["made"]
+        seconds = [float(state[key]) for key in ("spent", "cost", "elapsed")]
+        skipped, made = int(state["skipped"]), int(state["made"])
+        self._spent, self.cost, self._elapsed_before = seconds
+        self.skipped, self.made = skipped, made

@@ -32,21 +32,11 @@ from lightning_saliency.callbacks.progress_bar import progress_shown
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.network.layers import find_layer
+from lightning_saliency.errors import InputError
+from lightning_saliency.network.isolation.repeatability import warn_if_unrepeatable
+from lightning_saliency.network.isolation.undisturbed import undisturbed
+from lightning_saliency.network.layers import find_layer, is_sharded
 from lightning_saliency.network.score import class_logits, target_classes
-from lightning_saliency.network.sharded import is_sharded
-from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = [
-    "Explainer",
-    "MethodCall",
-    "SharedForward",
-    "chosen_classes",
-    "isolated_share",
-    "predict",
-    "shared_forward",
-    "to_model_input",
-]
 
 
 class Explainer:
@@ -123,7 +113,35 @@ class Explainer:
                 NamedMethod(entry.name, entry.method.prepare(model, image))
                 for entry in self.methods
             ]
+            # Not where the weights are spread over processes, of which one alone makes no pass.
+            if context.is_rank_zero and not is_sharded(model):
+                warn_if_unrepeatable(pl_module, lambda: model(image.clone()))
         self.is_prepared = True
+
+    def try_methods(self, context: RunContext, probe: SampleSet) -> None:
+        """Prepare the methods on a picture that may not be like the samples; forget the result.
+
+        Args:
+            context: of the run.
+            probe: one sample; its label is not looked at. If the module does not take it, it says
+                nothing of the samples, and nothing is tried.
+
+        Raises:
+            SaliencyError: a method does not fit the module.
+        """
+        pl_module = context.pl_module
+        with context.trainer.precision_plugin.forward_context(), undisturbed(pl_module):
+            try:
+                image = to_model_input(context, probe).images[:1]
+                forward = self.forward or find_forward(pl_module, image, probe.key)
+                model = explained_model(pl_module, forward)
+                predict(model, image)
+            except InputError:
+                raise
+            except Exception:
+                return
+            for entry in self.methods:
+                entry.method.prepare(model, image)
 
     def explain(
         self,

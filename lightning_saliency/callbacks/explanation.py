@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -13,24 +13,7 @@ from lightning_saliency.attribution.extras import Extras
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.metrics.canonical import canonical
-from lightning_saliency.metrics.map_statistics import MapStatistics
-
-__all__ = [
-    "ClassChoice",
-    "DriftResult",
-    "Explanation",
-    "ExplanationRound",
-    "KnownTags",
-    "Method",
-    "NamedMethod",
-    "Painter",
-    "Reference",
-    "ReferencePair",
-    "Series",
-    "series_in",
-    "value_tag",
-]
+from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
 Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
 """A method, or a function (model, image, target) -> maps (N, 1, H, W)."""
@@ -108,14 +91,8 @@ class Explanation:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Explanation:
         """Return the same with all tensors, of which the first dimension is N, changed alike."""
-        return Explanation(
-            change(self.saliency),
-            change(self.target),
-            change(self.predicted),
-            change(self.probability),
-            change(self.log_probability),
-            self.extras and self.extras.each(change),
-        )
+        tensors = {name: change(each) for name, each in vars(self).items() if name != "extras"}
+        return Explanation(**tensors, extras=self.extras and self.extras.each(change))
 
 
 @dataclass(frozen=True)
@@ -146,6 +123,20 @@ class Reference:
             explanation.probability,
             epoch,
         )
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Reference:
+        """Return what ``asdict`` made of a reference.
+
+        Raises:
+            Exception: there is something else in it.
+        """
+        found = cls(**state)
+        count = len(found.maps)
+        each = (found.target, found.predicted, found.probability)
+        if found.maps.dim() != 4 or any(tuple(one.shape) != (count,) for one in each):
+            raise ValueError(f"maps of shape {tuple(found.maps.shape)}")
+        return replace(found, epoch=int(found.epoch))
 
     @cached_property
     def described(self) -> MapStatistics:

@@ -11,17 +11,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.errors import InputError, SaliencyWarning
 
-__all__ = [
-    "AbandonedError",
-    "Failure",
-    "FailureLog",
-    "OnError",
-    "PASSED_ON",
-    "StageError",
-    "describe_error",
-    "is_out_of_memory",
-]
-
 OnError = Literal["warn", "raise"]
 """Report a failure and continue, or let it end the run."""
 
@@ -31,6 +20,8 @@ Everything else that a method raises is reported, also what is no ``Exception``:
 in Rust, for instance, raise their panics as a ``BaseException`` of their own."""
 
 _MOST_FAILURES_IN_A_ROW = 3
+# Letters; errors of torch that name shapes, layers and lines of C++ are shorter.
+_LONGEST_MESSAGE = 4_000
 
 
 class AbandonedError(Exception):
@@ -62,10 +53,21 @@ class StageError(Exception):
         self.failure = failure
 
 
+def warn(message: str) -> None:
+    """Warn in the name of the code that calls this, on the first process alone.
+
+    Args:
+        message: for the user.
+    """
+    # One more than Lightning's default, for this function.
+    rank_zero_warn(message, stacklevel=5, category=SaliencyWarning)
+
+
 def describe_error(error: BaseException) -> str:
     """Return type and message of an exception; "" for :class:`AbandonedError`.
 
-    Never fails itself, and returns text that can be printed anywhere.
+    Never fails itself, and returns text that can be printed anywhere, and read: of a very long
+    message its beginning.
     """
     if isinstance(error, AbandonedError):
         return ""
@@ -75,6 +77,8 @@ def describe_error(error: BaseException) -> str:
         raise
     except BaseException as broken:
         message = f"(its message cannot be read: {type(broken).__name__})"
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]}... ({len(message)} letters)"
     text = f"{type(error).__name__}: {message}"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -137,10 +141,9 @@ class FailureLog:
                 failed.setdefault(failure.text, []).append(part)
         for text, parts in failed.items():
             off = [part for part in parts if self.is_disabled(part)]
-            rank_zero_warn(
+            warn(
                 f"The explanation of epoch {epoch} failed ({', '.join(parts)}) and is skipped; "
-                f"training goes on{_consequence(off)}. {text}",
-                category=SaliencyWarning,
+                f"training goes on{_consequence(off)}. {text}"
             )
         for failure in outcomes.values():
             if failure is not None:

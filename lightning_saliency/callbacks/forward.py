@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
@@ -13,16 +14,7 @@ from torchmetrics import Metric
 
 from lightning_saliency.errors import InputError, ModelError, SaliencyError
 from lightning_saliency.network.forward_view import ForwardView
-from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = [
-    "FSDPForward",
-    "Forward",
-    "explained_model",
-    "find_forward",
-    "overrides",
-    "sharding_wrapper",
-]
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 Forward: TypeAlias = Callable[[Any, Tensor], Any]
 """From (pl_module, images) to what holds the class scores."""
@@ -48,9 +40,9 @@ def explained_model(pl_module: pl.LightningModule, forward: Forward | None) -> n
     """
     wrapper = sharding_wrapper(pl_module)
     if forward is None and not overrides(pl_module, "forward"):
-        forward = _CallAttribute(_network_of(pl_module))
+        forward = partial(_call_attribute, _network_of(pl_module))
     if wrapper is not None:
-        return ForwardView(pl_module, FSDPForward(wrapper, forward))
+        return ForwardView(pl_module, partial(_call_wrapped, wrapper, forward))
     return pl_module if forward is None else ForwardView(pl_module, forward)
 
 
@@ -103,7 +95,7 @@ def find_forward(pl_module: pl.LightningModule, images: Tensor, key: str | None)
         return None
     ways: list[Forward | None] = [None]
     if key is not None:
-        ways += [_CallByKeyword(key), _CallWithBatch(key)]
+        ways += [partial(_call_by_keyword, key), partial(_call_with_batch, key)]
     errors = []
     for way in ways:
         try:
@@ -145,37 +137,19 @@ def _is_network(part: nn.Module) -> bool:
     return not isinstance(part, Metric) and any(True for _ in part.parameters())
 
 
-# Objects and not closures, so that they can be pickled.
+# Functions of the module and not closures, so that they can be pickled.
 
 
-class _CallAttribute:
-    """Calls one attribute of a module."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        return getattr(pl_module, self.name)(images)
+def _call_attribute(name: str, pl_module: Any, images: Tensor) -> Any:
+    return getattr(pl_module, name)(images)
 
 
-class _CallByKeyword:
-    """Calls a module with the images by their name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        return pl_module(**{self.name: images})
+def _call_by_keyword(name: str, pl_module: Any, images: Tensor) -> Any:
+    return pl_module(**{name: images})
 
 
-class _CallWithBatch:
-    """Calls a module with a batch that holds the images alone."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        return pl_module({self.name: images})
+def _call_with_batch(name: str, pl_module: Any, images: Tensor) -> Any:
+    return pl_module({name: images})
 
 
 def sharding_wrapper(pl_module: pl.LightningModule) -> nn.Module | None:
@@ -194,44 +168,24 @@ def sharding_wrapper(pl_module: pl.LightningModule) -> nn.Module | None:
     return wrapper if is_one and wrapper is not pl_module else None
 
 
-class FSDPForward:
-    """Calls a module in some way, but through its wrapper.
+def _call_wrapped(wrapper: nn.Module, way: Forward | None, pl_module: Any, images: Tensor) -> Any:
+    """Return what the module returns, called in a way of the user's, but through its wrapper."""
+    if way is None:
+        return wrapper(images)
+    own: dict[str, Any] = pl_module.__dict__
+    before = {"forward": own["forward"]} if "forward" in own else {}
 
-    Args:
-        wrapper: calls the module's ``forward``.
-        way: from (pl_module, images) to what holds the class scores; None for the images alone.
-    """
+    def restore() -> None:
+        own.pop("forward", None)
+        own.update(before)
 
-    def __init__(self, wrapper: nn.Module, way: Any) -> None:
-        self._wrapper = wrapper
-        self._way = way
+    def instead(images: Tensor) -> Any:
+        # The way may call the module's own forward.
+        restore()
+        return way(pl_module, images)
 
-    def __call__(self, pl_module: Any, images: Tensor) -> Any:
-        """Return what the module, called in this way, returns.
-
-        Args:
-            pl_module: inside the wrapper.
-            images: (N, C, H, W).
-        """
-        if self._way is None:
-            return self._wrapper(images)
-        own: dict[str, Any] = pl_module.__dict__
-        before = own.get("forward")
-
-        def instead(images: Tensor) -> Any:
-            # The way may call the module's own forward.
-            self._restore(own, before)
-            return self._way(pl_module, images)
-
-        own["forward"] = instead
-        try:
-            return self._wrapper(images)
-        finally:
-            self._restore(own, before)
-
-    @staticmethod
-    def _restore(own: dict[str, Any], before: Any) -> None:
-        if before is None:
-            own.pop("forward", None)
-        else:
-            own["forward"] = before
+    own["forward"] = instead
+    try:
+        return wrapper(images)
+    finally:
+        restore()

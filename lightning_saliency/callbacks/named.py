@@ -15,21 +15,16 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_saliency import attribution
+from lightning_saliency.attribution import METHODS
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 
 _METHODS: dict[str, type[AttributionMethod]] = {
-    f"{name}Callback": kind
-    for name, kind in vars(attribution).items()
-    if inspect.isclass(kind)
-    and issubclass(kind, AttributionMethod)
-    and kind is not AttributionMethod
-    and name in attribution.__all__
+    f"{method.__name__}Callback": method for method in METHODS
 }
 
 __all__ = sorted(_METHODS)
@@ -46,10 +41,8 @@ def named_callback(name: str, method: type[AttributionMethod]) -> type[SaliencyC
         method: its fields come first, with their defaults, then all settings of
             :class:`SaliencyCallback` but ``method``.
     """
-    of_method, of_callback = _method_parameters(method), _callback_parameters()
-    signature = inspect.Signature(
-        [_SELF, *of_method.values(), *of_callback.values()], return_annotation=None
-    )
+    parameters, of_method = _parameters(method), inspect.signature(method).parameters
+    signature = inspect.Signature([_SELF, *parameters], return_annotation=None)
 
     def __init__(self: SaliencyCallback, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         try:
@@ -57,19 +50,17 @@ def named_callback(name: str, method: type[AttributionMethod]) -> type[SaliencyC
         except TypeError as error:
             raise TypeError(f"{name}.__init__() {error}") from None
         settings = {key: value for key, value in given.items() if key in of_method}
-        rest = {key: value for key, value in given.items() if key in of_callback}
+        rest = {key: value for key, value in given.items() if key not in {"self", *of_method}}
         SaliencyCallback.__init__(self, method(**settings), **rest)
 
     documented = _documented(method) | _documented(SaliencyCallback)
-    entries = [f"{_INDENT}{key}: {documented[key]}" for key in (*of_method, *of_callback)]
+    entries = [f"{_INDENT}{each.name}: {documented[each.name]}" for each in parameters]
     summary, _, _ = inspect.cleandoc(method.__doc__ or "").partition("\n\nArgs:")
     text = f"Explain the same validation samples by {method.__name__} while a network trains."
     described: Any = __init__
     described.__signature__ = signature
     described.__qualname__ = f"{name}.__init__"
-    described.__annotations__ = {
-        each.name: each.annotation for each in (*of_method.values(), *of_callback.values())
-    }
+    described.__annotations__ = {each.name: each.annotation for each in parameters}
     namespace = {
         "__init__": __init__,
         "__module__": __name__,
@@ -89,9 +80,7 @@ def write_stub() -> Path:
     classes = [_class_stub(name, method) for name, method in sorted(_METHODS.items())]
     text = "\n\n".join(classes)
     types = "\n".join(
-        _type_text(each.annotation)
-        for method in _METHODS.values()
-        for each in (*_method_parameters(method).values(), *_callback_parameters().values())
+        _type_text(each.annotation) for method in _METHODS.values() for each in _parameters(method)
     )
     modules = sorted(set(re.findall(r"\b([a-z_]\w*(?:\.[a-z_]\w*)*)\.[A-Z]", types)))
     imports = [f"import {module}" for module in modules]
@@ -111,11 +100,10 @@ def write_stub() -> Path:
 
 def _class_stub(name: str, method: type[AttributionMethod]) -> str:
     kind = globals()[name]
-    parameters = [*_method_parameters(method).values(), *_callback_parameters().values()]
     text = textwrap.indent(f'"""{inspect.cleandoc(kind.__doc__)}\n"""', _INDENT)
     settings = [
         f"{_INDENT * 2}{each.name}: {_type_text(each.annotation)} = {each.default!r},"
-        for each in parameters
+        for each in _parameters(method)
     ]
     return "\n".join(
         [
@@ -129,24 +117,19 @@ def _class_stub(name: str, method: type[AttributionMethod]) -> str:
     )
 
 
-def _method_parameters(method: type[AttributionMethod]) -> dict[str, inspect.Parameter]:
-    return _typed(inspect.signature(method), typing.get_type_hints(method))
+def _parameters(method: type[AttributionMethod]) -> list[inspect.Parameter]:
+    """Return the settings of a method, and then those of the callback but ``method``."""
+    settings = _typed(SaliencyCallback, SaliencyCallback.__init__)
+    return [*_typed(method, method), *(each for each in settings if each.name != "method")]
 
 
-def _callback_parameters() -> dict[str, inspect.Parameter]:
-    hints = typing.get_type_hints(SaliencyCallback.__init__)
-    found = _typed(inspect.signature(SaliencyCallback), hints)
-    del found["method"]
-    return found
-
-
-def _typed(signature: inspect.Signature, hints: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters with types instead of their names."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return {
-        name: parameter.replace(kind=kind, annotation=hints[name])
-        for name, parameter in signature.parameters.items()
-    }
+def _typed(called: Callable[..., Any], annotated: object) -> list[inspect.Parameter]:
+    """Return the parameters of a call, with types instead of their names."""
+    hints = typing.get_type_hints(annotated)
+    return [
+        each.replace(kind=each.POSITIONAL_OR_KEYWORD, annotation=hints[each.name])
+        for each in inspect.signature(called).parameters.values()
+    ]
 
 
 def _type_text(annotation: Any) -> str:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from typing_extensions import override
 
 from lightning_saliency.attribution.progress import listening
 
-__all__ = ["progress_shown"]
+_Hide: TypeAlias = Callable[[], object]
+_Move: TypeAlias = Callable[[int], object]
+_Show: TypeAlias = Callable[[int, int], tuple[_Move, _Hide]]
 
 # Explanations that take no longer than this show nothing, so that nothing flickers.
 _PATIENCE = 0.5  # seconds
@@ -48,89 +49,63 @@ def progress_shown(trainer: pl.Trainer, name: str) -> Iterator[None]:
 def _line_of(trainer: pl.Trainer, description: str) -> _Line | None:
     bar = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
-        return _TQDMLine(bar, description)
+        return _Line(partial(_show_by_tqdm, bar, description))
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
-        return _RichLine(bar, description)
+        return _Line(partial(_show_by_rich, bar, description))
     return None
 
 
-class _Line(ABC):
-    """A line that appears when an explanation has shown to be long."""
+class _Line:
+    """A line that appears when an explanation has shown to be long.
 
-    def __init__(self, description: str) -> None:
-        self._description = description
+    Args:
+        show: from what is done and the total to what moves the line on, and what hides it.
+    """
+
+    def __init__(self, show: _Show) -> None:
+        self._show = show
         self._due = time.monotonic() + _PATIENCE
-        self._is_shown = False
+        self._shown: tuple[_Move, _Hide] | None = None
 
     def update(self, done: int, total: int) -> None:
-        if not self._is_shown and time.monotonic() < self._due:
+        if self._shown is None and time.monotonic() < self._due:
             return
         # What a terminal does not take is no reason to lose the explanation.
         with suppress(Exception):
-            if not self._is_shown:
-                self._is_shown = True
-                self._show(done, total)
-            self._move(done)
+            self._shown = self._shown or self._show(done, total)
+            self._shown[0](done)
 
     def close(self) -> None:
         with suppress(Exception):
-            if self._is_shown:
-                self._hide()
-
-    @abstractmethod
-    def _show(self, done: int, total: int) -> None: ...
-
-    @abstractmethod
-    def _move(self, done: int) -> None: ...
-
-    @abstractmethod
-    def _hide(self) -> None: ...
+            if self._shown is not None:
+                self._shown[1]()
 
 
-class _TQDMLine(_Line):
-    def __init__(self, bar: TQDMProgressBar, description: str) -> None:
-        super().__init__(description)
-        self._format = bar.BAR_FORMAT
-
-    @override
-    def _show(self, done: int, total: int) -> None:
-        # Without a position tqdm takes the first line that is free.
-        self._tqdm = Tqdm(
-            desc=self._description,
-            total=total,
-            initial=done,
-            leave=False,
-            dynamic_ncols=True,
-            file=sys.stdout,
-            bar_format=self._format,
-        )
-
-    @override
-    def _move(self, done: int) -> None:
-        self._tqdm.update(done - self._tqdm.n)
-
-    @override
-    def _hide(self) -> None:
-        self._tqdm.close()
+def _show_by_tqdm(
+    bar: TQDMProgressBar, description: str, done: int, total: int
+) -> tuple[_Move, _Hide]:
+    # Without a position tqdm takes the first line that is free.
+    line = Tqdm(
+        desc=description,
+        total=total,
+        initial=done,
+        leave=False,
+        dynamic_ncols=True,
+        file=sys.stdout,
+        bar_format=bar.BAR_FORMAT,
+    )
+    return lambda done: line.update(done - line.n), line.close
 
 
-class _RichLine(_Line):
-    def __init__(self, bar: RichProgressBar, description: str) -> None:
-        super().__init__(description)
-        self._bar = bar
-        self._progress: Any = bar.progress
+def _show_by_rich(
+    bar: RichProgressBar, description: str, done: int, total: int
+) -> tuple[_Move, _Hide]:
+    progress: Any = bar.progress
+    task = progress.add_task(description, total=total, completed=done)
 
-    @override
-    def _show(self, done: int, total: int) -> None:
-        self._task = self._progress.add_task(self._description, total=total, completed=done)
+    def change(**changes: object) -> None:
+        progress.update(task, **changes)
+        bar.refresh()
 
-    @override
-    def _move(self, done: int) -> None:
-        self._progress.update(self._task, completed=done)
-        self._bar.refresh()
-
-    @override
-    def _hide(self) -> None:
-        # Not removed: Lightning finds its own tasks by their place in the list of all.
-        self._progress.update(self._task, visible=False)
-        self._bar.refresh()
+    # Not removed: Lightning finds its own tasks by their place in the list of all.
+    return lambda done: change(completed=done), lambda: change(visible=False)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
+from lightning_saliency.callbacks.failures import describe_error
 from lightning_saliency.callbacks.samples.sample_set import Samples
 from lightning_saliency.errors import SaliencyWarning
 
-__all__ = ["ResumeFingerprint", "describe_samples"]
+STATE_VERSION = 2
+"""Of the callbacks' state in a checkpoint. Version 1 named none, and held samples by index too."""
 
 
 class ResumeFingerprint:
@@ -58,30 +60,71 @@ class ResumeFingerprint:
         )
         return False
 
-    def select_matching(
-        self, state: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, dict[str, Any]]:
-        """Return what was saved for methods that are the same; warn of those that are not.
+    def changed_methods(self, state: Mapping[str, Any]) -> set[str]:
+        """Return the names of the methods that the checkpoint's maps were not made by, and warn.
 
         Args:
             state: from :meth:`state_dict`, of the run that saved the checkpoint.
-            parts: by name, each by series, such as ``"grad_cam/label"``.
         """
-        changed = [
-            name for name, words in self.methods.items() if state["methods"].get(name) != words
-        ]
-        for name in changed:
+        saved = state["methods"]
+        changed = {name for name, words in self.methods.items() if saved.get(name) != words}
+        for name in sorted(changed):
             rank_zero_warn(
-                f"The checkpoint's references of '{name}' were made by "
-                f"{state['methods'].get(name)}, and this run explains by {self.methods[name]}. "
-                "Its drift and filmstrip start anew. To go on with them, resume with the same "
-                "settings.",
+                f"The checkpoint's references of '{name}' were made by {saved.get(name)}, and this "
+                f"run explains by {self.methods[name]}. Its drift and filmstrip start anew. To go "
+                "on with them, resume with the same settings.",
                 category=SaliencyWarning,
             )
-        return {
-            part: {s: entry for s, entry in entries.items() if s.partition("/")[0] not in changed}
-            for part, entries in parts.items()
-        }
+        return changed
+
+
+class StateParts:
+    """The state of a callback in a checkpoint, loaded part by part.
+
+    A checkpoint may be damaged, or of another version. What cannot be used of it costs that part of
+    the history, never the run.
+
+    Args:
+        state: as the checkpoint has it; whatever it is.
+    """
+
+    def __init__(self, state: object) -> None:
+        self._state: Mapping[str, Any] = state if isinstance(state, Mapping) else {}
+        self._lost: list[str] = []
+        self._version = self._state.get("version", 1)
+
+    def load(self, what: str, take: Callable[..., bool | None], *keys: str) -> bool:
+        """Load one part.
+
+        Args:
+            what: is lost if it cannot be used, such as ``"the drift"``.
+            take: gets the entries of ``keys``; may raise anything, and return False to refuse them.
+            keys: of the state.
+
+        Returns:
+            Whether the part was taken.
+        """
+        try:
+            if not isinstance(self._version, int) or self._version > STATE_VERSION:
+                raise ValueError(f"version {self._version}, {STATE_VERSION} is the newest known")
+            return take(*(self._state[key] for key in keys)) is not False
+        except Exception as error:
+            self._lost.append(f"{what} ({describe_error(error)})")
+            return False
+
+    def warn_of_lost(self, kind: str) -> None:
+        """Say what could not be used, if anything.
+
+        Args:
+            kind: the name of the callback's class.
+        """
+        if self._lost:
+            rank_zero_warn(
+                f"Parts of the checkpoint's state of {kind} cannot be used: "
+                f"{', '.join(self._lost)}. They start over; the run goes on. To keep "
+                "them, resume with the version of lightning_saliency that saved the checkpoint.",
+                category=SaliencyWarning,
+            )
 
 
 def describe_samples(samples: Samples, dataloader_idx: int) -> str:

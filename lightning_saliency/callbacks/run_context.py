@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,16 +12,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.failures import (
-    PASSED_ON,
-    Failure,
-    StageError,
-    describe_error,
-)
+from lightning_saliency.callbacks.failures import PASSED_ON, Failure, StageError, describe_error
 from lightning_saliency.loggers import LogAdapter, adapters_of
+from lightning_saliency.loggers.event_file import LEAST_RESERVE
 from lightning_saliency.metrics.map_similarity import NO_DRIFT
-
-__all__ = ["RunContext", "best_score", "followed_checkpoint", "is_fast_dev_run"]
 
 T = TypeVar("T")
 
@@ -197,12 +192,13 @@ class RunContext:
 
     # What it logs.
 
-    def log_numbers(self, values: Mapping[str, float], count: int) -> None:
+    def log_numbers(self, values: Mapping[str, float], count: int, reduce_fx: str = "mean") -> None:
         """Log numbers of this validation run, so that EarlyStopping and ModelCheckpoint find them.
 
         Args:
             values: by tag; the same on all processes.
             count: how many samples they are from.
+            reduce_fx: what Lightning makes of several values under one tag.
         """
         for tag, value in values.items():
             self.pl_module.log(
@@ -212,13 +208,23 @@ class RunContext:
                 on_epoch=True,
                 batch_size=count,
                 add_dataloader_idx=False,
+                reduce_fx=reduce_fx,
                 # Equal on all processes already; this tells Lightning so.
                 sync_dist=True,
             )
 
     def adapters(self) -> list[LogAdapter]:
         """Return the run's loggers, each with the same verbs."""
-        return adapters_of(self.trainer)
+        adapters = adapters_of(self.trainer)
+        for adapter in adapters:
+            adapter.reserve = self.disk_reserve
+        return adapters
+
+    @property
+    def disk_reserve(self) -> int:
+        """Bytes on the disk that are left to the run itself, so that a checkpoint still fits."""
+        weights = sum(p.numel() * p.element_size() for p in self.pl_module.parameters())
+        return max(LEAST_RESERVE, 4 * weights)
 
     def set_fallback_metrics(self, families: Iterable[str]) -> None:
         """Give a value to every monitored number of ours that has never been measured.
@@ -286,3 +292,51 @@ def _is_of_family(tag: str, family: str) -> bool:
     """Whether ``saliency_drift/gradient/...`` is of the family ``saliency/gradient``."""
     prefix, _, series = family.rpartition("saliency/")
     return tag.startswith(f"{prefix}saliency_") and f"/{series}/" in tag
+
+
+def move_before_averaging(callback: pl.Callback, trainer: pl.Trainer) -> None:
+    """Put a callback in front of Lightning's weight averaging in the trainer's list.
+
+    Weight averaging puts the averages into the module when a validation run begins, and takes them
+    out in the hook in which the samples are explained. Who stands before it still finds them.
+
+    Args:
+        callback: explains at the end of a validation run.
+        trainer: has it in its list.
+    """
+    # The trainer sets its callbacks in a helper of its own, unseen by type checkers.
+    owner = cast("Any", trainer)
+    order: list[pl.Callback] = list(owner.callbacks)
+    first = next((place for place, other in enumerate(order) if _averages(other)), len(order))
+    if callback in order and first < order.index(callback):
+        order.remove(callback)
+        order.insert(first, callback)
+        # Another list, because the trainer is just going through this one.
+        owner.callbacks = order
+
+
+@contextmanager
+def averaged_weights(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Have the averages in the module, as in a validation run, at the end of an epoch without one.
+
+    Args:
+        trainer: of the run.
+        pl_module: the module that is explained.
+    """
+    active: list[Any] = [
+        other
+        for other in cast("Any", trainer).callbacks
+        if _averages(other) and getattr(other, "_average_model", None) is not None
+    ]
+    for averaging in active:
+        averaging._swap_models(pl_module)
+    try:
+        yield
+    finally:
+        for averaging in reversed(active):
+            averaging._swap_models(pl_module)
+
+
+def _averages(callback: object) -> bool:
+    # By name: Lightning has the class in two packages, and not in its older versions.
+    return any(kind.__name__ == "WeightAveraging" for kind in type(callback).__mro__)

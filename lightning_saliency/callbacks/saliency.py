@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,8 +22,13 @@ from lightning_saliency.callbacks.explanation import (
 )
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.forward import Forward, overrides
-from lightning_saliency.callbacks.resume import ResumeFingerprint
-from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
+from lightning_saliency.callbacks.resume import STATE_VERSION, ResumeFingerprint, StateParts
+from lightning_saliency.callbacks.run_context import (
+    RunContext,
+    averaged_weights,
+    is_fast_dev_run,
+    move_before_averaging,
+)
 from lightning_saliency.callbacks.samples.batch import Unpack
 from lightning_saliency.callbacks.samples.collector import SampleCollector
 from lightning_saliency.callbacks.samples.data_change import ChangeDetector
@@ -49,12 +55,9 @@ from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
-from lightning_saliency.callbacks.weight_averaging import averaged_weights, move_before_averaging
-from lightning_saliency.errors import InputError
-from lightning_saliency.network.undisturbed import lazy_layer
+from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
+from lightning_saliency.network.isolation.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
-
-__all__ = ["SaliencyCallback"]
 
 # What can fail, beside the stages and the methods.
 _SAMPLES, _EVERYTHING, _LISTENERS = "samples", "all methods", "listeners"
@@ -178,7 +181,7 @@ class SaliencyCallback(pl.Callback):
 
         checks = checked_trust(trust)
         names, measured = list(self._explainer.series), Regions(regions, self._samples.count)
-        saver = MapSaver(names, prefix) if save_maps else None
+        saver = MapSaver(prefix) if save_maps else None
         self._drift = DriftStage(names, measured, pinned, warmup_epochs)
         self._sanity = SanityStage(self._explainer, checks.sanity_check, prefix)
         self._history = HistoryStage(self._pictures, prefix, saver, custom_scalars)
@@ -203,7 +206,7 @@ class SaliencyCallback(pl.Callback):
 
         self._last_epoch: int | None = None
         self._last_round: ExplanationRound | None = None
-        self._is_set_up = self._saw_validation = False
+        self._is_set_up = self._saw_validation = self._was_tried = False
 
     @property
     def series(self) -> dict[str, Series]:
@@ -258,16 +261,41 @@ class SaliencyCallback(pl.Callback):
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try the methods on what the sanity check has shown, before the first training step."""
-        probe = self._samples.known or self._samples.collected()
+        probe = self._samples.known or self._samples.collected() or self._collector.probe
         self._prepare_before_training(RunContext(trainer, pl_module), probe)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Try the methods on a sample, where there was no sanity check."""
-        if not self._explainer.is_prepared:
-            context = RunContext(trainer, pl_module)
-            probe = self._samples.known or self._collector.fetch_probe(context)
-            self._prepare_before_training(context, probe)
+        """Check what needs no validation batch, where there was no sanity check."""
+        if self._explainer.is_prepared:
+            return
+        context = RunContext(trainer, pl_module)
+        if self._samples.known is not None:
+            self._prepare_before_training(context, self._samples.known)
+            return
+        self._collector.check_loader(context)
+        if self._sanity in self._later_stages and lazy_layer(pl_module) is None:
+            self._sanity.check_module(pl_module)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Try the methods on the first training batch, where no other sample has been seen.
+
+        Nothing is read for it. What is wrong with this batch alone (its labels, its form, its size)
+        says nothing of the validation data: the check then waits for these.
+        """
+        if self._was_tried or self._explainer.is_prepared:
+            return
+        self._was_tried = True
+        context = RunContext(trainer, pl_module)
+        probe = context.attempt(lambda: self._samples.of(batch)[:1])
+        if not isinstance(probe, Failure) and lazy_layer(pl_module) is None:
+            with self._budget.spending():
+                outcome = context.attempt(partial(self._explainer.try_methods, context, probe))
+            if isinstance(outcome, Failure) and isinstance(outcome.error, SaliencyError):
+                raise outcome.error
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -292,8 +320,8 @@ class SaliencyCallback(pl.Callback):
     ) -> None:
         """Collect samples in the form in which the model is about to see them."""
         context = RunContext(trainer, pl_module)
-        self._change_detector.take(batch, dataloader_idx, context)
-        self._collector.take(batch, dataloader_idx, context)
+        self._change_detector.take(batch, batch_idx, dataloader_idx, context)
+        self._collector.take(batch, batch_idx, dataloader_idx, context)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -303,7 +331,10 @@ class SaliencyCallback(pl.Callback):
         self._saw_validation = True
         context = RunContext(trainer, pl_module)
         if self._samples.known is None and not self._failures.is_disabled(_SAMPLES):
-            self._failures.record({_SAMPLES: self._collector.end(context)}, context.epoch)
+            failure, changed = self._collector.end(context)
+            self._failures.record({_SAMPLES: failure}, context.epoch)
+            if changed:
+                self._start_over(changed)
         self._explain_if_due(context, context.step)
 
     @override
@@ -346,6 +377,7 @@ class SaliencyCallback(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the samples, the references, the filmstrips and the accounts."""
         return {
+            "version": STATE_VERSION,
             "samples": self._samples.state_dict(),
             "monitor": {
                 "drift": self._drift.state_dict(),
@@ -355,20 +387,34 @@ class SaliencyCallback(pl.Callback):
             "trust": self._sanity.state_dict(),
             "last_epoch": self._last_epoch,
             "made_for": self._fingerprint.state_dict(),
+            "history": self._history.state_dict(),
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where the checkpoint was saved: the same samples and references."""
-        saved = state_dict["made_for"]
-        if self._fingerprint.same_samples(saved):
-            self._samples.load_state_dict(state_dict["samples"])
-            parts = self._fingerprint.select_matching(saved, state_dict["monitor"])
-            self._drift.load_state_dict(parts["drift"])
-            self._pictures.load_state_dict(parts["pictures"])
-        self._budget.load_state_dict(state_dict["budget"])
-        self._sanity.load_state_dict(state_dict["trust"])
-        self._last_epoch = state_dict["last_epoch"]
+        """Continue where the checkpoint was saved: the same samples and references.
+
+        A part that cannot be used is reported, and starts over; the run goes on.
+        """
+        parts = StateParts(state_dict)
+        if parts.load("the samples", self._load_samples, "made_for", "samples"):
+            changed = self._fingerprint.changed_methods(state_dict["made_for"])
+
+            def load_drift(monitor: Mapping[str, Any]) -> None:
+                self._drift.load_state_dict(_unchanged(monitor["drift"], changed))
+
+            def load_pictures(monitor: Mapping[str, Any]) -> None:
+                self._pictures.load_state_dict(_unchanged(monitor["pictures"], changed))
+
+            parts.load("the drift", load_drift, "monitor")
+            parts.load("the filmstrips", load_pictures, "monitor")
+        parts.load("the time budget", self._budget.load_state_dict, "budget")
+        parts.load("the sanity check", self._sanity.load_state_dict, "trust")
+        # Not in checkpoints of version 0.1.0.
+        if "history" in state_dict:
+            parts.load("the folder of the maps", self._history.load_state_dict, "history")
+        parts.load("the last epoch", self._load_last_epoch, "last_epoch")
+        parts.warn_of_lost(type(self).__name__)
 
     @property
     @override
@@ -381,6 +427,32 @@ class SaliencyCallback(pl.Callback):
         return key if self._is_set_up else f"{key}@{id(self)}"
 
     # How the hooks do it.
+
+    def _load_samples(self, fingerprint: Mapping[str, Any], samples: Mapping[str, Any]) -> bool:
+        # Looked at here, so that what follows can rely on its form.
+        if not isinstance(fingerprint["methods"], Mapping):
+            raise TypeError("made_for")
+        if not self._fingerprint.same_samples(fingerprint):
+            return False
+        self._samples.load_state_dict(samples)
+        return True
+
+    def _load_last_epoch(self, epoch: int | None) -> None:
+        if epoch is not None and not isinstance(epoch, int):
+            raise TypeError("last_epoch")
+        self._last_epoch = epoch
+
+    def _start_over(self, changed: Sequence[int]) -> None:
+        """Forget the maps of the checkpoint, because they are of other pictures."""
+        self._drift.load_state_dict({})
+        self._pictures.load_state_dict({})
+        indices = self._samples.indices or []
+        rank_zero_warn(
+            f"The validation data have changed: indices {[indices[n] for n in changed]} of the "
+            "validation dataset show other pictures than when the checkpoint was saved. Drift and "
+            "filmstrips start over with what is there now.",
+            category=SaliencyWarning,
+        )
 
     @property
     def _families(self) -> set[str]:
@@ -409,8 +481,10 @@ class SaliencyCallback(pl.Callback):
             warn_of_missing_images(trainer)
 
     def _prepare_before_training(self, context: RunContext, probe: SampleSet | None) -> None:
-        # Layers that wait for their first input must not get it from us.
-        if probe is None or lazy_layer(context.pl_module) is not None:
+        # Layers that wait for their first input must not get it from us. A process that has seen no
+        # batch must not leave the others waiting.
+        cannot = probe is None or lazy_layer(context.pl_module) is not None
+        if context.any_process(cannot) or probe is None:
             return
         with self._budget.spending():
             outcome = context.attempt(partial(self._prepare, context, probe))
@@ -496,3 +570,8 @@ class SaliencyCallback(pl.Callback):
         if round is not None and round.is_measured:
             lost = {name for name, failure in round.failures.items() if failure is not None}
         return {f"{self._prefix}saliency/{name}" for name in lost}
+
+
+def _unchanged(entries: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:
+    """Return the entries, by series, of the methods that have not changed."""
+    return {name: each for name, each in entries.items() if name.partition("/")[0] not in changed}

@@ -6,27 +6,15 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
+from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import followed_checkpoint, is_fast_dev_run
-from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.errors import InputError
 from lightning_saliency.loggers import adapters_of
 from lightning_saliency.trust.checks import TrustChecks
-
-__all__ = [
-    "Pinned",
-    "check_pinned_in_run",
-    "check_reference_settings",
-    "check_schedule_settings",
-    "check_tags",
-    "checked_trust",
-    "choices_of",
-    "methods_of",
-    "warn_of_missing_images",
-]
 
 Pinned: TypeAlias = Literal["first", "best"] | int
 """Which explanation is pinned: the first, that of the best checkpoint so far, or an epoch's."""
@@ -84,8 +72,7 @@ def choices_of(target: object) -> list[ClassChoice]:
     """
     given: Sequence[Any] = target if isinstance(target, (list, tuple)) else [target]
     for entry in given:
-        is_index = isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
-        if not is_index and entry not in ("label", "predicted"):
+        if not _is_index(entry) and entry not in ("label", "predicted"):
             raise InputError(
                 "Expected target to be 'label', 'predicted', a class index, or the pair ('label', "
                 f"'predicted'), got {target!r}."
@@ -139,9 +126,9 @@ def check_reference_settings(pinned: object, warmup_epochs: object) -> None:
     Raises:
         InputError: one of them is not.
     """
-    if not _is_epoch(pinned) and pinned not in ("first", "best"):
+    if not _is_index(pinned) and pinned not in ("first", "best"):
         raise InputError(f"Expected pinned to be 'first', 'best' or an epoch, got {pinned!r}.")
-    if not _is_epoch(warmup_epochs):
+    if not _is_index(warmup_epochs):
         raise InputError(f"Expected warmup_epochs to be an integer >= 0, got {warmup_epochs!r}.")
     if isinstance(pinned, int) and pinned < int(str(warmup_epochs)):
         raise InputError(
@@ -206,10 +193,9 @@ def warn_of_missing_images(trainer: pl.Trainer) -> None:
     if any(adapter.takes_images for adapter in adapters_of(trainer)):
         return
     have = ", ".join(type(logger).__name__ for logger in trainer.loggers) or "no logger"
-    rank_zero_warn(
+    warn(
         f"The run has {have}, which takes no images: the saliency maps will not be seen, only "
-        "their numbers. Add lightning.pytorch.loggers.TensorBoardLogger to the Trainer.",
-        category=SaliencyWarning,
+        "their numbers. Add lightning.pytorch.loggers.TensorBoardLogger to the Trainer."
     )
 
 
@@ -227,5 +213,5 @@ def checked_trust(trust: object) -> TrustChecks:
     return trust or TrustChecks()
 
 
-def _is_epoch(value: object) -> bool:
+def _is_index(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -7,12 +7,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_saliency.errors import SaliencyWarning
-
-__all__ = ["shorten_handed_back_metrics"]
+from lightning_saliency.callbacks.failures import warn
 
 # Of the 65536 that a pipe holds; some are left for what else is handed back.
 _PIPE = 60_000
@@ -43,11 +40,10 @@ def shorten_handed_back_metrics(trainer: pl.Trainer) -> None:
             del metrics[tag]
         del ours[-10:]
     if left_out:
-        rank_zero_warn(
+        warn(
             f"{len(left_out)} numbers, for instance {min(left_out)}, will not be in "
             "trainer.callback_metrics of the main process: the pipe through which Lightning hands "
-            'them back does not hold so many. They are logged; strategy="ddp" has no pipe.',
-            category=SaliencyWarning,
+            'them back does not hold so many. They are logged; strategy="ddp" has no pipe.'
         )
 
 

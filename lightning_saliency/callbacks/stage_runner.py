@@ -9,7 +9,7 @@ from functools import partial
 from typing import ClassVar, TypeVar
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.explanation import ExplanationRound
@@ -20,12 +20,10 @@ from lightning_saliency.callbacks.failures import (
     FailureLog,
     StageError,
     describe_error,
+    warn,
 )
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.errors import SaliencyWarning
-
-__all__ = ["Stage", "StageRunner"]
 
 T = TypeVar("T")
 
@@ -200,16 +198,7 @@ class StageRunner:
             return
         # Rank zero's clock for all; Lightning adds up over processes, too.
         overhead = context.broadcast(self.budget.overhead) / context.trainer.world_size
-        context.pl_module.log(
-            f"{prefix}saliency_overhead",
-            overhead,
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-            add_dataloader_idx=False,
-            reduce_fx="sum",
-            sync_dist=True,
-        )
+        context.log_numbers({f"{prefix}saliency_overhead": overhead}, 1, reduce_fx="sum")
 
     def report_skipped(self) -> None:
         """Say at the end of a run how often the budget was kept by leaving an explanation out."""
@@ -222,10 +211,9 @@ class StageRunner:
                 f"made and {budget.skipped} skipped to keep within max_overhead={budget.share}."
             )
         else:
-            rank_zero_warn(
+            warn(
                 f"Nothing was explained: max_overhead={budget.share} of the run's "
                 f"{budget.elapsed:.2g} s left no room for an explanation of about "
                 f"{budget.cost:.2g} s, and {budget.skipped} were skipped. Raise max_overhead, or "
-                "lower samples or the method's own settings.",
-                category=SaliencyWarning,
+                "lower samples or the method's own settings."
             )

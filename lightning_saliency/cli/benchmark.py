@@ -1,7 +1,5 @@
 """``lightning-saliency benchmark``: the pointing game from the command line."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -22,8 +20,6 @@ from lightning_saliency.cli.factories import (
     suggestion,
 )
 from lightning_saliency.evaluation import run_pointing_game
-
-__all__ = ["add_benchmark", "run_benchmark", "write_report"]
 
 DATA = ("voc", "coco", "digits", "digits_off_center", "digits_off_centre")
 

@@ -1,7 +1,5 @@
 """From the arguments of ``lightning-saliency benchmark`` to dataset, model and trainer."""
 
-from __future__ import annotations
-
 import os
 import sys
 from argparse import Namespace
@@ -26,14 +24,6 @@ from lightning_saliency.benchmark.pointing_models import (
 from lightning_saliency.benchmark.preprocessing import IMAGENET, Preprocessing
 from lightning_saliency.benchmark.voc import VOCPointing
 from lightning_saliency.errors import InputError
-
-__all__ = [
-    "count_workers",
-    "make_data",
-    "make_model",
-    "make_trainer",
-    "suggestion",
-]
 
 
 def make_data(options: Namespace) -> PointingData:

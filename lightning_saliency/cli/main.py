@@ -1,7 +1,5 @@
 """The command ``lightning-saliency``: one parser, and what goes wrong as one line."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
@@ -10,8 +8,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_saliency.cli.benchmark import add_benchmark, run_benchmark
 from lightning_saliency.errors import SaliencyError
-
-__all__ = ["main"]
 
 _WRONG_USE = 2
 _INTERRUPTED = 130

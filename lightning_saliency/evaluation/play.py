@@ -1,7 +1,5 @@
 """One batch of the pointing game: from pictures to results."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,8 +20,6 @@ from lightning_saliency.metrics import (
     region_mass,
 )
 from lightning_saliency.metrics.pointing_game import largest_point
-
-__all__ = ["play"]
 
 
 def play(
@@ -63,24 +59,15 @@ def play(
             else _explained(recipe, module, batch.images[[p for p, _, _ in chunk]], masks, labels)
         )
         hits = point_hit(columns["point"], masks, data.tolerance) & ~columns["degenerate"].bool()
-        columns = {**columns, "hit": hits, "area": region_area(masks)}
+        shares = zip(*(columns[name].tolist() for name in ("energy", "mass", "rank")), strict=True)
+        others = (hits, columns["point"], region_area(masks), columns["degenerate"])
         # One transfer from the device for each column.
-        rows = {name: column.tolist() for name, column in columns.items()}
-        for i, (position, _, label) in enumerate(chunk):
-            games[position].append(
-                Game(
-                    label,
-                    label in data.annotations[batch.places[position]].difficult,
-                    rows["hit"][i],
-                    rows["point"][i][0],
-                    rows["point"][i][1],
-                    _number(rows["energy"][i]),
-                    _number(rows["mass"][i]),
-                    _number(rows["rank"][i]),
-                    rows["area"][i],
-                    rows["degenerate"][i],
-                )
-            )
+        rows = zip(chunk, shares, *(column.tolist() for column in others), strict=True)
+        for (position, _, label), known, hit, (row, column), area, missing in rows:
+            difficult = label in data.annotations[batch.places[position]].difficult
+            energy, mass, rank = map(_number, known)
+            game = Game(label, difficult, hit, row, column, energy, mass, rank, area, missing)
+            games[position].append(game)
     return games
 
 

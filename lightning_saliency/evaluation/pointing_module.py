@@ -1,7 +1,5 @@
 """The pointing game as a test loop of Lightning."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import lightning.pytorch as pl
@@ -26,8 +24,6 @@ from lightning_saliency.evaluation.scenes import (
     batches_of_equal_size,
 )
 from lightning_saliency.metrics import PointingTally
-
-__all__ = ["PointingGameModule"]
 
 
 class PointingGameModule(pl.LightningModule):
@@ -140,20 +136,18 @@ class PointingGameModule(pl.LightningModule):
         """
         others: list[int] = []
         mine: list[int] = []
-        for position, place in enumerate(batch.places):
-            name = self.data.annotations[place].name
+        names = [self.data.annotations[place].name for place in batch.places]
+        for position, name in enumerate(names):
             # By another process that works on the same file.
             finished = self.results.is_finished(self.run_id, name)
             (others if finished else mine).append(position)
         found = [PictureResult(name, problem=said) for name, said in batch.problems.items()]
         games = play(self.recipe, self.module, self.data, batch, mine, self.batch_size)
-        for position in mine:
-            name = self.data.annotations[batch.places[position]].name
-            found.append(PictureResult(name, tuple(games[position])))
+        found += [PictureResult(names[position], tuple(games[position])) for position in mine]
         self.results.add(self.run_id, found)
         for position in others:
-            name = self.data.annotations[batch.places[position]].name
-            self._count([game for _, game in self.results.games(self.run_id, name)])
+            before = self.results.games(self.run_id, names[position])
+            self._count([game for _, game in before])
         self._count([game for position in mine for game in games[position]])
 
     def on_test_epoch_end(self) -> None:

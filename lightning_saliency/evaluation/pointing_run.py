@@ -1,7 +1,5 @@
 """Play the pointing game with several methods, and make the table."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,20 +8,15 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_saliency.attribution import AttributionMethod
+from lightning_saliency.attribution.pointing import PointingPreset
 from lightning_saliency.benchmark.pointing_data import PointingData
 from lightning_saliency.benchmark.pointing_models import PointingModel
-from lightning_saliency.benchmark.pointing_recipes import (
-    PointingPreset,
-    Recipe,
-    pointing_recipe,
-)
+from lightning_saliency.benchmark.pointing_recipes import Recipe, pointing_recipe
 from lightning_saliency.benchmark.pointing_report import PointingReport, score
 from lightning_saliency.benchmark.pointing_results import PointingResults
 from lightning_saliency.errors import InputError
 from lightning_saliency.evaluation.pointing_module import PointingGameModule
-from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = ["check_pointing_data", "check_pointing_model", "run_pointing_game"]
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 
 def run_pointing_game(

@@ -1,7 +1,5 @@
 """Batches of pictures for the pointing game, distributed over the processes."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +10,6 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from lightning_saliency.benchmark.pointing_data import Annotation, PointingData
 from lightning_saliency.benchmark.preprocessing import Preprocessing
-
-__all__ = ["RankBatches", "SceneBatch", "Scenes", "batches_of_equal_size"]
 
 
 @dataclass
@@ -33,6 +29,7 @@ class SceneBatch:
     problems: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class Scenes(Dataset[SceneBatch]):
     """Reads whole batches; a picture that cannot be read is a problem of that picture.
 
@@ -42,10 +39,9 @@ class Scenes(Dataset[SceneBatch]):
         square: whether images are square.
     """
 
-    def __init__(self, data: PointingData, preprocessing: Preprocessing, square: bool) -> None:
-        self.data = data
-        self.preprocessing = preprocessing
-        self.square = square
+    data: PointingData
+    preprocessing: Preprocessing
+    square: bool
 
     def __getitem__(self, places: Sequence[int]) -> SceneBatch:
         """Return the pictures at these places of the dataset."""

@@ -1,7 +1,5 @@
 """Compare the maps of two runs, epoch by epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,10 +10,9 @@ import torch
 from lightning_saliency.errors import InputError
 from lightning_saliency.history.comparison import Comparison
 from lightning_saliency.history.load import SavedMaps, load_maps, series_folders
-from lightning_saliency.metrics.canonical import canonical
-from lightning_saliency.metrics.drift import MEASURES, chance_drift, mean_drift, sample_drift
-
-__all__ = ["compare"]
+from lightning_saliency.metrics.drift import chance_drift, mean_drift, sample_drift
+from lightning_saliency.metrics.map_similarity import MEASURES
+from lightning_saliency.metrics.map_statistics import canonical
 
 
 def compare(
@@ -55,30 +52,23 @@ def compare(
             f"{_span(other)} in {run_b}."
         )
     samples = _pairs(one, other, match)
-    rows = [_last_of(one, epochs), _last_of(other, epochs)]
     size = min(64, *one.maps.shape[-2:], *other.maps.shape[-2:])
-    maps = [
-        torch.stack([canonical(run.maps[row, which], size) for row in at])
-        for run, at, which in zip((one, other), rows, samples, strict=True)
-    ]
+    maps, predicted = [], []
+    for run, which in zip((one, other), samples, strict=True):
+        rows = _last_of(run, epochs)
+        maps.append(torch.stack([canonical(run.maps[row, which], size) for row in rows]))
+        predicted.append(run.predicted[rows][:, which])
     each = [sample_drift(b, a, size) for a, b in zip(*maps, strict=True)]
     means = [mean_drift(values) for values in each]
-    chosen = [
-        run.predicted[at][:, which]
-        for run, at, which in zip((one, other), rows, samples, strict=True)
-    ]
+    chance = mean_drift(chance_drift(maps[0][-1], size))
     table = {name: torch.stack([mean[name] for mean in means]) for name in means[0]}
-    table["disagree"] = (chosen[0] != chosen[1]).float().mean(1)
+    table["disagree"] = (predicted[0] != predicted[1]).float().mean(1)
     return Comparison(
         series=series,
         names=_names(run_a, run_b),
         epochs=torch.tensor(epochs),
         table=table,
-        chance={
-            name: float(v)
-            for name, v in mean_drift(chance_drift(maps[0][-1], size)).items()
-            if name in MEASURES
-        },
+        chance={name: float(chance[name]) for name in MEASURES},
         per_sample={name: torch.stack([values[name] for values in each]) for name in MEASURES},
         sample_ids=tuple(one.sample_ids[index] for index in samples[0]),
         maps=(maps[0], maps[1]),
@@ -116,7 +106,8 @@ def _pairs(one: SavedMaps, other: SavedMaps, match: str) -> tuple[list[int], lis
             "If they are the same images, prepared differently, compare them in order: "
             "match='order'."
         )
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    firsts, seconds = zip(*pairs, strict=True)
+    return list(firsts), list(seconds)
 
 
 def _last_of(run: SavedMaps, epochs: Sequence[int]) -> list[int]:

@@ -1,7 +1,5 @@
 """The comparison of two runs: numbers, table and figure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +11,7 @@ from torch import Tensor
 
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES
 from lightning_saliency.rendering import color_scale, heatmap, overlay
-from lightning_saliency.rendering.scale import ColorScale
-
-__all__ = ["Comparison"]
+from lightning_saliency.rendering.colors import ColorScale
 
 _COLUMNS = (*MEASURES, "disagree", "degenerate_frac")
 _SHOWN = 4
@@ -32,7 +28,7 @@ class Comparison:
         names: what the two runs are called.
         epochs: (E,), int64.
         table: each (E,), float32, means over the samples: the measures of
-            :data:`~lightning_saliency.metrics.drift.MEASURES`, from the second run to the first;
+            :data:`~lightning_saliency.metrics.MEASURES`, from the second run to the first;
             ``disagree``, the share of samples for which the runs predict different classes;
             ``degenerate_frac``, the share of samples of which one of the maps is constant or not
             finite, which the other means leave out.

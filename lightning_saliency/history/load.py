@@ -1,21 +1,24 @@
 """Load the saved maps of a run."""
 
-from __future__ import annotations
-
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.history.map_files import SAMPLES, MapFile, map_files, read_maps
-
-__all__ = ["FOLDER", "SavedMaps", "load_maps", "series_folders"]
+from lightning_saliency.history.map_files import (
+    SAMPLES,
+    TENSORS,
+    MapFile,
+    map_files,
+    read_maps,
+    read_pictures,
+)
 
 FOLDER = "saliency_maps"
 """The folder of the maps within a run's folder."""
@@ -70,8 +73,8 @@ def load_maps(run: str | PathLike[str], series: str | None = None) -> SavedMaps:
         All explanations, oldest first; ``.maps`` is (epochs, samples, 1, H, W).
 
     Raises:
-        InputError: there are no maps, more than one run or series to choose from, or the files do
-            not belong together.
+        InputError: there are no maps, more than one run or series to choose from, a file is
+            damaged or of a newer version, or the files do not belong together.
 
     Example:
         >>> maps = load_maps("lightning_logs/version_3", "grad_cam").maps  # doctest: +SKIP
@@ -89,15 +92,12 @@ def load_maps(run: str | PathLike[str], series: str | None = None) -> SavedMaps:
     _check_alike(entries, folder)
     first = entries[0]
     return SavedMaps(
-        maps=torch.stack([entry.maps for entry in entries]),
+        **{name: torch.stack([getattr(entry, name) for entry in entries]) for name in TENSORS},
         epochs=torch.tensor([entry.epoch for entry in entries]),
         steps=torch.tensor([entry.step for entry in entries]),
-        target=torch.stack([entry.target for entry in entries]),
-        predicted=torch.stack([entry.predicted for entry in entries]),
-        probability=torch.stack([entry.probability for entry in entries]),
         sample_ids=first.sample_ids,
         digests=first.digests,
-        pictures=_pictures(folder),
+        pictures=_pictures(folder, first.digests),
         series=series,
         settings=first.settings,
     )
@@ -124,11 +124,13 @@ def series_folders(run: str | PathLike[str]) -> dict[str, Path]:
 
 
 def _maps_folder(run: Path) -> Path:
-    if not run.is_dir():
+    if not _is_folder(run):
         raise InputError(f"Expected the folder of a run, got {run}, which is none.")
     if run.name.startswith(FOLDER):
         return run
-    found = sorted(path for path in run.rglob(f"{FOLDER}*") if path.is_dir())
+    every = sorted(path for path in run.rglob(f"{FOLDER}*") if path.is_dir())
+    # Of a run that ended early there is an empty one.
+    found = [path for path in every if any(path.rglob("*.npz"))] or every[:1]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -144,10 +146,20 @@ def _maps_folder(run: Path) -> Path:
     )
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    # A name that is too long, or a folder that must not be looked into.
+    except OSError:
+        return False
+
+
 def _check_alike(entries: Sequence[MapFile], folder: Path) -> None:
     kinds = {
         "size": len({tuple(entry.maps.shape) for entry in entries}),
         "samples": len({entry.digests for entry in entries}),
+        # Files of version 0.1.0 do not name it, and a run may have gone on from there.
+        "run": len({entry.run for entry in entries if entry.run}),
     }
     for what, count in kinds.items():
         if count > 1:
@@ -157,9 +169,7 @@ def _check_alike(entries: Sequence[MapFile], folder: Path) -> None:
             )
 
 
-def _pictures(folder: Path) -> Tensor | None:
+def _pictures(folder: Path, expected: tuple[str, ...]) -> Tensor | None:
     path = folder / SAMPLES
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as found:
-        return torch.from_numpy(found["pictures"])
+    # Also of a link that leads nowhere it is said.
+    return read_pictures(path, expected) if os.path.lexists(path) else None

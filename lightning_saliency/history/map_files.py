@@ -4,12 +4,11 @@ A run's maps are in ``saliency_maps/<series>/epoch=<e>-step=<s>.npz``, each with
 :class:`MapFile`; ``samples.npz`` next to them has the explained images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-
-__all__ = [
-    "MapFile",
-    "SAMPLES",
-    "digests",
-    "file_name",
-    "map_files",
-    "read_maps",
-    "write_arrays",
-    "write_maps",
-]
+from lightning_saliency.history.npz import UnreadableError, read_arrays
 
 SAMPLES = "samples.npz"
 """The file with the explained images, next to those with the maps."""
+TENSORS = ("maps", "target", "predicted", "probability")
+"""What is kept as arrays, each with one entry for each sample."""
 _NAME = re.compile(r"epoch=(\d+)-step=(\d+)\.npz")
 _FORMAT = 1
+_KINDS = {
+    "maps": ("f4", 4),
+    "target": ("i8", 1),
+    "predicted": ("i8", 1),
+    "probability": ("f4", 1),
+    "about": ("U", 0),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class MapFile:
         settings: of the method and of the callback, as plain values.
         epoch: of the run.
         step: at which the numbers of this explanation were logged.
+        run: of all files of one run the same, of other runs another; "" in those of version 0.1.0.
     """
 
     maps: Tensor
@@ -64,6 +64,7 @@ class MapFile:
     settings: Mapping[str, Any]
     epoch: int
     step: int
+    run: str = ""
 
 
 def file_name(epoch: int, step: int) -> str:
@@ -117,20 +118,32 @@ def write_maps(folder: Path, entry: MapFile) -> Path:
         "format": _FORMAT,
         "epoch": entry.epoch,
         "step": entry.step,
+        "run": entry.run,
         "sample_ids": list(entry.sample_ids),
         "digests": list(entry.digests),
         "settings": dict(entry.settings),
     }
+    tensors = {name: getattr(entry, name).cpu() for name in TENSORS}
     arrays = {
-        "maps": entry.maps.float().cpu().numpy(),
-        "target": entry.target.cpu().numpy(),
-        "predicted": entry.predicted.cpu().numpy(),
-        "probability": entry.probability.float().cpu().numpy(),
-        "about": np.array(json.dumps(about)),
+        name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()
     }
     path = folder / file_name(entry.epoch, entry.step)
-    write_arrays(path, arrays)
+    write_arrays(path, {**arrays, "about": np.array(json.dumps(about))})
     return path
+
+
+def write_pictures(folder: Path, pictures: Tensor) -> None:
+    """Write the explained images next to the maps.
+
+    Args:
+        folder: of the series; it is made if needed.
+        pictures: (N, 3, H, W), uint8.
+
+    Raises:
+        OSError: the file cannot be written; no partial file is left.
+    """
+    about = np.array(json.dumps({"format": _FORMAT}))
+    write_arrays(folder / SAMPLES, {"pictures": pictures.contiguous().numpy(), "about": about})
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -161,25 +174,102 @@ def read_maps(path: Path) -> MapFile:
         path: of its file.
 
     Raises:
-        InputError: it is not a file of this kind, or it is damaged.
+        InputError: it is not a file of this kind, or damaged, or of a newer version.
     """
     try:
-        # NumPy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            about = json.loads(str(found["about"]))
-            return MapFile(
-                maps=torch.from_numpy(found["maps"]),
-                target=torch.from_numpy(found["target"]),
-                predicted=torch.from_numpy(found["predicted"]),
-                probability=torch.from_numpy(found["probability"]),
-                sample_ids=tuple(about["sample_ids"]),
-                digests=tuple(about["digests"]),
-                settings=about["settings"],
-                epoch=about["epoch"],
-                step=about["step"],
-            )
-    except Exception as error:
+        arrays = read_arrays(path, _KINDS)
+        about = _about(arrays.pop("about"))
+        return _checked(arrays, about, path)
+    except UnreadableError as error:
         raise InputError(
-            f"Expected a file of saliency maps, got {path}, which cannot be read as one "
-            f"({type(error).__name__}: {error}). Remove it if it is damaged."
+            f"Expected a file of saliency maps, got {path}, which cannot be read as one: {error}. "
+            "Remove it if it is damaged; the other explanations can be read without it."
         ) from error
+
+
+def read_pictures(path: Path, expected: tuple[str, ...]) -> Tensor:
+    """Read the explained images, (N, 3, H, W), uint8.
+
+    Args:
+        path: of the file.
+        expected: digests of the images that belong to the maps.
+
+    Raises:
+        InputError: it is not a file of this kind, or damaged, or of a newer version, or the images
+            are others.
+    """
+    try:
+        return _pictures_in(path, expected)
+    except UnreadableError as error:
+        raise InputError(
+            f"Expected a file of explained pictures, got {path}, which cannot be used as one: "
+            f"{error}. Remove it if it is damaged or of another run; the maps can be read without "
+            "it."
+        ) from error
+
+
+def _pictures_in(path: Path, expected: tuple[str, ...]) -> Tensor:
+    pictures = torch.from_numpy(read_arrays(path, {"pictures": ("u1", 4)})["pictures"])
+    # Version 0.1.0 wrote none.
+    if "about" in _names(path):
+        _about(read_arrays(path, {"about": ("U", 0)})["about"])
+    if digests(pictures) != expected:
+        raise UnreadableError("its pictures are not those that the maps next to it explain")
+    return pictures
+
+
+def _names(path: Path) -> set[str]:
+    with zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
+def _about(text: NDArray[Any]) -> dict[str, Any]:
+    """Return what a file says of itself, once its format is known to be ours."""
+    try:
+        found = json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError("its description is no JSON") from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if type(version) is not int or version < 1:
+        raise UnreadableError("it does not say the version of its format, as ours do")
+    if version > _FORMAT:
+        raise UnreadableError(
+            f"it has format {version}, and this version of lightning_saliency knows formats up to "
+            f"{_FORMAT}. Do not remove it, but update lightning_saliency"
+        )
+    return dict(found)
+
+
+def _checked(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any], path: Path) -> MapFile:
+    for name, wanted in {"epoch": int, "step": int, "settings": dict}.items():
+        if type(about.get(name)) is not wanted:
+            raise UnreadableError(f"its description has no {name}")
+    if not isinstance(about.get("run", ""), str):
+        raise UnreadableError("its description has no name of the run")
+    if 0 in arrays["maps"].shape or arrays["maps"].shape[1] != 1:
+        raise UnreadableError(f"its maps have shape {arrays['maps'].shape}, not (N, 1, H, W)")
+    lists = {"sample_ids": _list(about, "sample_ids", int), "digests": _list(about, "digests", str)}
+    lengths = {name: len(each) for name, each in arrays.items()}
+    lengths.update({name: len(each) for name, each in lists.items()})
+    if len(set(lengths.values())) > 1:
+        raise UnreadableError(f"its parts are of different numbers of samples: {lengths}")
+    named = _NAME.fullmatch(path.name)
+    epoch, step = about["epoch"], about["step"]
+    if named and (int(named[1]), int(named[2])) != (epoch, step):
+        raise UnreadableError(f"it holds the maps of {file_name(epoch, step)}, but is named else")
+    return MapFile(
+        **{name: torch.from_numpy(arrays[name]) for name in TENSORS},
+        sample_ids=tuple(about["sample_ids"]),
+        digests=tuple(about["digests"]),
+        settings=about["settings"],
+        epoch=epoch,
+        step=step,
+        run=about.get("run", ""),
+    )
+
+
+def _list(about: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    found = about.get(name)
+    if not isinstance(found, list) or any(type(each) is not kind for each in found):
+        raise UnreadableError(f"its description has no list of {name}")
+    return found

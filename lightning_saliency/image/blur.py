@@ -8,8 +8,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["gaussian_blur"]
-
 
 def gaussian_blur(
     image: Tensor, sigma: float, padding: str = "replicate", truncate: float = 3.0

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["exact_area"]
-
 # Sigmoids of this much are 0 or 1 in float32.
 _SATURATED = 20.0
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["fill_in"]
-
 # Of the range of the picture's values; noise of a hundredth of its deviation is added by ROAD.
 _TOLERANCE = 1e-4
 _MOST_ITERATIONS = 100

@@ -15,8 +15,6 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.blur import gaussian_blur
 
-__all__ = ["PerturbationKind", "blend", "perturbation_levels"]
-
 PerturbationKind: TypeAlias = Literal["blur", "fade"]
 """How information is removed: by a Gaussian blur, or by fading towards zero."""
 

@@ -22,15 +22,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "MaskBlock",
-    "Upsampling",
-    "balanced_block_size",
-    "balanced_masks",
-    "hadamard_matrix",
-    "independent_masks",
-]
-
 # Its multiples, modulo 1, fill the square evenly (1.3247 is the root of x**3 = x + 1).
 _STEP = 1 / 1.324717957244746 ** torch.tensor([1.0, 2.0], dtype=torch.float64)
 

@@ -21,8 +21,6 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.smooth_max import Window, smooth_max
 
-__all__ = ["SmoothMask"]
-
 
 class SmoothMask:
     """Masks for images of one size, as a differentiable function of a grid of numbers.
@@ -59,10 +57,7 @@ class SmoothMask:
         self._margin = round(sigma)
         self._window = Window(self._weights(), 2 * self._radius + 1, self.step)
         cells = [points + 2 * (self._padding - self._radius) for points in self.grid_size]
-        self.canvas_size = (
-            self.step * (cells[0] - 1) + 1,
-            self.step * (cells[1] - 1) + 1,
-        )
+        self.canvas_size = (self.step * (cells[0] - 1) + 1, self.step * (cells[1] - 1) + 1)
 
     def __call__(self, grid: Tensor) -> Tensor:
         """Return the masks on the image.

@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Window", "smooth_max"]
-
 # The inverse temperature T of the soft maximum.
 _COLDNESS = 20.0
 

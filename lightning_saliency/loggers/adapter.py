@@ -1,7 +1,10 @@
-"""The base of the adapters: the same verbs for every logger."""
+"""The base of the adapters: the same verbs for every logger, and which methods a logger really has.
 
-from __future__ import annotations
+Lightning's ``DummyLogger`` (under ``fast_dev_run``) and the experiment of every rank above zero
+have an attribute of any name and do nothing, so ``hasattr`` is useless for them.
+"""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,10 +14,39 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.loggers.capabilities import has_method
+from lightning_saliency.loggers.event_file import LEAST_RESERVE
 from lightning_saliency.loggers.pixels import check_image
 
-__all__ = ["LogAdapter", "NullAdapter", "finite_values"]
+
+def has_method(owner: object, name: str) -> bool:
+    """Return whether ``owner`` defines the method, rather than answering to any name.
+
+    Args:
+        owner: anything.
+        name: of the method.
+    """
+    return has_attribute(owner, name) and callable(getattr(owner, name))
+
+
+def has_attribute(owner: object, name: str) -> bool:
+    """Return whether ``owner`` or its class holds the attribute; runs no code of theirs.
+
+    Args:
+        owner: anything.
+        name: of the attribute, method or property.
+    """
+    missing = object()
+    return inspect.getattr_static(owner, name, missing) is not missing
+
+
+def answers_to_any_name(owner: object) -> bool:
+    """Return whether ``owner`` has an attribute of any name, as Lightning's placeholders do.
+
+    Args:
+        owner: anything.
+    """
+    return hasattr(owner, "no_logger_has_an_attribute_of_this_name")
+
 
 # What each logger was reported to lack. Weak, so that no logger is kept alive.
 _REPORTED: WeakKeyDictionary[object, set[str]] = WeakKeyDictionary()
@@ -34,10 +66,19 @@ class LogAdapter:
 
     Attributes:
         logger: as given.
+        reserve: bytes that are left free on the disk for what the run itself writes.
     """
 
     def __init__(self, logger: object) -> None:
         self.logger: Any = logger
+        self.reserve = LEAST_RESERVE
+
+    def flush(self) -> None:
+        """Wait until all is written, where a logger writes later than it is told.
+
+        Raises:
+            OSError: it could not be written.
+        """
 
     @property
     def takes_images(self) -> bool:
@@ -161,3 +202,7 @@ def finite_values(values: Tensor) -> Tensor:
     """
     kept = values.detach().cpu().double().flatten()
     return kept[torch.isfinite(kept)]
+
+
+class CSVAdapter(LogAdapter):
+    """Takes numbers alone."""

@@ -5,23 +5,20 @@ and ``pytorch_lightning`` are two packages with the same loggers, and ``isinstan
 them.
 """
 
-from __future__ import annotations
-
 import lightning.pytorch as pl
 
-from lightning_saliency.loggers.adapter import LogAdapter, NullAdapter
-from lightning_saliency.loggers.capabilities import (
+from lightning_saliency.loggers.adapter import (
+    CSVAdapter,
+    LogAdapter,
+    NullAdapter,
     answers_to_any_name,
     has_attribute,
     has_method,
 )
 from lightning_saliency.loggers.comet import CometAdapter
-from lightning_saliency.loggers.csv import CSVAdapter
 from lightning_saliency.loggers.mlflow import MLflowAdapter
 from lightning_saliency.loggers.tensorboard import TensorBoardAdapter
 from lightning_saliency.loggers.wandb import WandbAdapter
-
-__all__ = ["adapter_for", "adapters_of", "image_adapters"]
 
 
 def adapter_for(logger: object) -> LogAdapter:

@@ -1,18 +1,13 @@
 """Comet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.loggers.adapter import LogAdapter, finite_values
-from lightning_saliency.loggers.capabilities import has_method
+from lightning_saliency.loggers.adapter import LogAdapter, finite_values, has_method
 from lightning_saliency.loggers.pixels import to_pixels
-
-__all__ = ["CometAdapter"]
 
 
 class CometAdapter(LogAdapter):

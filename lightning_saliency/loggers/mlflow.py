@@ -1,7 +1,5 @@
 """MLflow."""
 
-from __future__ import annotations
-
 import inspect
 import re
 
@@ -11,8 +9,6 @@ from typing_extensions import override
 
 from lightning_saliency.loggers.adapter import LogAdapter
 from lightning_saliency.loggers.pixels import to_pixels
-
-__all__ = ["MLflowAdapter"]
 
 
 class MLflowAdapter(LogAdapter):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from io import BytesIO
 from typing import Any
@@ -11,12 +12,14 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.loggers.adapter import LogAdapter, finite_values
-from lightning_saliency.loggers.capabilities import has_method
-from lightning_saliency.loggers.pixels import to_pixels
-from lightning_saliency.loggers.png import png_file
-
-__all__ = ["TensorBoardAdapter"]
+from lightning_saliency.loggers.adapter import LogAdapter, finite_values, has_method
+from lightning_saliency.loggers.event_file import (
+    check_limit,
+    check_open_files,
+    check_room,
+    reopen,
+)
+from lightning_saliency.loggers.pixels import png_file, to_pixels
 
 
 class TensorBoardAdapter(LogAdapter):
@@ -51,14 +54,22 @@ class TensorBoardAdapter(LogAdapter):
             height, width = pixels.shape[:2]
             self._add_file(tag, png_file(pixels, palette), (height, width), step)
         else:
-            self._writer.add_image(tag, pixels, step, dataformats="HWC")
+            with self._guarded(pixels.nbytes):
+                self._writer.add_image(tag, pixels, step, dataformats="HWC")
         return True
+
+    @override
+    def flush(self) -> None:
+        if has_method(self._writer, "flush"):
+            with self._guarded():
+                self._writer.flush()
 
     @override
     def text(self, tag: str, text: str, step: int) -> bool:
         if not has_method(self._writer, "add_text"):
             return super().text(tag, text, step)
-        self._writer.add_text(tag, text, step)
+        with self._at_once(len(text)):
+            self._writer.add_text(tag, text, step)
         return True
 
     @override
@@ -67,7 +78,8 @@ class TensorBoardAdapter(LogAdapter):
             return super().histogram(tag, values, step)
         kept = finite_values(values)
         if len(kept):
-            self._writer.add_histogram(tag, kept.numpy(), step)
+            with self._at_once():
+                self._writer.add_histogram(tag, kept.numpy(), step)
         return len(kept) > 0
 
     @override
@@ -76,20 +88,41 @@ class TensorBoardAdapter(LogAdapter):
             return super().film(tag, file, step)
         with Image.open(BytesIO(file)) as first:
             width, height = first.size
-        self._add_file(tag, file, (height, width), step)
+        with self._at_once():
+            self._add_file(tag, file, (height, width), step)
         return True
 
     @override
     def charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> bool:
         if not has_method(self._writer, "add_custom_scalars"):
             return super().charts(charts)
-        self._writer.add_custom_scalars(
-            {
-                category: {title: ["Multiline", list(tags)] for title, tags in titles.items()}
-                for category, titles in charts.items()
-            }
-        )
+        layout = {
+            category: {title: ["Multiline", list(tags)] for title, tags in titles.items()}
+            for category, titles in charts.items()
+        }
+        with self._at_once():
+            self._writer.add_custom_scalars(layout)
         return True
+
+    @contextmanager
+    def _guarded(self, size: int = 0) -> Iterator[None]:
+        """Write something of ours; if the disk does not take it, the writer goes on without."""
+        check_room(getattr(self._writer, "log_dir", ""), size, self.reserve)
+        check_limit(self._writer, size)
+        check_open_files()
+        try:
+            yield
+        except OSError:
+            reopen(self._writer)
+            raise
+
+    @contextmanager
+    def _at_once(self, size: int = 0) -> Iterator[None]:
+        """Write what is waiting, which may be the run's own, and then something of ours."""
+        self.flush()
+        with self._guarded(size):
+            yield
+        self.flush()
 
     def _add_file(self, tag: str, file: bytes, size: tuple[int, int], step: int) -> None:
         """Do what ``SummaryWriter.add_image`` does once it has compressed the image."""
@@ -99,4 +132,5 @@ class TensorBoardAdapter(LogAdapter):
             height=size[0], width=size[1], colorspace=3, encoded_image_string=file
         )
         summary = summary_type(value=[summary_type.Value(tag=tag, image=encoded)])
-        self._writer._get_file_writer().add_summary(summary, step)
+        with self._guarded(len(file)):
+            self._writer._get_file_writer().add_summary(summary, step)

@@ -1,16 +1,11 @@
 """Weights & Biases."""
 
-from __future__ import annotations
-
 from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.loggers.adapter import LogAdapter
-from lightning_saliency.loggers.capabilities import has_method
+from lightning_saliency.loggers.adapter import LogAdapter, has_method
 from lightning_saliency.loggers.pixels import to_pixels
-
-__all__ = ["WandbAdapter"]
 
 
 class WandbAdapter(LogAdapter):

@@ -1,6 +1,6 @@
 """Numbers about saliency maps: similarity, drift, localization, faithfulness."""
 
-from lightning_saliency.metrics.canonical import canonical, degenerate
+from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.metrics.change_detection import page_hinkley_score, spike_score
 from lightning_saliency.metrics.drift import (
     SaliencyDrift,
@@ -31,6 +31,7 @@ from lightning_saliency.metrics.map_similarity import (
     RANKING,
     SIMILARITIES,
     MapMeasure,
+    Measure,
     center_shift,
     log2_norm_ratio,
     spearman,
@@ -38,7 +39,7 @@ from lightning_saliency.metrics.map_similarity import (
     top10,
     top10_iou,
 )
-from lightning_saliency.metrics.measure import Measure
+from lightning_saliency.metrics.map_statistics import canonical
 from lightning_saliency.metrics.object_measures import OBJECT_MEASURES, ObjectMeasure, region_share
 from lightning_saliency.metrics.pointing_game import (
     PointingGame,

@@ -26,8 +26,6 @@ from statistics import median
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["PageHinkley", "page_hinkley_score", "spike_score"]
-
 # Fewer values do not say what is usual.
 _FEWEST = 4
 # The deviation is that of so many steps. In simulated runs of 300 explanations with noise of 0.05
@@ -73,7 +71,7 @@ def spike_score(
     _check_settings(warmup, floor, factor=factor)
     if window < _FEWEST:
         raise InputError(f"Expected a window of at least {_FEWEST} values, got {window}.")
-    usual = _finite(series[warmup:-1][-window:])
+    usual = [value for value in series[warmup:-1][-window:] if math.isfinite(value)]
     if len(usual) < _FEWEST or not math.isfinite(series[-1]):
         return math.nan
     return (series[-1] - median(usual)) / (factor * max(_deviation(usual), floor))
@@ -184,10 +182,6 @@ class PageHinkley:
         if score > 1:
             self.count, self.total, self.excess, self.lowest = 0, 0.0, 0.0, 0.0
         return score
-
-
-def _finite(series: Sequence[float]) -> list[float]:
-    return [value for value in series if math.isfinite(value)]
 
 
 def _deviation(values: Sequence[float]) -> float:

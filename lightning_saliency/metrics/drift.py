@@ -6,30 +6,16 @@ see :func:`calibrated_drift`.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lightning_saliency.metrics.canonical import canonical, to_float64
-from lightning_saliency.metrics.map_similarity import MEASURES, NO_DRIFT, similarity
-from lightning_saliency.metrics.map_statistics import MapStatistics
-
-__all__ = [
-    "MEASURES",
-    "NO_DRIFT",
-    "SaliencyDrift",
-    "calibrated_drift",
-    "chance_drift",
-    "chance_of",
-    "drift_amount",
-    "mean_drift",
-    "sample_drift",
-]
-
-_Number = TypeVar("_Number", float, Tensor)
+from lightning_saliency.image.saliency_map import to_float64
+from lightning_saliency.metrics.map_similarity import MEASURES, Number, similarity
+from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
 
 def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str, Tensor]:
@@ -101,7 +87,7 @@ def chance_of(maps: MapStatistics) -> dict[str, Tensor]:
     return similarity(maps.of(shown), maps.of(shown.roll(1)))
 
 
-def drift_amount(measure: str, value: _Number) -> _Number:
+def drift_amount(measure: str, value: Number) -> Number:
     """Turn a measure's value into one that is 0 for equal maps and larger the more they differ.
 
     That is 1 - value for the similarities, the value itself for ``center_shift``, and the
@@ -164,7 +150,6 @@ class SaliencyDrift(Metric):
     """
 
     is_differentiable = False
-    higher_is_better = None
     full_state_update = False
 
     def __init__(self, size: int = 64, **kwargs: Any) -> None:

@@ -28,24 +28,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_saliency.errors import InputError
 
-__all__ = [
-    "FAITHFULNESS",
-    "Faithfulness",
-    "check_measures",
-    "confidence_drop",
-    "confidence_increase",
-    "curve_area",
-    "removal_contrast",
-]
-
 FAITHFULNESS: Mapping[str, bool] = MappingProxyType(
-    {
-        "insertion": True,
-        "deletion": False,
-        "average_drop": False,
-        "increase": True,
-        "road": True,
-    }
+    {"insertion": True, "deletion": False, "average_drop": False, "increase": True, "road": True}
 )
 """The measures by name, each with whether higher is better."""
 
@@ -169,7 +153,6 @@ class Faithfulness(Metric):
     """
 
     is_differentiable = False
-    higher_is_better = None
     full_state_update = False
 
     def __init__(self, measures: Sequence[str] = ("insertion", "deletion"), **kwargs: Any) -> None:

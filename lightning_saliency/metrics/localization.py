@@ -20,15 +20,6 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.saliency_map import check_maps, degenerate, to_float64
 from lightning_saliency.metrics.map_similarity import top10
 
-__all__ = [
-    "check_regions",
-    "energy_inside",
-    "rank_accuracy",
-    "region_area",
-    "region_mass",
-    "top10_region_iou",
-]
-
 # Sums of so many values are made in the values' own precision.
 _BLOCK = 512
 
@@ -52,9 +43,7 @@ def energy_inside(maps: Tensor, regions: Tensor, subtract_minimum: bool = False)
     Raises:
         InputError: these are no maps and regions, or they do not fit together.
     """
-    values, inside = _pixels(maps, regions)
-    if subtract_minimum:
-        values = _above_minimum(values)
+    values, inside = _pixels(maps, regions, subtract_minimum)
     share = _share(values.clamp_min(0), inside)
     return _result(share, maps, _any(inside))
 
@@ -76,9 +65,7 @@ def region_mass(maps: Tensor, regions: Tensor, subtract_minimum: bool = False) -
     Raises:
         InputError: these are no maps and regions, or they do not fit together.
     """
-    values, inside = _pixels(maps, regions)
-    if subtract_minimum:
-        values = _above_minimum(values)
+    values, inside = _pixels(maps, regions, subtract_minimum)
     return _result(_share(values.abs(), inside), maps)
 
 
@@ -172,17 +159,14 @@ def check_regions(maps: Tensor, regions: object) -> Tensor:
     return regions.expand_as(maps)
 
 
-def _pixels(maps: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+def _pixels(maps: Tensor, regions: Tensor, subtract_minimum: bool = False) -> tuple[Tensor, Tensor]:
     """Return maps and regions, (N, H * W), on one device that has float64."""
     regions = check_regions(maps, regions)
     on_device = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
     values = (to_float64(maps) if maps.device.type == "mps" else on_device).flatten(1)
+    if subtract_minimum:
+        values = values.double() - values.double().amin(1, keepdim=True)
     return values, regions.flatten(1).to(values.device)
-
-
-def _above_minimum(values: Tensor) -> Tensor:
-    values = values.double()
-    return values - values.amin(1, keepdim=True)
 
 
 def _share(values: Tensor, inside: Tensor) -> Tensor:

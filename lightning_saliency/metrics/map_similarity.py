@@ -19,8 +19,8 @@ They have in common:
 - Pairs that are equal pixel by pixel give exactly the value for equal maps.
 - A pair with a :func:`~lightning_saliency.image.saliency_map.degenerate` map (constant, all zero,
   not finite) has no similarity: NaN.
-- They take maps of any size; :func:`~lightning_saliency.metrics.canonical.canonical` resizes maps
-  to the size at which they are meant to be compared.
+- They take maps of any size; :func:`~lightning_saliency.metrics.map_statistics.canonical` resizes
+  maps to the size at which they are meant to be compared.
 - They compute in float64 on the maps' device, or on the CPU if the device has no float64 (MPS), so
   precision settings of float32 convolutions and products (TF32) do not affect them; no gradient is
   recorded.
@@ -31,44 +31,47 @@ Ghorbani, Abid, Zou. Interpretation of neural networks is fragile. AAAI 2019, ar
 which also uses the shift of the center.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.image.ranks import correlation_of_ranks
-from lightning_saliency.image.saliency_map import degenerate, to_float64
-from lightning_saliency.metrics.map_statistics import MapStatistics, top_tenth
-from lightning_saliency.metrics.measure import Measure
-from lightning_saliency.metrics.structural_similarity import structural_similarity
+from lightning_saliency.image.saliency_map import correlation_of_ranks, degenerate, to_float64
+from lightning_saliency.metrics.map_statistics import (
+    MapStatistics,
+    structural_similarity,
+    top_tenth,
+)
 
-__all__ = [
-    "CenterShift",
-    "Log2NormRatio",
-    "MEASURES",
-    "MapMeasure",
-    "NO_DRIFT",
-    "RANKING",
-    "SIMILARITIES",
-    "SSIM",
-    "Spearman",
-    "Top10IoU",
-    "center_shift",
-    "log2_norm_ratio",
-    "similarity",
-    "spearman",
-    "ssim",
-    "top10",
-    "top10_iou",
-]
+Number = TypeVar("Number", float, Tensor)
+"""A value of a measure, or many in a tensor."""
+
+
+class Measure:
+    """One number about a map; each measure is a subclass.
+
+    Attributes:
+        name: under which it is logged.
+        best: its value in the ideal case: for equal maps, or for a map that lies entirely on the
+            object.
+    """
+
+    name: ClassVar[str]
+    best: ClassVar[float]
+
+    def amount(self, value: Number) -> Number:
+        """Return how far a value is from the best one; larger is worse. Alarms watch this.
+
+        Args:
+            value: what the measure gave; a number, or a tensor of any shape.
+        """
+        return abs(self.best - value)
 
 
 class MapMeasure(Measure, ABC):
@@ -168,7 +171,7 @@ class SSIM(MapMeasure):
     """The structural similarity of the maps, each scaled to [0, 1] by its own range, in [-1, 1].
 
     Without the scaling, SSIM of a map and its negative is nearly 1. See
-    :func:`~lightning_saliency.metrics.structural_similarity.structural_similarity`.
+    :func:`~lightning_saliency.metrics.map_statistics.structural_similarity`.
     """
 
     name = "ssim"

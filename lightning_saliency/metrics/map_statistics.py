@@ -1,4 +1,4 @@
-"""Statistics of saliency maps that the measures need, computed once.
+"""Saliency maps in the form in which they are compared, and their statistics, computed once.
 
 A map is compared several times: with the previous map of its image, with the pinned one, with that
 of another image, and later with the next one. Most of the work, such as ranking its pixels, depends
@@ -7,16 +7,126 @@ on one map only.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.image.ranks import mean_ranks
-from lightning_saliency.image.saliency_map import check_maps, degenerate, to_float64
-from lightning_saliency.metrics.structural_similarity import LocalStatistics, local_statistics
+from lightning_saliency.errors import InputError
+from lightning_saliency.image.saliency_map import (
+    check_maps,
+    degenerate,
+    mean_ranks,
+    to_float64,
+    unit_range,
+)
 
-__all__ = ["MapStatistics", "top_tenth"]
+
+def canonical(maps: Tensor, size: int = 64) -> Tensor:
+    """Return maps in the form in which they are kept and compared.
+
+    They are downsampled, never enlarged, so that the longer side has at most ``size`` pixels; each
+    new pixel is the mean of the area that it covers, and the aspect ratio is kept (to the pixel).
+
+    Args:
+        maps: (N, 1, H, W), floating point, any device; may need a gradient.
+        size: longest side in pixels, >= 1.
+
+    Returns:
+        (N, 1, h, w), a detached copy on the same device; float64 for float64 maps, else float32. A
+        constant map stays exactly constant, a NaN or inf anywhere leaves one in its area.
+
+    Raises:
+        InputError: ``maps`` are no maps, or ``size`` is below 1.
+    """
+    check_maps(maps)
+    if size < 1:
+        raise InputError(f"Expected maps to be compared at a size of at least 1 pixel, got {size}.")
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    longest = max(maps.shape[2:])
+    if longest > size:
+        height, width = (max(1, round(side * size / longest)) for side in maps.shape[2:])
+        # In float64, where the mean of equal float32 values is that value.
+        shrunk = F.interpolate(to_float64(maps), size=(height, width), mode="area")
+        return shrunk.to(dtype).to(maps.device)
+    return maps.detach().to(dtype, copy=True)
+
+
+class LocalStatistics(NamedTuple):
+    """The part of SSIM that depends on one map; all (N, 1, H, W), float64.
+
+    Attributes:
+        maps: in [0, 1].
+        mean: of the window around each pixel.
+        variance: in it, >= 0.
+    """
+
+    maps: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def of(self, index: Tensor) -> LocalStatistics:
+        """Return the statistics of some of the maps.
+
+        Args:
+            index: which, int64, (M,).
+        """
+        return LocalStatistics(*(each[index] for each in self))
+
+
+def local_statistics(maps: Tensor) -> LocalStatistics:
+    """Return means and variances in the window of the paper, a Gaussian of 11 pixels and sigma 1.5.
+
+    The picture is reflected at its border. On a side of n < 6 pixels, which cannot be reflected
+    that far, the window has 2 n - 1 pixels and sigma (n - 1) / 3.5.
+
+    Args:
+        maps: (N, 1, H, W), float64, in [0, 1].
+    """
+    mean, square = _smooth(torch.stack((maps, maps.square()))).unbind()
+    return LocalStatistics(maps, mean, (square - mean.square()).clamp_min(0))
+
+
+def structural_similarity(first: LocalStatistics, second: LocalStatistics) -> Tensor:
+    """Return the mean structural similarity of each pair, with the constants of the paper.
+
+    torchmetrics has a function with the same results. But it processes both maps again for each
+    pair; its convolution with 11 x 11 weights is 30 times slower in float64 on a CPU; and in
+    float32 the variances are small differences, so TF32 rounding on a GPU causes errors of up to
+    0.04 for smooth maps.
+
+    Args:
+        first: of N maps.
+        second: of as many, of the same shape, dtype and device.
+
+    Returns:
+        (N,), float64, in [-1, 1].
+    """
+    product = first.mean * second.mean
+    covariance = _smooth(first.maps * second.maps) - product
+    luminance = (2 * product + 0.01**2) / (first.mean.square() + second.mean.square() + 0.01**2)
+    structure = (2 * covariance + 0.03**2) / (first.variance + second.variance + 0.03**2)
+    return (luminance * structure).flatten(1).mean(1).clamp(-1, 1)
+
+
+def _smooth(images: Tensor) -> Tensor:
+    rows = _window(images.shape[-2]).to(images.device)
+    columns = _window(images.shape[-1]).to(images.device)
+    return rows @ images @ columns.T
+
+
+@lru_cache(maxsize=16)
+def _window(side: int) -> Tensor:
+    """Return the (side, side) matrix that averages with the Gaussian window of SSIM."""
+    # Kept for later calls, which may be made in another mode and for another device.
+    with torch.inference_mode(False), torch.device("cpu"):
+        radius = min(5, side - 1)
+        sigma = 1.5 if radius == 5 else max(radius, 1) / 3.5
+        weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).double() / sigma) ** 2)
+        pixels = F.pad(torch.eye(side).double()[None], (radius, radius), mode="reflect")[0]
+        return (pixels.unfold(1, 2 * radius + 1, 1) @ (weights / weights.sum())).T
 
 
 class MapStatistics:
@@ -81,7 +191,7 @@ class MapStatistics:
     @cached_property
     def local(self) -> LocalStatistics:
         """Means and variances around each pixel, of the maps scaled to [0, 1] by their ranges."""
-        return local_statistics(_unit_range(self.wide))
+        return local_statistics(unit_range(self.wide))
 
     @cached_property
     def center(self) -> Tensor:
@@ -117,8 +227,3 @@ def top_tenth(maps: Tensor) -> Tensor:
     marked = flat > largest[:, -1:]
     saturated = largest[:, :1] == largest[:, -1:]
     return torch.where(saturated, flat == largest[:, :1], marked).view_as(maps)
-
-
-def _unit_range(maps: Tensor) -> Tensor:
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    return (maps - low) / (high - low)

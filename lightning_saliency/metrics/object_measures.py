@@ -1,7 +1,5 @@
 """How a map lies on an object, in the numbers that callbacks log."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,17 +12,8 @@ from typing_extensions import override
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.metrics.localization import energy_inside, region_mass, top10_region_iou
-from lightning_saliency.metrics.measure import Measure
+from lightning_saliency.metrics.map_similarity import Measure
 from lightning_saliency.metrics.pointing_game import pointing_hit
-
-__all__ = [
-    "EnergyOnObject",
-    "OBJECT_MEASURES",
-    "ObjectMeasure",
-    "PointingOnObject",
-    "Top10OnObject",
-    "region_share",
-]
 
 # The pointing game allows 15 pixels, and is played on images of about this shorter side.
 _TOLERANCE = 15 / 224

@@ -14,8 +14,6 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.saliency_map import check_maps, degenerate
 from lightning_saliency.metrics.localization import check_regions
 
-__all__ = ["PointingGame", "PointingTally", "largest_point", "point_hit", "pointing_hit"]
-
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -226,11 +224,6 @@ class PointingTally(_ClassAccuracy):
     Raises:
         InputError: ``num_classes`` is below 1, or ``average`` unknown.
     """
-
-    def __init__(
-        self, num_classes: int, average: Literal["macro", "none"] = "macro", **kwargs: Any
-    ) -> None:
-        super().__init__(num_classes, average, **kwargs)
 
     def update(self, hits: Tensor, classes: Tensor) -> None:
         """Add some hits and misses.

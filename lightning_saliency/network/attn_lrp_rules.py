@@ -41,8 +41,6 @@ from lightning_saliency.network.backward_rules import Rule, Rules
 from lightning_saliency.network.relu_rules import asks_in_place
 from lightning_saliency.network.torch_functions import TorchFunction, spellings
 
-__all__ = ["AttnLRPRules", "SoftmaxRule", "attn_lrp_rules", "refuse_nonlinear"]
-
 SoftmaxRule: TypeAlias = Literal["attnlrp", "cp"]
 """``"attnlrp"``: the derivative of softmax; ``"cp"``: attention is a constant, which conserves."""
 

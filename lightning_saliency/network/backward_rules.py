@@ -17,8 +17,6 @@ from lightning_saliency.network.torch_functions import (
     spellings,
 )
 
-__all__ = ["BackwardRules", "INSTEAD", "Rule", "Rules", "refuse_custom_functions"]
-
 INSTEAD = "AttnLRP, which has rules for GELU, SiLU, gates and attention"
 """What messages propose where a rule does not apply."""
 

@@ -1,14 +1,13 @@
 """Run a long list of inputs through a model in batches that fit the device's memory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-
-__all__ = ["BatchSize", "Batches", "batches_for", "check_batch_size"]
 
 BatchSize: TypeAlias = int | Literal["auto"]
 """How many images go through the model at once; ``"auto"`` is a size that suits the device."""
@@ -25,6 +24,7 @@ _AUTO_ACCELERATOR = 128
 _Result = TypeVar("_Result")
 
 
+@dataclass
 class Batches:
     """Work on consecutive slices of a list, and halve them when the device runs out of memory.
 
@@ -35,9 +35,8 @@ class Batches:
         device: where the work is done.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.size = size
-        self._device = device
+    size: int
+    device: torch.device
 
     def run(
         self,
@@ -72,7 +71,7 @@ class Batches:
                 continue
             # Outside the handler: the traceback held on to the tensors of the failed call.
             self.size = (batch.stop - start) // 2
-            if self._device.type == "cuda":
+            if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return results
 

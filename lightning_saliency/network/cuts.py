@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-__all__ = ["are_cuts"]
-
 # Paths are as many as two to the number of residual blocks. Counted modulo a prime, two numbers
 # that are different come out equal once in 2e18 times.
 _PRIME = (1 << 61) - 1

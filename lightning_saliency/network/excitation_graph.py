@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from lightning_saliency.errors import ModelError, NoGradientError
-from lightning_saliency.network.activation import capture
 from lightning_saliency.network.backward_rules import (
     INSTEAD,
     BackwardRules,
@@ -17,38 +16,34 @@ from lightning_saliency.network.backward_rules import (
     refuse_custom_functions,
 )
 from lightning_saliency.network.excitation_rules import REFUSED, Domain, excitation_rules
+from lightning_saliency.network.layer_gradient import score_gradient
+from lightning_saliency.network.layers import capture
 from lightning_saliency.network.score import Target, class_scores
-
-__all__ = [
-    "UNIT_SIGNAL",
-    "check_signs",
-    "classifier_nodes",
-    "is_bottleneck",
-    "node_of",
-    "nodes_below",
-    "record_excitation",
-    "unit_scale",
-]
-
 
 # Of the signal at a layer.
 _NEGLIGIBLE = 1e-3
 
-UNIT_SIGNAL = 1024.0
-"""The value of a signal of 1 during the pass. The shares of single units of an early layer are
-about a millionth, which float16 cannot hold; a power of two changes no digit of them."""
+# The value of a signal of 1 during the pass. The shares of single units of an early layer are about
+# a millionth, which float16 cannot hold; a power of two changes no digit of them.
+_UNIT_SIGNAL = 1024.0
 
 
-def unit_scale(signal: Tensor) -> Tensor:
-    """Return a signal that started as :data:`UNIT_SIGNAL`, scaled to one that started as 1.
+def passed_signal(scores: Tensor, output: Tensor, layer: str) -> Tensor:
+    """Pass a signal of 1 back from each score to a layer.
 
     Args:
-        signal: of any shape and floating dtype.
+        scores: (N,), recorded by :func:`record_excitation`.
+        output: of the layer, of any shape, as recorded there.
+        layer: its name, for the message; ``""`` for the image.
 
     Returns:
-        The same shape; float64 for a float64 signal, else float32.
+        The shape of ``output``; float64 for a float64 output, else float32.
+
+    Raises:
+        NoGradientError: the scores do not depend on the layer.
     """
-    return signal.to(torch.promote_types(signal.dtype, torch.float32)) / UNIT_SIGNAL
+    signal = score_gradient(_UNIT_SIGNAL * scores, output, layer)
+    return signal.to(torch.promote_types(signal.dtype, torch.float32)) / _UNIT_SIGNAL
 
 
 def record_excitation(

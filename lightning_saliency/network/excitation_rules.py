@@ -27,7 +27,7 @@ Products of two activations (gates, attention) have no rule; their ordinary deri
 keep the sum of the signal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -36,17 +36,19 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.network.backward_rules import Rule, Rules
-from lightning_saliency.network.excitation_functions import PassThrough, SplitSum, WeightedSum
-from lightning_saliency.network.positive_weights import PositiveWeights
-from lightning_saliency.network.relu_rules import active_rules, asks_in_place
+from lightning_saliency.network.excitation_functions import (
+    PassThrough,
+    PositiveWeights,
+    SplitSum,
+    WeightedSum,
+)
+from lightning_saliency.network.relu_rules import ReluChoice, active, asks_in_place
 from lightning_saliency.network.torch_functions import (
     SIGNED_ACTIVATIONS,
     TorchFunction,
     function_name,
     spellings,
 )
-
-__all__ = ["Domain", "REFUSED", "excitation_rules"]
 
 REFUSED = SIGNED_ACTIVATIONS
 """Activations that break the rule's first assumption, that every activation is >= 0."""
@@ -84,21 +86,23 @@ def excitation_rules(
     """
     weights = PositiveWeights()
     domain = Domain() if domain is None else domain
-    rules: dict[TorchFunction | str, Rule | None] = {}
-    for names, product in _PRODUCTS:
-        for function in spellings(*names.split()):
-            rules[function] = product(function, _Layers(weights, wanted, domain))
-    for names, sign, in_place in _SUMS:
-        for function in spellings(*names.split()):
-            rules[function] = _sum(function, wanted, sign, in_place)
-    rules |= {
-        function: _scaling(function, wanted, domain, in_place, either)
-        for names, in_place, either in _SCALINGS
-        for function in spellings(*names.split())
+    layers = _Layers(weights, wanted, domain)
+    return {
+        **{f: product(f, layers) for f, product in _each_function(_PRODUCTS)},
+        **{f: _sum(f, wanted, sign, in_place) for f, sign, in_place in _each_function(_SUMS)},
+        **{
+            f: _scaling(f, wanted, domain, in_place, either)
+            for f, in_place, either in _each_function(_SCALINGS)
+        },
+        **{f: make(f) for f, make in _each_function(_OTHERS)},
+        **{f: pool(f, wanted) for f, pool in _each_function(_POOLS)},
+        **ReluChoice(active).rules(wanted),
     }
-    rules |= {f: make(f) for names, make in _OTHERS for f in spellings(*names.split())}
-    rules |= {f: pool(f, wanted) for names, pool in _POOLS for f in spellings(*names.split())}
-    return {**rules, **active_rules(wanted)}
+
+
+def _each_function(table: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table once for each function that the names in its first column mean."""
+    return ((f, *rest) for names, *rest in table for f in spellings(*names.split()))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError, LayerError
 
-__all__ = ["Layout", "TokenGrid", "fold", "grid_by_proportions", "layout_in_words"]
-
 _Name: TypeAlias = Literal[
     "auto",
     "channels_first",

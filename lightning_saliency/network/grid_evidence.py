@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from lightning_saliency.network.grid import Layout, TokenGrid
 from lightning_saliency.network.place_probe import Centers, Probed
 
-__all__ = ["Evidence", "find_layouts"]
-
 SURE = 0.5
 """The least R2 of a fit that counts."""
 

@@ -27,8 +27,6 @@ from lightning_saliency.network.layers import find_layer, layer_names
 from lightning_saliency.network.place_probe import probe_places
 from lightning_saliency.network.score import Target, class_logits, class_scores
 
-__all__ = ["FoundLayer", "find_layout", "last_spatial_layer"]
-
 # They resample or mask what the layer before them has found; the map is that layer's.
 _PASSED_OVER = (
     nn.AdaptiveAvgPool2d,
@@ -83,7 +81,7 @@ def last_spatial_layer(model: nn.Module, image: Tensor, target: Target | None = 
     :data:`~lightning_saliency.network.place_probe.PROBES` noisy copies of it. It runs once more if
     the score depends on nothing because a layer starts at zero, as the last one of torchvision's
     vision transformers does. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
 
     Args:
         model: the model that is explained.
@@ -187,7 +185,9 @@ class _Recording:
             second = dict(zip(entered, cut[len(with_edge) :], strict=True))
             self._entrances = {layer.name for layer, is_cut in second.items() if is_cut}
         self.cuts = [layer for layer in self.layers if layer.name in self._cuts]
-        self.influential = [layer for layer in self.layers if self._acts(layer)]
+        reached = [layer for layer in self.layers if layer.name in self._gradients]
+        acts = _are_any([self.gradient_at(layer) for layer in reached])
+        self.influential = [layer for layer, yes in zip(reached, acts, strict=True) if yes]
         self.unread = [
             layer
             for layer in every
@@ -230,9 +230,6 @@ class _Recording:
         layout = layer.evidence.layout
         return value if layout is None else fold(value, self._size, layout)
 
-    def _acts(self, layer: _Layer) -> bool:
-        return layer.name in self._gradients and bool(self.gradient_at(layer).any())
-
     def _gradients_of(self, layers: Sequence[_Layer]) -> dict[str, Tensor]:
         layers = [layer for layer in layers if layer.edge is not None]
         if self.score is None or not self.score.requires_grad or not layers:
@@ -243,11 +240,20 @@ class _Recording:
             retain_graph=True,
             allow_unused=True,
         )
-        return {
-            layer.name: gradient
+        reached = [
+            (layer.name, gradient)
             for layer, gradient in zip(layers, gradients, strict=True)
-            if gradient is not None and bool(gradient.any())
-        }
+            if gradient is not None
+        ]
+        some = _are_any([gradient for _, gradient in reached])
+        return {name: gradient for (name, gradient), yes in zip(reached, some, strict=True) if yes}
+
+
+def _are_any(values: Sequence[Tensor]) -> list[bool]:
+    # One question for all of them, for which an accelerator is waited for once.
+    answers = [value.any() for value in values]
+    found: list[bool] = torch.stack(answers).tolist() if answers else []
+    return found
 
 
 def _choose(recording: _Recording, model: str) -> _Layer:
@@ -433,7 +439,7 @@ def find_layout(model: nn.Module, image: Tensor, layer: str) -> FoundLayer:
 
     The model runs on :data:`~lightning_saliency.network.place_probe.PROBES` noisy copies of the
     first image, once for each layer and size of image. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
 
     Args:
         model: the model that is explained.

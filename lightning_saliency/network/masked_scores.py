@@ -16,8 +16,6 @@ from lightning_saliency.network.score import (
     target_classes,
 )
 
-__all__ = ["masked_scores", "target_score"]
-
 
 def masked_scores(
     model: nn.Module,
@@ -31,7 +29,7 @@ def masked_scores(
     """Return the scores of each image times each mask.
 
     No more than one batch of masked images is in memory at a time. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed` and ``torch.no_grad()``.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed` and ``torch.no_grad()``.
 
     Args:
         model: takes images and returns something that ``score`` understands.
@@ -88,18 +86,31 @@ def target_score(
     if callable(target) and not isinstance(target, Tensor):
         return lambda output, owner: class_scores(output, target, len(owner))[:, None]
 
-    def clean(batch: slice) -> Tensor:
-        # A clone, because the model may write into its input.
-        images = image[batch].clone()
-        return class_logits(model(images), len(images))
-
-    logits = batches.run(clean, len(image))
-    classes = target_classes(torch.cat(logits), target)
+    classes = target_classes(clean_logits(model, image, batches), target)
 
     def score(output: object, owner: Tensor) -> Tensor:
         return all_class_scores(output, kind, len(owner)).gather(1, classes[owner][:, None])
 
     return score
+
+
+def clean_logits(model: nn.Module, image: Tensor, batches: Batches) -> Tensor:
+    """Return the logits (N, classes) of the images as they are.
+
+    Args:
+        model: in eval mode.
+        image: (N, C, H, W).
+        batches: how many images go through the model at once.
+
+    Raises:
+        ModelError: the model does not return one row of class scores for each image.
+    """
+
+    def logits(batch: slice) -> Tensor:
+        # A clone, because the model may write into its input.
+        return class_logits(model(image[batch].clone()), batch.stop - batch.start)
+
+    return torch.cat(batches.run(logits, len(image)))
 
 
 def _masked(image: Tensor, masks: Tensor, batch: slice) -> Tensor:

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from lightning_saliency.network.layers import layer_names
 
-__all__ = ["Centers", "PROBES", "Probed", "probe_places"]
-
 Centers = NDArray[np.float64]
 """Shape (3, ...): for each place how much it answers, and where (row, column) the part of the image
 lies that it answers to, as fractions of its height and width; NaN where it does not answer."""
@@ -58,7 +56,7 @@ def probe_places(model: nn.Module, image: Tensor) -> list[Probed]:
     Of layers that put out no single float tensor of three or four dimensions, or that ran several
     times, nothing is returned. The model runs once on :data:`PROBES` images; if it does not take
     as many, once on each. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
 
     Args:
         model: in eval mode.
@@ -140,7 +138,7 @@ class _Watch:
     def __init__(self, count: int) -> None:
         self._count = count
         self._runs: Counter[str] = Counter()
-        self._probed: list[Probed] = []
+        self._probed: list[tuple[Probed, list[Tensor]]] = []
         self._seen: set[tuple[int, ...]] = set()
 
     def note(self, event: _Event) -> None:
@@ -156,24 +154,43 @@ class _Watch:
         tokens = tuple(value.shape[:2])
         if not event.is_input or (value.dim() == 3 and tokens not in self._seen):
             self._seen.add(tokens)
-            self._probed.append(_measure(event, value.movedim(axis, 0), axis))
+            shape = tuple(value.shape[:axis] + value.shape[axis + 1 :])
+            probed = Probed(event.name, shape, axis, is_input=event.is_input)
+            self._probed.append((probed, _energies(value.movedim(axis, 0))))
 
     def found(self) -> list[Probed]:
         """Return what was kept of layers that ran once."""
-        return [each for each in self._probed if each.is_input or self._runs[each.name] == 1]
+        kept = [
+            (each, energies)
+            for each, energies in self._probed
+            if each.is_input or self._runs[each.name] == 1
+        ]
+        # All come from the device at once.
+        every = [part for _, energies in kept for part in energies]
+        flat = torch.cat([part.flatten() for part in every]).cpu() if every else torch.empty(0)
+        parts = iter(torch.split(flat, [part.numel() for part in every]))
+        for each, energies in kept:
+            for axis, part in zip((0, len(each.shape) - 1), energies, strict=True):
+                each.centers[axis] = _centers(next(parts).reshape(part.shape))
+        return [each for each, _ in kept]
 
 
-def _measure(event: _Event, value: Tensor, axis: int) -> Probed:
-    probed = Probed(event.name, tuple(value.shape[1:]), axis, is_input=event.is_input)
+def _energies(value: Tensor) -> list[Tensor]:
+    """Return how strongly the places answer to each kind of noise, (3, ...), on the device.
+
+    Args:
+        value: (images, ...); the channels come first or last of the other axes.
+
+    Returns:
+        Summed over the first of these axes, and over the last.
+    """
     energies = (value[1:] - value[:1]).float().square_()
     energies = energies.reshape(3, _DRAWS, *energies.shape[1:]).sum(1)
-    for channels in (0, value.dim() - 2):
-        probed.centers[channels] = _centers(energies.sum(channels + 1))
-    return probed
+    return [energies.sum(1), energies.sum(value.dim() - 1)]
 
 
 def _centers(energies: Tensor) -> Centers:
-    strength, rows, columns = energies.double().cpu().numpy()
+    strength, rows, columns = energies.double().numpy()
     answers = strength > _SILENT * strength.max(initial=0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         # Not quite fractions where the answers are not linear in the noise.

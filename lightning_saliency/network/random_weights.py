@@ -1,7 +1,5 @@
 """A deep copy of a model, and random weights for some of its layers."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import random
@@ -15,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_saliency.errors import ModelError
+from lightning_saliency.network.isolation.process_state import preserved_random_streams
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import layer_names
-from lightning_saliency.network.undisturbed import preserved_random_streams, undisturbed
-
-__all__ = ["check_copyable", "copy_of", "layers_with_weights", "preserved_weights", "randomize"]
 
 # Packages that shard weights, by what they leave in the modules or in the parameters.
 _SHARDING_MODULES = ("torch.distributed.fsdp", "fairscale.nn")

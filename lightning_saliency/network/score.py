@@ -8,18 +8,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError, ModelError
 
-__all__ = [
-    "ScoreKind",
-    "Target",
-    "all_class_scores",
-    "class_logits",
-    "class_scores",
-    "part_of",
-    "probability_function",
-    "spatial_logits",
-    "target_classes",
-]
-
 Target: TypeAlias = int | Sequence[int] | Tensor | Literal["predicted"] | Callable[..., Tensor]
 """What is explained: a class index for all images, one for each image (a sequence or an integer
 tensor of shape (N,)), ``"predicted"`` for the class that the model predicts, or a callable from

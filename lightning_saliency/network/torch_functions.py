@@ -8,36 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch._ops import OpOverload
 
-__all__ = [
-    "ACTIVATIONS",
-    "SIGNED_ACTIVATIONS",
-    "TorchFunction",
-    "function_key",
-    "function_name",
-    "spellings",
-]
-
 TorchFunction: TypeAlias = Callable[..., Any]
 """What a model calls: ``torch.relu``, ``torch.nn.functional.relu``, ``torch.Tensor.relu``, ..."""
 
 SIGNED_ACTIVATIONS = frozenset(
     {
-        "celu",
-        "elu",
-        "gelu",
-        "hardshrink",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "mish",
-        "prelu",
-        "rrelu",
-        "selu",
-        "silu",
-        "softshrink",
-        "softsign",
-        "tanh",
-        "tanhshrink",
+        *("celu", "elu", "gelu", "hardshrink", "hardswish", "hardtanh", "leaky_relu", "mish"),
+        *("prelu", "rrelu", "selu", "silu", "softshrink", "softsign", "tanh", "tanhshrink"),
     }
 )
 """Names of the activations whose output can be negative."""

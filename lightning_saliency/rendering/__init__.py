@@ -1,17 +1,18 @@
 """Saliency maps as pictures: heatmaps, overlays, panels and filmstrips, as RGB tensors."""
 
 from lightning_saliency.renamed import keep_old_names
-from lightning_saliency.rendering.colormap import apply_colormap
-from lightning_saliency.rendering.display import displayable
-from lightning_saliency.rendering.filmstrip import Frame, film_frame, filmstrip, select_frames
-from lightning_saliency.rendering.grid import Cell, grid
-from lightning_saliency.rendering.heatmap import Heatmap, heatmap
+from lightning_saliency.rendering.colors import ColorScale, apply_colormap, color_scale
+from lightning_saliency.rendering.filmstrip import (
+    Frame,
+    film_frame,
+    filmstrip,
+    select_frames,
+    timelapse,
+)
+from lightning_saliency.rendering.heatmap import Heatmap, heatmap, overlay
 from lightning_saliency.rendering.masks import mask_rows
-from lightning_saliency.rendering.overlay import overlay
-from lightning_saliency.rendering.panel import compare_panel, panel
-from lightning_saliency.rendering.pixels import to_bytes
-from lightning_saliency.rendering.scale import ColorScale, color_scale
-from lightning_saliency.rendering.timelapse import timelapse
+from lightning_saliency.rendering.panel import Cell, compare_panel, grid, panel
+from lightning_saliency.rendering.pixels import displayable, to_bytes
 
 __all__ = [
     "Cell",

@@ -1,20 +1,90 @@
 """A white canvas for pictures and text; all drawing goes through here."""
 
-from __future__ import annotations
-
+import re
+from bisect import bisect_right
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lightning_saliency.rendering.colormap import DIVERGING, SEQUENTIAL, apply_colormap
+from lightning_saliency.rendering.colors import DIVERGING, SEQUENTIAL, ColorScale, apply_colormap
 from lightning_saliency.rendering.pixels import from_pillow, resized, to_pillow
-from lightning_saliency.rendering.scale import ColorScale
-from lightning_saliency.rendering.text import font, shorten, text_width
 
-__all__ = ["Canvas", "INK", "PALE_INK"]
+
+@lru_cache(maxsize=16)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of all pictures, DejaVu Sans, which comes with matplotlib.
+
+    Args:
+        size: height of a line in pixels, roughly.
+    """
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
+    )
+
+
+@lru_cache(maxsize=512)
+def text_width(text: str, size: int) -> int:
+    """Return how many pixels wide a line is.
+
+    Args:
+        text: one line.
+        size: font size.
+    """
+    return round(font(size).getlength(text) + 0.5)
+
+
+def shorten(text: str, width: int, size: int) -> str:
+    """Return ``text`` as one line that fits, truncated with an ellipsis if needed.
+
+    Args:
+        text: any text; line breaks and tabs become spaces.
+        width: pixels that it may take.
+        size: font size.
+
+    Returns:
+        The text; empty if not even the ellipsis fits.
+    """
+    line = re.sub(r"\s*[\r\n]\s*|\t", " ", text).strip()
+    if text_width(line, size) <= width:
+        return line
+
+    def shortened(kept: int) -> str:
+        return line[:kept].rstrip() + "…"
+
+    # The width grows with the number of characters kept.
+    kept = range(len(line) + 1)
+    fitting = bisect_right(kept, width, key=lambda count: text_width(shortened(count), size))
+    return shortened(fitting - 1) if fitting else ""
+
+
+def wrap(text: str, width: int, size: int) -> list[str]:
+    """Return ``text`` as lines that fit, broken after spaces, underscores and slashes.
+
+    Args:
+        text: any text, such as ``"contrastive_excitation_backprop"``.
+        width: pixels that a line may take.
+        size: font size.
+
+    Returns:
+        The lines, none for an empty text. A part that is too long for a line has one of its own.
+
+    Example:
+        >>> wrap("contrastive_excitation_backprop", 120, 11)
+        ['contrastive_', 'excitation_backprop']
+    """
+    lines: list[str] = []
+    for part in re.findall(r"[^\s_/]*[\s_/]?", text):
+        if part and lines and text_width((lines[-1] + part).rstrip(), size) <= width:
+            lines[-1] += part
+        elif part:
+            lines.append(part)
+    return [line.rstrip() for line in lines]
+
 
 PAPER = (255, 255, 255)
 INK = (34, 34, 34)

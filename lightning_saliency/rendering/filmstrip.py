@@ -1,4 +1,4 @@
-"""The history of all samples in one picture: samples down, explained epochs across.
+"""The history of all samples: in one picture, samples down and epochs across, and as a film.
 
 TensorBoard keeps ten images of a tag by default. A filmstrip is logged again with every
 explanation, so its last image holds the whole history.
@@ -7,17 +7,16 @@ explanation, so its last image holds the whole history.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 
+from PIL import Image
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.canvas import PALE_INK, Canvas
+from lightning_saliency.rendering.canvas import PALE_INK, Canvas, text_width
+from lightning_saliency.rendering.colors import ColorScale
 from lightning_saliency.rendering.heatmap import Heatmap
-from lightning_saliency.rendering.pixels import fit_cell, resized
-from lightning_saliency.rendering.scale import ColorScale
-from lightning_saliency.rendering.text import text_width
-
-__all__ = ["Frame", "film_frame", "filmstrip", "select_frames"]
+from lightning_saliency.rendering.pixels import fit_cell, resized, to_pillow
 
 _CELL = 64
 _BAR = 4
@@ -59,16 +58,11 @@ def select_frames(count: int, most: int = 16) -> list[int]:
     """
     if count < 0 or most < 2:
         raise InputError(f"Expected count >= 0 and most >= 2, got {count} and {most}.")
+    if count == 0:
+        return []
     step = 1
-    while len(chosen := _every(count, step)) > most:
+    while len(chosen := [*range(0, count - 1, step), count - 1]) > most:
         step *= 2
-    return chosen
-
-
-def _every(count: int, step: int) -> list[int]:
-    chosen = list(range(0, count, step))
-    if count and chosen[-1] != count - 1:
-        chosen.append(count - 1)
     return chosen
 
 
@@ -226,3 +220,75 @@ def _check_strip(
             f"Expected {shape[0]} row labels and {len(frames)} column labels, got "
             f"{len(row_labels)} and {len(column_labels)}."
         )
+
+
+_FILM_CELL = 128
+_FILM_GAP, _FILM_MARGIN = 4, 8
+_FILM_FONT, _FILM_LINE = 14, 20
+_MILLISECONDS, _LAST_MILLISECONDS = 500, 2000
+
+
+def timelapse(frames: Sequence[Frame], labels: Sequence[str], title: str = "") -> bytes:
+    """Draw an animated GIF: one frame for each explanation, in it all samples side by side.
+
+    Args:
+        frames: from :func:`~lightning_saliency.rendering.film_frame`, all of one shape, oldest
+            first.
+        labels: for each frame a text, such as the epoch.
+        title: written before the label.
+
+    Returns:
+        The file. Each frame is shown for half a second, the last one for two; it starts again.
+
+    Raises:
+        InputError: there is no frame, or labels are missing.
+    """
+    if not frames or len(labels) != len(frames):
+        raise InputError(
+            f"Expected at least one frame and a label for each, got {len(frames)} frames and "
+            f"{len(labels)} labels."
+        )
+    pictures = [
+        _draw_film_frame(frame, f"{title} {label}".strip())
+        for frame, label in zip(frames, labels, strict=True)
+    ]
+    # One palette for all frames, so that a color means the same in each.
+    palette = _sampled(pictures).quantize(256, Image.Quantize.FASTOCTREE)
+    coded = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    file = BytesIO()
+    coded[0].save(
+        file,
+        "GIF",
+        save_all=True,
+        append_images=coded[1:],
+        duration=[_MILLISECONDS] * (len(coded) - 1) + [_LAST_MILLISECONDS],
+        loop=0,
+    )
+    return file.getvalue()
+
+
+def _draw_film_frame(frame: Frame, title: str) -> Image.Image:
+    count, _, high, wide = frame.pictures.shape
+    cell = fit_cell((high, wide), _FILM_CELL, _FILM_CELL)
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    width = 2 * _FILM_MARGIN + columns * (cell[1] + _FILM_GAP)
+    sheet = Canvas(2 * _FILM_MARGIN + _FILM_LINE + rows * (cell[0] + _FILM_GAP), width)
+    sheet.text(title, _FILM_MARGIN, _FILM_MARGIN, width=width - 2 * _FILM_MARGIN, size=_FILM_FONT)
+    for index in range(count):
+        top = _FILM_MARGIN + _FILM_LINE + (index // columns) * (cell[0] + _FILM_GAP)
+        left = _FILM_MARGIN + (index % columns) * (cell[1] + _FILM_GAP)
+        sheet.paste(frame.pictures[index], top, left, cell)
+        if frame.fault[index]:
+            sheet.stamp(frame.fault[index], top, left, *cell)
+    return to_pillow(sheet.picture())
+
+
+def _sampled(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return the pictures in one, every second pixel of each: small ones are enlarged anyway."""
+    width, height = (math.ceil(side / 2) for side in pictures[0].size)
+    sheet = Image.new("RGB", (width, height * len(pictures)))
+    for index, picture in enumerate(pictures):
+        small = picture.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(small, (0, index * height))
+    return sheet

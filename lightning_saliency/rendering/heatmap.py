@@ -1,4 +1,4 @@
-"""Saliency maps as colored pictures.
+"""Saliency maps as colored pictures, alone and laid over the images that they explain.
 
 A map that shows nothing is not colored but hatched in gray, and panels and filmstrips print the
 word from :attr:`Heatmap.fault` across it.
@@ -9,15 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.saliency_map import degenerate
-from lightning_saliency.rendering.colormap import DIVERGING, SEQUENTIAL, apply_colormap
+from lightning_saliency.rendering.colors import (
+    DIVERGING,
+    FAINT,
+    SEQUENTIAL,
+    ColorScale,
+    apply_colormap,
+    strength,
+)
 from lightning_saliency.rendering.pixels import to_bytes
-from lightning_saliency.rendering.scale import FAINT, ColorScale, strength
-
-__all__ = ["Heatmap", "heatmap"]
 
 _HATCH_DARK, _HATCH_LIGHT = 0.55, 0.85
 _STRIPES = 8
@@ -57,15 +62,14 @@ class Heatmap:
     def __getitem__(self, index: int) -> Heatmap:
         chosen = range(len(self))[index]
         one = slice(chosen, chosen + 1)
-        return Heatmap(
-            self.color[one],
-            self.opacity[one],
-            self.fault[one],
-            self.strength[one],
-            self.clipped[one],
-            self.non_finite[one],
-            self.scale,
-            self.signed,
+        return replace(
+            self,
+            color=self.color[one],
+            opacity=self.opacity[one],
+            fault=self.fault[one],
+            strength=self.strength[one],
+            clipped=self.clipped[one],
+            non_finite=self.non_finite[one],
         )
 
     def as_bytes(self, steps: int = 256) -> Heatmap:
@@ -75,11 +79,6 @@ class Heatmap:
             steps: see :func:`~lightning_saliency.rendering.to_bytes`.
         """
         return replace(self, color=to_bytes(self.color, steps))
-
-    @property
-    def colormap(self) -> str:
-        """The name of the colormap of the maps."""
-        return DIVERGING if self.signed else SEQUENTIAL
 
     @property
     def relative_strength(self) -> tuple[float, ...]:
@@ -99,7 +98,7 @@ def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatma
     Args:
         saliency: (N, 1, H, W), floating point, on any device; any values.
         scale: what the colors mean, the same for every map of the method in a run; see
-            :func:`~lightning_saliency.rendering.scale.color_scale`.
+            :func:`~lightning_saliency.rendering.colors.color_scale`.
         signed: True gives negative values their own colors (blue; red is positive); False draws
             them like zero.
 
@@ -113,12 +112,10 @@ def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatma
         raise InputError(f"Expected maps of shape (N, 1, H, W), got {tuple(saliency.shape)}.")
     maps = saliency.detach().double().cpu()
     position = scale.position(maps)
-    if signed:
-        color = apply_colormap(position / 2 + 0.5, DIVERGING)
-        height = position.abs()
-    else:
-        color = apply_colormap(position, SEQUENTIAL)
-        height = position
+    height = position.abs() if signed else position
+    # The middle of the diverging colormap is its neutral color.
+    place, name = (position / 2 + 0.5, DIVERGING) if signed else (position, SEQUENTIAL)
+    color = apply_colormap(place, name)
     opacity = height.clamp(0, 1).float()
     fault = _faults(maps, signed)
     faulty = torch.tensor([bool(word) for word in fault]).view(-1, 1, 1, 1)
@@ -162,3 +159,47 @@ def _hatch(height: int, width: int) -> Tensor:
     diagonal = torch.arange(height)[:, None] + torch.arange(width)
     stripes = torch.where(diagonal % period < period / 2, _HATCH_DARK, _HATCH_LIGHT)
     return stripes.expand(3, height, width)
+
+
+# Luma of ITU-R BT.601, what the eye takes for brightness.
+_LUMA = (0.299, 0.587, 0.114)
+# The image keeps this range of grays: dark enough for the bright end of the colormap to stand out.
+_DARKEST, _BRIGHTEST = 0.1, 0.65
+# Full color lets a little of the image through.
+_MOST_OPAQUE = 0.9
+
+
+def overlay(image: Tensor, heat: Heatmap) -> Tensor:
+    """Overlay the maps on their images: gray image where the map is low, its colors where high.
+
+    The image is converted to gray, so that every color in the picture is the map's.
+
+    Args:
+        image: (N, 3, H, W), in [0, 1]; see :func:`~lightning_saliency.rendering.displayable`.
+        heat: N colored maps; if their size differs from the image's, they are resized without
+            blurring.
+
+    Returns:
+        (N, 3, H, W), float32 in [0, 1], on the CPU. Hatched maps cover their image.
+
+    Raises:
+        InputError: the image has another shape, or another number of samples than there are maps.
+    """
+    if image.dim() != 4 or image.shape[1] != 3 or len(image) != len(heat):
+        raise InputError(
+            f"Expected images of shape ({len(heat)}, 3, H, W), one for each map, got "
+            f"{tuple(image.shape)}."
+        )
+    size = image.shape[2:]
+    color, opacity = heat.color, heat.opacity
+    if color.shape[2:] != size:
+        color, opacity = (F.interpolate(part, size=size) for part in (color, opacity))
+    luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
+    gray = (image.detach().float().cpu() * luma).sum(1, keepdim=True).clamp(0, 1)
+    gray = _DARKEST + (_BRIGHTEST - _DARKEST) * gray
+    # The root brings out the middle of the scale, which is dark in the sequential colormap. In the
+    # diverging one it is nearly white and would lie over the image like a haze.
+    weight = opacity if heat.signed else opacity.sqrt()
+    most = torch.tensor([1.0 if fault else _MOST_OPAQUE for fault in heat.fault])
+    weight = weight * most.view(-1, 1, 1, 1)
+    return (gray + weight * (color - gray)).clamp(0, 1)

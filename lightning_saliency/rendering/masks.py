@@ -1,15 +1,13 @@
 """Masks of several areas, and the pixels of the image that they preserve."""
 
+import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.grid import Cell
-
-__all__ = ["mask_rows"]
+from lightning_saliency.rendering.panel import Cell
 
 # Four masks are as wide as the picture of one sample may get.
 _IN_A_ROW = 4
@@ -63,4 +61,4 @@ def mask_rows(
 
 def _title(score: float, deleted: bool) -> str:
     words = "rest" if deleted else "kept"
-    return words if torch.tensor(score).isnan() else f"{words}, p {score:.2f}"
+    return words if math.isnan(score) else f"{words}, p {score:.2f}"

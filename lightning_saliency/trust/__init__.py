@@ -1,10 +1,11 @@
 """Whether maps deserve trust: are they faithful to the network, do they depend on its weights?"""
 
+from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.trust.checks import TrustChecks
 from lightning_saliency.trust.faithfulness import measure_faithfulness
 from lightning_saliency.trust.sanity import SanityCheck, sanity_check
 from lightning_saliency.trust.sanity_figure import sanity_figure
-from lightning_saliency.trust.verdicts import KNOWN_TO_FAIL, VERDICTS, Verdict
+from lightning_saliency.trust.verdicts import KNOWN_TO_FAIL, VERDICTS
 
 __all__ = [
     "KNOWN_TO_FAIL",

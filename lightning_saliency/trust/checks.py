@@ -1,14 +1,10 @@
 """Which signs of trust are looked for while a network trains, and when."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.faithfulness import check_measures
-
-__all__ = ["TrustChecks"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Does the network need what a map marks? Disturb the image by the map, and ask the network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +8,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.guard import guarded
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.perturbation import PerturbationKind
-from lightning_saliency.image.resize import resize
-from lightning_saliency.metrics.canonical import check_maps, degenerate
+from lightning_saliency.image.saliency_map import check_maps, degenerate, resize, unit_range
 from lightning_saliency.metrics.faithfulness import (
     check_measures,
     confidence_drop,
@@ -27,8 +24,6 @@ from lightning_saliency.trust.removal import (
     pixel_ranks,
     removal_scores,
 )
-
-__all__ = ["measure_faithfulness"]
 
 
 def measure_faithfulness(
@@ -119,6 +114,5 @@ def _fitting(saliency: object, image: Tensor) -> Tensor:
 
 def _on_the_map(probe: Probe, maps: Tensor) -> Tensor:
     """Return the scores (N,) on the image times the map in [0, 1]."""
-    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-    unit = ((maps - low) / (high - low)).to(probe.image.dtype)
+    unit = unit_range(maps).to(probe.image.dtype)
     return probe.scores(1, lambda owner, _: probe.image[owner] * unit[owner])[:, 0]

@@ -12,15 +12,8 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.image.imputation import fill_in
 from lightning_saliency.image.perturbation import PerturbationKind, perturbation_levels
 from lightning_saliency.network.batching import Batches
-from lightning_saliency.network.score import (
-    Target,
-    all_class_scores,
-    class_logits,
-    class_scores,
-    target_classes,
-)
-
-__all__ = ["Probe", "insertion_and_deletion_curve", "pixel_ranks", "removal_scores"]
+from lightning_saliency.network.masked_scores import clean_logits
+from lightning_saliency.network.score import Target, all_class_scores, class_scores, target_classes
 
 # Sigma of the blur, in pixels, on images of so many pixels: that of extremal perturbation.
 _BLUR, _BLUR_SIDE = 20.0, 224
@@ -86,16 +79,11 @@ class Probe:
                 lambda part: _called(model, image[part].clone(), target), len(image)
             )
             return cls(model, image, torch.cat(scores), target, batches)
-
-        def logits(part: slice) -> Tensor:
-            some = class_logits(model(image[part].clone()), part.stop - part.start)
-            return some.to(torch.promote_types(some.dtype, torch.float32))
-
-        clean = torch.cat(batches.run(logits, len(image)))
-        classes = target_classes(clean, target)
-        return cls(
-            model, image, clean.softmax(1).gather(1, classes[:, None])[:, 0], classes, batches
-        )
+        logits = clean_logits(model, image, batches)
+        classes = target_classes(logits, target)
+        probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+        clean = probability.gather(1, classes[:, None])[:, 0]
+        return cls(model, image, clean, classes, batches)
 
     def scores(self, count: int, picture: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return the scores of ``count`` pictures of each image.
@@ -170,7 +158,6 @@ def removal_scores(
     ranks: Tensor,
     shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     noise: float = 0.01,
-    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return the scores after shares of the pixels were removed by noisy linear imputation (ROAD).
 
@@ -182,8 +169,8 @@ def removal_scores(
         probe: asks the model.
         ranks: from :func:`pixel_ranks`.
         shares: K shares of the pixels, in (0, 1).
-        noise: standard deviation, in the units of the images.
-        seed: of the noise, which is the same for all images and shares.
+        noise: standard deviation, in the units of the images; the noise is the same for all images
+            and shares, and in every call.
 
     Returns:
         Two tables (N, K): the most important pixels removed, and the least important. 2 K passes of
@@ -198,7 +185,7 @@ def removal_scores(
             f"{noise!r}."
         )
     image = probe.image
-    field = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed))
+    field = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(0))
     field = noise * field.to(image)
     pixels = ranks[0].numel()
     # At least one pixel is removed, and one left.

@@ -5,8 +5,6 @@ arXiv:1810.03292. What is known of the methods, and of the limits of the check, 
 :mod:`~lightning_saliency.trust.verdicts`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -21,8 +19,9 @@ from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.guard import check_image, check_model
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.errors import InputError, SaliencyWarning
-from lightning_saliency.metrics.canonical import canonical
-from lightning_saliency.metrics.map_similarity import spearman, ssim, top10_iou
+from lightning_saliency.metrics.map_similarity import MapMeasure, spearman, ssim, top10_iou
+from lightning_saliency.metrics.map_statistics import canonical
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import find_layer, layer_names
 from lightning_saliency.network.random_weights import (
     copy_of,
@@ -31,19 +30,12 @@ from lightning_saliency.network.random_weights import (
     randomize,
 )
 from lightning_saliency.network.score import Target, class_logits, target_classes
-from lightning_saliency.network.undisturbed import undisturbed
-
-__all__ = ["RandomizationOrder", "SANITY_MEASURES", "SanityCheck", "check_copy", "sanity_check"]
 
 RandomizationOrder: TypeAlias = Literal["cascading", "independent"]
 """``"cascading"``: from the last layer down, and what is random stays random; ``"independent"``:
 one part at a time, the others with their trained weights."""
 
-SANITY_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "spearman": spearman,
-    "ssim": ssim,
-    "top10_iou": top10_iou,
-}
+SANITY_MEASURES: tuple[MapMeasure, ...] = (spearman, ssim, top10_iou)
 
 
 @dataclass(frozen=True)
@@ -213,9 +205,9 @@ def _maps(method: AttributionMethod, model: nn.Module, image: Tensor, target: Ta
 
 def _similarity(maps: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
     first, *others = (canonical(some) for some in maps)
-    for name, measure in SANITY_MEASURES.items():
-        yield name, torch.stack([measure(other, first) for other in others], 1)
+    for measure in SANITY_MEASURES:
+        yield measure.name, torch.stack([measure(other, first) for other in others], 1)
     if any(bool((some < 0).any()) for some in maps):
-        for name, measure in SANITY_MEASURES.items():
+        for measure in SANITY_MEASURES:
             values = [measure(other.abs(), first.abs()) for other in others]
-            yield f"{name}_abs", torch.stack(values, 1)
+            yield f"{measure.name}_abs", torch.stack(values, 1)

@@ -1,7 +1,5 @@
 """A picture of sanity checks: what becomes of a map, and the numbers right beneath it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +11,6 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.trust.sanity import SANITY_MEASURES, SanityCheck
 from lightning_saliency.trust.verdicts import VERDICTS
-
-__all__ = ["figure_pixels", "sanity_figure"]
 
 _CELL = 1.15  # inches
 _CURVES = 1.7  # the height of the curves, in cells
@@ -32,10 +28,7 @@ _BEFORE = 2
 
 
 def sanity_figure(
-    checks: Sequence[SanityCheck],
-    picture: Tensor | None = None,
-    method: str = "",
-    sample: int = 0,
+    checks: Sequence[SanityCheck], picture: Tensor | None = None, method: str = "", sample: int = 0
 ) -> Figure:
     """Draw sanity checks of one method beneath each other.
 
@@ -108,12 +101,7 @@ def _title(method: str) -> str:
 
 
 def _draw_maps(
-    figure: Figure,
-    places: Any,
-    row: int,
-    check: SanityCheck,
-    picture: Tensor | None,
-    sample: int,
+    figure: Figure, places: Any, row: int, check: SanityCheck, picture: Tensor | None, sample: int
 ) -> None:
     if picture is not None:
         axes = figure.add_subplot(places[row, 0])

@@ -1,14 +1,10 @@
 """What has been published on whether the maps of each method depend on the network's weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from lightning_saliency.attribution import METHODS
-from lightning_saliency.attribution.verdict import SOURCES, Outcome, Verdict
-
-__all__ = ["KNOWN_TO_FAIL", "Outcome", "SOURCES", "VERDICTS", "Verdict"]
+from lightning_saliency.attribution.verdict import Verdict
 
 VERDICTS: Mapping[str, Verdict] = MappingProxyType(
     {method.name: method.verdict for method in METHODS}

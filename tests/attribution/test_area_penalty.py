@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.mask_search.area_penalty import AreaPenalty, area_step
+from lightning_saliency.attribution.mask_search.area_constraint import AreaPenalty, area_step
 
 AREAS = (0.02, 0.1, 0.35, 1.0)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tally import Tally
 from tiny_models import make_images, make_model
 from torch import Tensor, nn
 from torchvision import models
@@ -215,7 +216,7 @@ def test_on_piecewise_linear_networks_it_is_gradient_times_input(kind: str) -> N
 
 def test_the_forward_pass_is_the_models_own() -> None:
     network, image = Network("matmul").double().eval(), image_of_tokens()
-    kept: list[Tensor] = []
+    kept = Tally()
     handle = network.register_forward_hook(lambda _m, _i, output: kept.append(output.detach()))
     attn_lrp(network, image, 0)
     handle.remove()

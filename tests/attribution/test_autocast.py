@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from tally import Tally
 from tiny_models import make_images, make_model
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import RISE, AttributionMethod, ExtremalPerturbation
 
 
-def outputs_of(model: nn.Module) -> list[torch.dtype]:
+def outputs_of(model: nn.Module) -> Tally:
     """Collect the dtypes that the model's features put out."""
-    seen: list[torch.dtype] = []
+    seen = Tally()
 
     def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         seen.append(output.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tally import Tally
 from tiny_models import CLASSES, MODELS, make_images, make_model
 from torch import Tensor, nn
 from traces import bits
@@ -25,8 +26,8 @@ from lightning_saliency.attribution.gradient_bases import LayerMethod
 from lightning_saliency.attribution.hires_cam import hires_cam, hires_cam_map
 from lightning_saliency.attribution.layer_cam import layer_cam, layer_cam_map
 from lightning_saliency.attribution.shared_pass import shared_maps
-from lightning_saliency.image.resize import resize
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.image.saliency_map import resize
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 reference = pytest.importorskip("pytorch_grad_cam")
 
@@ -156,7 +157,7 @@ def test_all_share_one_pass_with_grad_cam() -> None:
     model, images = make_model(), make_images()
     methods = [GradCAM("features"), *(param.values[0]("features") for param in FORMULAS)]
     methods = [method.prepare(model, images) for method in methods]
-    calls: list[int] = []
+    calls = Tally()
     handle = model.head.register_forward_hook(lambda *_: calls.append(1))
     targets = torch.tensor([1, CLASSES - 1])
     found = shared_maps(methods, model, images, lambda _: [targets])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from tally import Tally
 from tiny_models import make_images, make_model
 from torch import Tensor, nn
 from torch.autograd.graph import Node
@@ -552,7 +553,7 @@ def test_nothing_is_kept_of_what_runs_before_the_layer(name: str, layer: str) ->
     ids=repr,
 )
 def test_the_model_runs_once(method: ExcitationBackprop | ContrastiveExcitationBackprop) -> None:
-    runs = []
+    runs = Tally()
     model = make_model("vgg")
     method = method.prepare(model, make_images())
     model.register_forward_pre_hook(lambda _model, inputs: runs.append(len(inputs[0])))

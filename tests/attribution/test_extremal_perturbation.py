@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tally import Tally
 from tiny_models import CLASSES, in_training, make_images, make_model
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
@@ -393,7 +394,7 @@ def test_batch_size_changes_nothing(preset: Any, batch_size: int, variant: Varia
 
 @every_variant
 def test_no_more_pictures_than_the_batch_size(variant: Variant) -> None:
-    model, sizes = make_model(), []
+    model, sizes = make_model(), Tally()
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     quick(variant=variant, batch_size=4)(model, make_images(5), 1)
     assert max(sizes) == 4
@@ -405,7 +406,7 @@ def test_no_more_pictures_than_the_batch_size(variant: Variant) -> None:
 def test_no_more_pictures_than_a_training_step_has_room_for(
     count: int, variant: Variant, most: int
 ) -> None:
-    model, sizes = make_model(), []
+    model, sizes = make_model(), Tally()
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     quick(areas=(0.1, 0.2, 0.3, 0.4), variant=variant)(model, make_images(count), 1)
     assert max(sizes) == most

@@ -168,7 +168,7 @@ def test_settings_can_be_written_as_json() -> None:
         "seed": 0,
         "tolerance": None,
     }
-    assert FromFunction(spot).settings()["function"] == repr(spot)
+    assert FromFunction(spot).settings()["function"] == "spot"
 
 
 # --- the pointing game ------------------------------------------------------------------------

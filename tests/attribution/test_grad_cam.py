@@ -14,7 +14,7 @@ from lightning_saliency.attribution.grad_cam import GradCAM, grad_cam, grad_cam_
 from lightning_saliency.attribution.gradient_bases import LayerMethod
 from lightning_saliency.attribution.linear_approx import LinearApprox
 from lightning_saliency.errors import InputError, LayerError
-from lightning_saliency.image.resize import resize
+from lightning_saliency.image.saliency_map import resize
 
 pytestmark = pytest.mark.filterwarnings("ignore:open_text is deprecated:DeprecationWarning")
 

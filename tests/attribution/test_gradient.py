@@ -10,7 +10,7 @@ from torchvision import models
 
 from lightning_saliency.attribution.gradient import Gradient, gradient, gradient_map
 from lightning_saliency.errors import LayerError
-from lightning_saliency.network.activation import capture
+from lightning_saliency.network.layers import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore:open_text is deprecated:DeprecationWarning")
 

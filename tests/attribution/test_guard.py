@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contract import METHODS, make_method
+from tally import Tally
 from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import bits, leaves_no_trace
@@ -152,7 +153,7 @@ def test_runs_once_unless_the_gradient_is_missing() -> None:
 
 
 def test_recording_leaves_the_grad_mode_alone() -> None:
-    seen = []
+    seen = Tally()
 
     class Looks(Transfer):
         def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class Reader(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.rows, self.head = kind(48, 6, batch_first=True), nn.Linear(6, 5)
-        self.seen: list[tuple[bool, bool]] = []
+        self.seen = Tally()
 
     def forward(self, x: Tensor) -> Tensor:
         cudnn = torch.backends.cudnn
@@ -191,17 +192,17 @@ def test_recurrent_layers_run_without_cudnn(
     model = Reader(kind)
     saliency = Gradient()(model, torch.randn(2, 3, 16, 20), 1)
     assert saliency.any()
-    assert model.seen == [(False, benchmark)]
+    assert list(model.seen) == [(False, benchmark)]
     assert torch.backends.cudnn.enabled
     assert torch.backends.cudnn.benchmark == benchmark
 
 
 def test_cudnn_stays_on_for_other_models() -> None:
-    seen = []
+    seen = Tally()
     model = make_model()
     model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.enabled))
     Gradient()(model, make_images(), 1)
-    assert seen == [True]
+    assert list(seen) == [True]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -10,7 +10,7 @@ from traces import leaves_no_trace
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.errors import InputError, MethodError
 from lightning_saliency.image.blur import gaussian_blur
-from lightning_saliency.image.resize import resize
+from lightning_saliency.image.saliency_map import resize
 
 
 @dataclass(frozen=True)

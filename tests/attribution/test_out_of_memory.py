@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contract import METHODS, make_method
+from tally import Tally
 from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import leaves_no_trace
@@ -25,7 +26,7 @@ class Small(nn.Module):
     def __init__(self, most: int) -> None:
         super().__init__()
         self.inner, self.most = in_training(make_model()), most
-        self.batches: list[int] = []
+        self.batches = Tally()
 
     def forward(self, x: Tensor) -> Tensor:
         self.batches.append(len(x))

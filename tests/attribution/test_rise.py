@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tally import Tally
 from tiny_models import CLASSES, in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import bits, leaves_no_trace
@@ -182,7 +183,7 @@ def test_no_more_than_one_batch_at_a_time() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.inner = make_model("residual")
-            self.seen: list[int] = []
+            self.seen = Tally()
 
         def forward(self, x: Tensor) -> Tensor:
             self.seen.append(len(x))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tally import Tally
 from tiny_models import CLASSES, MODELS, in_training, make_images, make_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -91,7 +92,7 @@ def test_settings_of_a_map_are_kept() -> None:
 
 def test_a_layer_alone_starts_the_graph_there() -> None:
     # Where Grad-CAM is alone, nothing before its layer is recorded.
-    recorded = []
+    recorded = Tally()
 
     class Spy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -115,17 +116,17 @@ class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = make_model()
-        self.forwards, self.backwards = 0, 0
+        self.forwards, self.backwards = Tally(), Tally()
 
     def forward(self, x: Tensor) -> Tensor:
-        self.forwards += 1
+        self.forwards.append(1)
         x = x * 1
         if x.requires_grad:
             x.register_hook(self._count)
         return self.inner(x)
 
     def _count(self, gradient: Tensor) -> None:
-        self.backwards += 1
+        self.backwards.append(1)
 
 
 def test_five_methods_take_one_forward_and_three_backward_passes() -> None:
@@ -138,15 +139,15 @@ def test_five_methods_take_one_forward_and_three_backward_passes() -> None:
         DeconvNet(),
     ]
     five = [method.prepare(model, make_images()) for method in five]
-    model.forwards = model.backwards = 0
+    model.forwards, model.backwards = Tally(), Tally()
     assert len(shared(five, model, make_images(), [1, 2]).maps) == 5
-    assert (model.forwards, model.backwards) == (1, 3)
+    assert (len(model.forwards), len(model.backwards)) == (1, 3)
 
 
 def test_equal_targets_are_explained_once() -> None:
     model = Counting()
     came = shared([Gradient()], model, make_images(), [1, 2], [1, 2], [0, 2])
-    assert (model.forwards, model.backwards) == (1, 2)
+    assert (len(model.forwards), len(model.backwards)) == (1, 2)
     assert bits(came.maps[0, 0]) == bits(came.maps[0, 1]) != bits(came.maps[0, 2])
 
 

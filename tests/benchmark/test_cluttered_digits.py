@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from traces import random_streams
 
 from lightning_saliency.benchmark import ClutteredDigits
-from lightning_saliency.benchmark.scanned_digits import enlarge, load_scans
+from lightning_saliency.benchmark.cluttered_digits import enlarge, load_scans
 from lightning_saliency.errors import DependencyError, InputError
 
 both_splits = pytest.mark.parametrize("split", ["train", "val"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from traces import random_streams
 
 from lightning_saliency.benchmark import ClutteredDigits, get_example_data, get_example_regions
-from lightning_saliency.benchmark.example_network import normalize
+from lightning_saliency.benchmark.example import normalize
 from lightning_saliency.errors import DownloadError, InputError
 
 

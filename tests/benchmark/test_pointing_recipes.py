@@ -25,8 +25,7 @@ from lightning_saliency.benchmark.pointing_models import (
     PointingModel,
     load_pointing_model,
 )
-from lightning_saliency.benchmark.pointing_recipes import Recipe, pointing_recipe
-from lightning_saliency.benchmark.pointing_score import PointingScore
+from lightning_saliency.benchmark.pointing_recipes import PointingScore, Recipe, pointing_recipe
 from lightning_saliency.benchmark.preprocessing import CAFFE, IMAGENET, Preprocessing
 from lightning_saliency.errors import DownloadError, InputError, ModelError
 

@@ -113,7 +113,7 @@ def test_it_does_not_sound_in_the_sanity_check_nor_in_validate(tmp_path: Path) -
     trainer = make_trainer(tmp_path, watch(Jumpy(1)), alarm)
     for _ in range(8):
         trainer.validate(TinyModule(), loader(), verbose=False)
-    assert alarm.state_dict() == {}
+    assert alarm.state_dict()["watched"] == {}
 
 
 def test_it_sounds_once_and_again_after_it_came_back(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Pa
         )
         for reference in ("previous", "pinned")
     }
-    assert set(alarm.state_dict()) == {
+    assert set(alarm.state_dict()["watched"]) == {
         tag.replace("saliency_alarm", "saliency_drift") for tag in watched
     }
 
@@ -303,7 +303,7 @@ def test_it_can_save_a_checkpoint_that_a_run_resumes_from(tmp_path: Path, valida
     trainer.fit(TinyModule(), train_loader(), loader(), ckpt_path=path)
     assert trainer.global_step == 28
     # Six explanations before, one after, and none twice. Kept are the newest and the window.
-    (entry,) = (v for k, v in again[0].state_dict().items() if k == PREVIOUS)
+    (entry,) = (v for k, v in again[0].state_dict()["watched"].items() if k == PREVIOUS)
     assert entry["count"] == 7
     assert entry["amounts"] == [0.0] * 3 + [1.0, 0.0]
 

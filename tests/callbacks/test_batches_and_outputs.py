@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
+from lightning_saliency.callbacks.forward import explained_model
 
 pytestmark = QUIET
 
@@ -65,16 +66,12 @@ class Spy:
     __name__ = "spy"
 
     def __init__(self) -> None:
-        self.tried = False
         self.images: list[Tensor] = []
         self.targets: list[list[int]] = []
 
     def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
-        # The first call is the try before training.
-        if self.tried:
-            self.images.append(image.clone())
-            self.targets.append(target.tolist())
-        self.tried = True
+        self.images.append(image.clone())
+        self.targets.append(target.tolist())
         return image.abs().mean(1, keepdim=True)
 
 
@@ -473,3 +470,19 @@ def test_several_labels_ask_for_a_class_and_one_hot_labels_do_not(tmp_path: Path
     for dtype in (torch.int64, torch.float32, torch.bool):
         spy = run(tmp_path / str(dtype), MultiLabel(), loader(labels=one_hot.to(dtype)))
         assert spy.targets[-1] == LABELS[:3].tolist()
+
+
+@pytest.mark.parametrize("own", [{}, {"forward": len}])
+def test_a_wrapper_that_fails_leaves_the_forward_that_was_there(own: dict[str, Any]) -> None:
+    class Fails(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise ZeroDivisionError
+
+    module, wrapper = Base(), Fails()
+    module.__dict__.update(own)
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(model=wrapper))  # type: ignore[assignment]
+    Fails.__name__ = "FullyShardedDataParallel"
+    before = dict(module.__dict__)
+    with pytest.raises(ZeroDivisionError):
+        explained_model(module, lambda module, images: module.net(images))(IMAGES)
+    assert module.__dict__ == before

@@ -120,11 +120,6 @@ CASES: dict[str, tuple[Make, type[TinyModule], Any, dict[str, Any], type[Excepti
         lambda: DataLoader(DictBatches(), batch_size=4), {},
         InputError, ["'pixels', 'category'", "unpack="],
     ),
-    "the same without a sanity check": (
-        lambda: SaliencyCallback(Gradient()), LooseModule,
-        lambda: DataLoader(DictBatches(), batch_size=4), {"num_sanity_val_steps": 0},
-        InputError, ["'pixels', 'category'", "unpack="],
-    ),
     "labels that are no classes": (
         lambda: SaliencyCallback(Gradient()), LooseModule,
         lambda: DataLoader(FloatLabels(), batch_size=4), {},

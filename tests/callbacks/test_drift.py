@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
 from lightning_saliency.callbacks.explanation import Explanation
-from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
+from lightning_saliency.callbacks.stages.drift import DriftTracker
 from lightning_saliency.callbacks.stages.sample_table import sample_table
 from lightning_saliency.metrics import NO_DRIFT, SIMILARITIES
 

@@ -13,7 +13,7 @@ from small_runs import QUIET, TinyModule, events, fit, make_trainer, train_loade
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
-from lightning_saliency.callbacks.stages.drift_tracker import Reference, References
+from lightning_saliency.callbacks.stages.drift import Reference, References
 from lightning_saliency.errors import InputError
 
 pytestmark = QUIET

@@ -171,16 +171,12 @@ class Spy:
     __name__ = "spy"
 
     def __init__(self) -> None:
-        self.tried = False
         self.images: list[Tensor] = []
         self.targets: list[list[int]] = []
 
     def __call__(self, model: torch.nn.Module, image: Tensor, target: Any) -> Tensor:
-        # The first call is the try before training.
-        if self.tried:
-            self.images.append(image.clone())
-            self.targets.append(target.tolist())
-        self.tried = True
+        self.images.append(image.clone())
+        self.targets.append(target.tolist())
         return image.abs().mean(1, keepdim=True)
 
 

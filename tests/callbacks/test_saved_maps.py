@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from lightning_saliency import SaliencyCallback, compare, load_maps
 from lightning_saliency.attribution import GradCAM, Gradient
+from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.history import map_files
 from lightning_saliency.history.map_files import MapFile, read_maps, write_maps
@@ -68,7 +71,8 @@ def test_a_run_is_read_back_as_one_array(tmp_path: Path) -> None:
     fit(tmp_path, callback, max_epochs=3, val_check_interval=0.5)
     found = load_maps(tmp_path / "run", "gradient")
     assert found.maps.shape == (6, 3, 1, 16, 16)
-    assert torch.equal(found.maps, torch.stack(NOTED))
+    # The first is of the try before training.
+    assert torch.equal(found.maps, torch.stack(NOTED[1:]))
     assert found.epochs.tolist() == [0, 0, 1, 1, 2, 2]
     assert found.steps.tolist() == [1, 3, 5, 7, 9, 11]
     assert found.sample_ids == (5, 0, 9)
@@ -138,6 +142,90 @@ def test_a_resumed_run_goes_on_in_the_folder(tmp_path: Path) -> None:
         assert np.array_equal(old["maps"], killed[1].numpy())
 
 
+def test_runs_that_begin_at_the_same_time_have_folders_of_their_own(tmp_path: Path) -> None:
+    def begin() -> tuple[Any, MapSaver]:
+        trainer = make_trainer(tmp_path)
+        saver = MapSaver()
+        saver.begin(RunContext(trainer, TinyModule()))
+        return trainer, saver
+
+    (_, first), (_, second), (_, third) = begin(), begin(), begin()
+    # Nobody has written yet, so that all have the same in mind; one that died has left a folder.
+    (tmp_path / "run" / "saliency_maps_1").mkdir()
+    folders = [saver._folder for saver in (first, second, third)]
+    assert [folder.path.name for folder in folders if folder] == ["saliency_maps"] * 3
+    with pytest.warns(SaliencyWarning, match=r"holds the maps of another run"):
+        claimed = [folder.claim().name for folder in folders if folder]
+    assert claimed == ["saliency_maps", "saliency_maps_2", "saliency_maps_3"]
+    assert [folder.claim().name for folder in folders if folder] == claimed
+
+
+def test_other_methods_do_not_share_a_folder_with_another_run(tmp_path: Path) -> None:
+    fit(tmp_path, SaliencyCallback(Gradient(), samples=2, save_maps=True), max_epochs=1)
+    with pytest.warns(SaliencyWarning, match=r"holds the maps of another run.*saliency_maps_1"):
+        fit(tmp_path, SaliencyCallback(GradCAM(), samples=2, save_maps=True), max_epochs=1)
+    assert load_maps(tmp_path / "run" / "saliency_maps_1").series == "grad_cam"
+
+
+def test_a_resumed_run_finds_its_own_folder_among_others(tmp_path: Path) -> None:
+    def run(epochs: int, start: Path | None = None) -> None:
+        callback = SaliencyCallback(Gradient(), samples=2, save_maps=True)
+        trainer = fit(tmp_path, callback, ckpt_path=start, max_epochs=epochs)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+
+    run(1)
+    with pytest.warns(SaliencyWarning, match=r"saliency_maps_1"):
+        run(2)
+    run(4, tmp_path / "2.ckpt")
+    assert load_maps(tmp_path / "run" / "saliency_maps").epochs.tolist() == [0]
+    assert load_maps(tmp_path / "run" / "saliency_maps_1").epochs.tolist() == [0, 1, 2, 3]
+    # Its folder is gone: that of the other run is not touched.
+    (tmp_path / "run" / "saliency_maps_1").rename(tmp_path / "elsewhere")
+    with pytest.warns(SaliencyWarning, match=r"saliency_maps_1"):
+        run(5, tmp_path / "4.ckpt")
+    assert load_maps(tmp_path / "run" / "saliency_maps").epochs.tolist() == [0]
+    assert load_maps(tmp_path / "run" / "saliency_maps_1").epochs.tolist() == [4]
+
+
+class Locked:
+    """A callable that cannot be copied, and has no words for itself."""
+
+    __name__ = "locked"
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+    def __call__(self, model: Any, image: Tensor, target: Any) -> Tensor:
+        with self.lock:
+            return image.abs().sum(1, keepdim=True)
+
+
+class Explaining(TinyModule):
+    def method(self, model: Any, image: Tensor, target: Any) -> Tensor:
+        return image.abs().sum(1, keepdim=True)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise AssertionError("a module is not copied for its settings")
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(Locked(), "Locked"), (Explaining().method, "Explaining.method")],
+    ids=["a lock", "a module"],
+)
+def test_a_callable_that_holds_more_than_settings(
+    tmp_path: Path, function: Any, words: str
+) -> None:
+    callback = SaliencyCallback(function, samples=2, save_maps=True, on_error="raise")
+    fit(tmp_path, callback)
+    found = load_maps(tmp_path)
+    assert len(found) == 2
+    assert found.settings["function"] == words
+
+
 def test_a_folder_that_cannot_be_made_is_said_before_training_which_goes_on(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "saliency_maps").write_text("a file")
@@ -169,6 +257,23 @@ def test_a_full_disk_is_said_three_times_and_leaves_no_part_of_a_file(
     assert "no more are tried" in lines[-1]
     assert trainer.current_epoch == 5
     assert [path.name for path in (tmp_path / "run").rglob("*np*")] == ["samples.npz"]
+
+
+def test_a_map_that_is_saved_ends_a_row_of_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_but_once(file: Any, **arrays: Any) -> None:
+        tried.extend(["maps"] * ("maps" in arrays))
+        if "maps" in arrays and len(tried) != 3:
+            raise OSError(28, "No space left on device")
+        real(file, **arrays)
+
+    tried: list[str] = []
+    real = np.savez
+    monkeypatch.setattr(map_files.np, "savez", full_but_once)
+    with pytest.warns(SaliencyWarning, match="could not be saved") as said:
+        fit(tmp_path, SaliencyCallback(Gradient(), samples=2, save_maps=True), max_epochs=5)
+    assert sum("could not be saved" in str(w.message) for w in said) == 4
 
 
 def test_fast_dev_run_writes_nothing(tmp_path: Path) -> None:

@@ -31,14 +31,10 @@ class Spy:
     __name__ = "spy"
 
     def __init__(self) -> None:
-        self.tried = False
         self.images: list[Tensor] = []
 
     def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
-        # The first call is the try before training.
-        if self.tried:
-            self.images.append(image.clone())
-        self.tried = True
+        self.images.append(image.clone())
         return image.abs().mean(1, keepdim=True)
 
 

@@ -16,12 +16,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from untouched import Recorder, first_difference
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback
-from lightning_saliency.attribution import ExtremalPerturbation, Gradient, LinearApprox
+from lightning_saliency.attribution import RISE, ExtremalPerturbation, Gradient, LinearApprox
 from lightning_saliency.errors import SaliencyError
 
 CLASSES = 5
@@ -49,6 +51,10 @@ def pair(image: Tensor, label: int) -> Any:
 
 def hugging_face(image: Tensor, label: int) -> Any:
     return {"pixel_values": image, "labels": label}
+
+
+def hugging_face_masks(image: Tensor, label: int) -> Any:
+    return {"pixel_values": image, "labels": torch.full((SIDE, SIDE), label)}
 
 
 def geo(image: Tensor, label: int) -> Any:
@@ -308,3 +314,93 @@ def test_the_table_of_the_docs() -> None:
     print("\n".join(rows))
     assert [line for line in DOCS.read_text().splitlines() if line in rows] == rows
     assert len(rows) == len(CASES)
+
+
+# --- training is untouched --------------------------------------------------------------------
+
+
+class WithHiddenStates(HuggingFace):
+    """Trains on what its layers put out, as well."""
+
+    def step(self, batch: Any) -> Tensor:
+        output = self(**batch)
+        assert output.hidden_states
+        loss: Tensor = output.loss + 0.1 * sum(
+            each.square().mean() for each in output.hidden_states
+        )
+        return loss
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def vit_with_hidden_states() -> pl.LightningModule:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    settings = {"image_size": SIDE, "intermediate_size": 64, "num_labels": CLASSES}
+    config = ViTConfig(**SMALL, **settings, output_hidden_states=True)
+    return WithHiddenStates(ViTForImageClassification(config))
+
+
+def dinov2() -> pl.LightningModule:
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    config = Dinov2Config(**SMALL, image_size=SIDE, patch_size=16, num_labels=CLASSES)
+    return HuggingFace(Dinov2ForImageClassification(config))
+
+
+def convnext() -> pl.LightningModule:
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+    config = ConvNextConfig(**sizes, num_labels=CLASSES, drop_path_rate=0.2)
+    return HuggingFace(ConvNextForImageClassification(config))
+
+
+def segformer() -> pl.LightningModule:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
+    config = SegformerConfig(**sizes, num_attention_heads=[1, 1, 1, 1], num_labels=CLASSES)
+    return HuggingFace(SegformerForSemanticSegmentation(config))
+
+
+def timm_vit() -> pl.LightningModule:
+    return timm_model("vit_tiny_patch16_224", img_size=SIDE, depth=2, drop_path_rate=0.2)
+
+
+UNTOUCHED = {
+    "SegFormer": (segformer, hugging_face_masks),
+    "ViT with hidden states": (vit_with_hidden_states, hugging_face),
+    "DINOv2": (dinov2, hugging_face),
+    "ConvNeXt": (convnext, hugging_face),
+    "ViT of timm": (timm_vit, pair),
+}
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize("name", UNTOUCHED)
+def test_training_is_untouched(name: str, sanity: int, tmp_path: Path) -> None:
+    make, form = UNTOUCHED[name]
+    records = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        methods = [Gradient(), RISE(128)]
+        for callbacks in ([], [SaliencyCallback(methods, samples=2, target="predicted")]):
+            pl.seed_everything(0, verbose=False)
+            recorder = Recorder()
+            trainer = pl.Trainer(
+                accelerator="cpu",
+                max_epochs=2,
+                num_sanity_val_steps=sanity,
+                logger=CSVLogger(tmp_path),
+                callbacks=[*callbacks, recorder],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            loader = DataLoader(Images(form), batch_size=4)
+            trainer.fit(make(), loader, loader)
+            records.append(recorder.record)
+    assert first_difference(*records) == ""
+    assert callbacks[0]._budget.made == 2

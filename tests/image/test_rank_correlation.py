@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import rankdata, spearmanr
 
-from lightning_saliency.image.ranks import mean_ranks, rank_correlation
+from lightning_saliency.image.saliency_map import mean_ranks, rank_correlation
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

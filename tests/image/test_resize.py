@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.image.resize import resize
+from lightning_saliency.image.saliency_map import resize
 
 MODES = ("bilinear", "bicubic", "nearest", "area")
 

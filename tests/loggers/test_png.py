@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_saliency.loggers.png import png_file
+from lightning_saliency.loggers.pixels import png_file
 
 
 def noise(height: int, width: int) -> np.ndarray:

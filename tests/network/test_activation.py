@@ -4,7 +4,7 @@ from tiny_models import make_images, make_model
 from torch import Tensor, nn
 
 from lightning_saliency.errors import LayerError
-from lightning_saliency.network.activation import capture
+from lightning_saliency.network.layers import capture
 
 
 class InPlaceAfter(nn.Module):

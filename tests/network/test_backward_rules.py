@@ -16,8 +16,7 @@ from lightning_saliency.attribution import (
 )
 from lightning_saliency.errors import ModelError, NothingReplacedError
 from lightning_saliency.network.backward_rules import BackwardRules, Rules
-from lightning_saliency.network.relu_derivatives import deconvnet, guided
-from lightning_saliency.network.relu_rules import ReluChoice
+from lightning_saliency.network.relu_rules import ReluChoice, deconvnet, guided
 
 
 def guided_rules() -> Rules:

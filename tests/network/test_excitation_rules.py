@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.errors import ModelError
 from lightning_saliency.network.backward_rules import BackwardRules
-from lightning_saliency.network.excitation_functions import WeightedSum
+from lightning_saliency.network.excitation_functions import PositiveWeights, WeightedSum
 from lightning_saliency.network.excitation_rules import excitation_rules
-from lightning_saliency.network.positive_weights import PositiveWeights
 
 Map = Callable[[Tensor], Tensor]
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tally import Tally
 from torch import Tensor, nn
 
 from lightning_saliency.network.grid import Layout, TokenGrid, fold
 from lightning_saliency.network.grid_evidence import Evidence, find_layouts
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.place_probe import PROBES, probe_places
-from lightning_saliency.network.undisturbed import undisturbed
 
 Change = Callable[[Tensor], Tensor]
 
@@ -121,7 +122,7 @@ def test_places_that_see_everything_have_the_layout_of_those_before_them() -> No
 
 def test_model_that_takes_one_image_at_a_time() -> None:
     class One(Rearranged):
-        sizes: list[int]
+        sizes: Tally
 
         def forward(self, x: Tensor) -> Tensor:
             self.sizes.append(len(x))
@@ -130,10 +131,10 @@ def test_model_that_takes_one_image_at_a_time() -> None:
             return super().forward(x)
 
     model, image = One(with_extras(2, 0)).eval(), torch.randn(1, 3, 24, 32)
-    model.sizes = []
+    model.sizes = Tally()
     with undisturbed(model):
         found = find_layouts(probe_places(model, image))["layer"]
-    assert model.sizes == [PROBES] + [1] * PROBES
+    assert list(model.sizes) == [PROBES] + [1] * PROBES
     assert found.layout == TokenGrid(6, 8, before=2)
 
 

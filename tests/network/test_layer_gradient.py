@@ -3,12 +3,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tally import Tally
 from tiny_models import CLASSES, make_images, make_model
 from torch import Tensor, nn
 
 from lightning_saliency.errors import InputError, LayerError, ModelError
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layer_gradient import layer_gradient, score_gradient
-from lightning_saliency.network.undisturbed import undisturbed
 
 
 class Smooth(nn.Module):
@@ -76,7 +77,7 @@ def test_nothing_before_the_layer_is_recorded() -> None:
 
 
 def test_rules_hold_for_the_forward_pass_alone() -> None:
-    seen = []
+    seen = Tally()
 
     @contextmanager
     def rules() -> Iterator[None]:

@@ -9,8 +9,8 @@ from torchvision import models
 from traces import leaves_no_trace
 
 from lightning_saliency.errors import LayerError, NoGradientError
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layer_selection import last_spatial_layer
-from lightning_saliency.network.undisturbed import undisturbed
 
 
 def found_in(model: nn.Module, image: Tensor) -> str:

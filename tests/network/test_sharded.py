@@ -15,7 +15,7 @@ from traces import bits
 
 from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.errors import ModelError
-from lightning_saliency.network.sharded import is_sharded
+from lightning_saliency.network.layers import is_sharded
 from lightning_saliency.trust import measure_faithfulness
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed package")

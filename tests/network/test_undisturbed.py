@@ -4,6 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tally import Tally
 from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
@@ -12,7 +13,7 @@ from traces import bits, leaves_no_trace
 
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.errors import LayerError, ModelError
-from lightning_saliency.network.undisturbed import preserved_random_streams, undisturbed
+from lightning_saliency.network.isolation.undisturbed import preserved_random_streams, undisturbed
 
 IMAGES = make_images()
 
@@ -272,7 +273,7 @@ def test_hooks_that_the_model_adds_go_away() -> None:
 
 
 def test_hooks_of_the_user_run() -> None:
-    model, seen = make_model(), []
+    model, seen = make_model(), Tally()
     model.features.register_forward_hook(lambda _m, _i, output: seen.append(len(output)))
     explain(model)
     assert seen == [len(IMAGES)]

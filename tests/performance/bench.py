@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "callback_cost": "callback_cost",
     "budget_share": "budget_share",
     "drift_cost": "drift_cost",
+    "snapshot_cost": "snapshot_cost",
     "pointing_cost": "pointing_cost",
     "two_processes": "two_processes",
 }

@@ -11,7 +11,7 @@ from torchvision.models import resnet18
 
 from lightning_saliency.attribution import GradCAM
 from lightning_saliency.callbacks.explanation import Explanation
-from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
+from lightning_saliency.callbacks.stages.drift import DriftTracker
 
 SAMPLES, SIDE = 64, 224
 ROUNDS = 3

@@ -2,10 +2,9 @@ import pytest
 import torch
 from PIL import ImageDraw
 
-from lightning_saliency.rendering.canvas import INK, PALE_INK, Canvas
+from lightning_saliency.rendering.canvas import INK, PALE_INK, Canvas, font, shorten, text_width
+from lightning_saliency.rendering.colors import ColorScale
 from lightning_saliency.rendering.pixels import from_pillow, to_pillow
-from lightning_saliency.rendering.scale import ColorScale
-from lightning_saliency.rendering.text import font, shorten, text_width
 
 
 def dark(picture: torch.Tensor) -> torch.Tensor:

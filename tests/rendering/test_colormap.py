@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.colormap import (
+from lightning_saliency.rendering.colors import (
     DIVERGING,
     NON_FINITE,
     SEQUENTIAL,

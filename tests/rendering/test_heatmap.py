@@ -3,9 +3,8 @@ import torch
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import degenerate
-from lightning_saliency.rendering.colormap import DIVERGING, apply_colormap
+from lightning_saliency.rendering.colors import DIVERGING, ColorScale, apply_colormap, color_scale
 from lightning_saliency.rendering.heatmap import Heatmap, heatmap
-from lightning_saliency.rendering.scale import ColorScale, color_scale
 
 NAN, INF = float("nan"), float("inf")
 UNIT = ColorScale("value", full=1.0)

@@ -3,7 +3,7 @@ import torch
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import ColorScale, heatmap, overlay
-from lightning_saliency.rendering.colormap import apply_colormap
+from lightning_saliency.rendering.colors import apply_colormap
 
 UNIT = ColorScale("value", full=1.0)
 

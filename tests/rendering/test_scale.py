@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.scale import (
+from lightning_saliency.rendering.colors import (
     ColorScale,
     color_scale,
     strength,

@@ -24,12 +24,12 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
     LinearApprox,
 )
+from lightning_saliency.attribution.verdict import SOURCES
 from lightning_saliency.benchmark import get_example_data
 from lightning_saliency.errors import InputError, LayerError, MethodError, ModelError
 from lightning_saliency.network.random_weights import layers_with_weights, randomize
 from lightning_saliency.trust import KNOWN_TO_FAIL, VERDICTS, sanity_check, sanity_figure
 from lightning_saliency.trust.sanity_figure import figure_pixels
-from lightning_saliency.trust.verdicts import SOURCES
 
 IMAGES = make_images(3, (16, 16))
 TARGETS = torch.tensor([0, 3, 4])

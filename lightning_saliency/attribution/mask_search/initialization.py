@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lightning_saliency.image.exact_area import exact_area
 
-__all__ = ["coarse_masks", "initial_grids"]
-
 # Discs around the centers of so many rows and columns, each of this share of the image.
 _SIDE = 4
 _AREA = 0.2

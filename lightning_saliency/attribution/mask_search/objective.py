@@ -1,20 +1,54 @@
-"""The objective of a search for masks: rewards of pictures, and their derivatives."""
+"""The objective of a search for masks: the pictures that masks make, rewards, derivatives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.mask_search.presets import SearchConfig
 from lightning_saliency.attribution.mask_search.rewards import Reward, Variant, contrastive_reward
 from lightning_saliency.errors import InputError
+from lightning_saliency.image.perturbation import blend
+from lightning_saliency.image.smooth_mask import SmoothMask
 from lightning_saliency.network.batching import Batches, BatchSize, batches_for
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.score import Target, class_logits, class_scores, target_classes
 
-__all__ = ["PictureRewards", "picture_batches"]
+
+@dataclass(frozen=True)
+class MaskProblem:
+    """Masks of all areas of all images, and the pictures by which they are rewarded.
+
+    Attributes:
+        config: how the search is done.
+        areas: of the masks of each image, fractions in (0, 1].
+        smooth_mask: makes masks out of grids.
+        levels: (N, L, C, H, W), the images at each degree of perturbation.
+        variant: whether masks keep the score, delete it, or both.
+    """
+
+    config: SearchConfig
+    areas: tuple[float, ...]
+    smooth_mask: SmoothMask
+    levels: Tensor
+    variant: Variant
+
+    def pictures(self, masks: Tensor) -> list[Tensor]:
+        """Return the pictures that are rewarded, (N * A, C, H, W): one tensor, two for ``"dual"``.
+
+        Args:
+            masks: (N, A, H, W).
+        """
+        kept = {"preserve": [masks], "delete": [1 - masks], "dual": [masks, 1 - masks]}
+        return [
+            blend(self.levels, mask, slope_at_one=self.config.slope_at_one).flatten(0, 1)
+            for mask in kept[self.variant]
+        ]
+
 
 # In a batch, by default.
 _FEWEST_PICTURES = 8
@@ -39,8 +73,8 @@ def picture_batches(size: BatchSize, image: Tensor, variant: Variant) -> Batches
 class PictureRewards:
     """A model and a reward, for pictures that are made of some images.
 
-    Call everything inside :func:`~lightning_saliency.network.undisturbed.undisturbed`. The model
-    runs once on the images as they are, to find their classes.
+    Call everything inside :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
+    The model runs once on the images as they are, to find their classes.
 
     Args:
         model: takes images; in eval mode, with frozen parameters.
@@ -107,16 +141,6 @@ class PictureRewards:
             return self._read(self._run(pictures[batch].clone()), batch.stop - batch.start)
 
         return torch.cat(self._batches.run(work, len(pictures)))
-
-    def spread(self, image: Tensor, perturbed: Tensor) -> Tensor:
-        """Return how far the logits of two pictures differ at most, (N,), at least 0.001.
-
-        Args:
-            image: (N, C, H, W).
-            perturbed: (N, C, H, W).
-        """
-        difference = self.logits(image) - self.logits(perturbed)
-        return difference.abs().amax(1).clamp(min=1e-3)
 
     @torch.no_grad()
     def evaluate(self, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:

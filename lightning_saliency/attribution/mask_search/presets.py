@@ -15,8 +15,6 @@ from lightning_saliency.attribution.mask_search.area_constraint import (
     ShrinkingArea,
 )
 
-__all__ = ["CONFIGS", "MaskScale", "SearchConfig", "SearchPreset"]
-
 SearchPreset: TypeAlias = Literal["torchray"]
 """A published search."""
 

@@ -15,11 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.mask_search.objective import PictureRewards
-from lightning_saliency.attribution.mask_search.problem import MaskProblem
+from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.image.exact_area import exact_area
-
-__all__ = ["BestGrids", "refine_masks"]
 
 # For how many iterations a mask of one area is grown to the next, and how its contrast rises.
 _GROWTH = 10

@@ -1,7 +1,5 @@
 """What extremal perturbation finds, and how well the masks do."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -11,11 +9,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_saliency.attribution.extras import Extras, MaskPanel
-from lightning_saliency.attribution.mask_search.objective import PictureRewards
-from lightning_saliency.attribution.mask_search.problem import MaskProblem
+from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.attribution.mask_search.rewards import Variant
-
-__all__ = ["AreaMasks", "ExtremalMasks", "area_names", "evaluate_masks"]
 
 # A mask does the job if its reward covers this much of the way from masks that are off everywhere
 # to masks that are on everywhere.
@@ -147,11 +142,7 @@ class AreaMasks(Extras):
         ends = self.reward.new_zeros(len(self.reward), 1)
         curve = torch.cat([ends, self.reward, ends + 1], 1)
         at = curve.new_tensor([0.0, *self.areas, 1.0])
-        values = [
-            *self.reward.unbind(1),
-            self.sufficient_area,
-            torch.trapezoid(curve, at, dim=1),
-        ]
+        values = [*self.reward.unbind(1), self.sufficient_area, torch.trapezoid(curve, at, dim=1)]
         means = [float(each.nanmean()) for each in values]
         return dict(zip(area_names(self.areas), means, strict=True))
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 
-__all__ = ["REWARDS", "Reward", "RewardName", "Variant", "contrastive_reward", "simple_reward"]
-
 Variant: TypeAlias = Literal["preserve", "delete", "dual"]
 """Whether the masked area alone keeps the score, its removal deletes it, or both."""
 

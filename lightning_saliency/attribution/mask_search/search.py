@@ -4,8 +4,6 @@ Section 3 of Fong, Patrick, Vedaldi. Understanding deep networks via extremal pe
 smooth masks. ICCV 2019, arXiv:1910.08485.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,12 +16,10 @@ from lightning_saliency.attribution.mask_search.area_constraint import (
     ConstrainedMasks,
 )
 from lightning_saliency.attribution.mask_search.initialization import coarse_masks, initial_grids
-from lightning_saliency.attribution.mask_search.objective import PictureRewards
-from lightning_saliency.attribution.mask_search.problem import MaskProblem
+from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.attribution.mask_search.refinement import BestGrids, refine_masks
 from lightning_saliency.attribution.progress import report
-
-__all__ = ["MaskSearch", "Progress"]
+from lightning_saliency.errors import InputError
 
 Progress = Callable[[int, float, Tensor], None]
 """Called after each iteration with its number, the strength of the area constraint (the weight of
@@ -165,3 +161,38 @@ def _largest_change(masks: Tensor, before: Tensor, error: Tensor) -> float:
     """Return how far any mask has changed, or its area is off, as a share of its area."""
     change = (masks - before).abs().sum((1, 2)) / masks.sum((1, 2))
     return float(torch.maximum(change, error).amax())
+
+
+class ConsoleProgress:
+    """Prints the rewards and area terms in some iterations; each line waits for the device.
+
+    Args:
+        areas: of the masks of each image.
+        every: print in every such iteration, from the first on; None for none.
+        doubled: print whenever the strength of the area constraint has doubled.
+
+    Raises:
+        InputError: ``every`` is not positive.
+    """
+
+    def __init__(self, areas: tuple[float, ...], every: int | None, doubled: bool) -> None:
+        if every is not None and every < 1:
+            raise InputError(f"Expected print_iter >= 1, got {every}.")
+        self._areas = areas
+        self._every = every
+        self._doubled = doubled
+        self._last_strength = 0.0
+
+    def __call__(self, iteration: int, strength: float, state: Tensor) -> None:
+        """Print a line for each mask; see :data:`Progress`."""
+        doubled = self._doubled and strength >= 2 * self._last_strength
+        if doubled:
+            self._last_strength = strength
+        if not doubled and (self._every is None or iteration % self._every):
+            return
+        for row, (reward, area_term) in enumerate(state.tolist()):
+            image, area = divmod(row, len(self._areas))
+            print(
+                f"iteration {iteration + 1}, image {image}, area {self._areas[area]:g}: reward "
+                f"{reward:.4g}, area term {area_term:.4g}"
+            )

@@ -1,24 +1,20 @@
-"""From the scores of masked images to a map: the average that RISE takes over its masks."""
+"""From the scores of images under masks to a map: the average that RISE takes over its masks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_saliency.attribution.progress import report
 from lightning_saliency.image.random_mask import MaskBlock
-from lightning_saliency.image.ranks import rank_correlation
-
-__all__ = [
-    "MaskAverage",
-    "MaskEstimator",
-    "RISEEstimate",
-    "estimate_maps",
-]
+from lightning_saliency.image.saliency_map import rank_correlation
+from lightning_saliency.network.batching import Batches
+from lightning_saliency.network.masked_scores import masked_scores
 
 
 @dataclass(frozen=True)
@@ -215,3 +211,42 @@ class MaskAverage(MaskEstimator):
         chosen._scores = self._scores[:, images]
         chosen._weighted = self._weighted[:, images]
         return chosen
+
+
+@dataclass
+class MaskScoring:
+    """The scores of images under masks, with progress reports.
+
+    Args:
+        model: see :func:`~lightning_saliency.network.masked_scores.masked_scores`, as for
+            ``batches`` and ``autocast``.
+        batches: how many masked images go through the model at once.
+        autocast: run the model under autocast to bfloat16.
+        num_masks: how many masks there are in all blocks, for the progress that is reported.
+    """
+
+    model: nn.Module
+    batches: Batches
+    autocast: bool
+    num_masks: int
+    _done: int = field(default=0, init=False)
+
+    def __call__(
+        self, images: Tensor, block: MaskBlock, score: Callable[[object, Tensor], Tensor]
+    ) -> Tensor:
+        """Return the scores (N, K, M) of images (N, C, H, W) under the M masks of a block.
+
+        Args:
+            images: those that still need masks.
+            block: the next masks.
+            score: see :func:`~lightning_saliency.network.masked_scores.masked_scores`.
+        """
+
+        def after(done: int) -> None:
+            report(self._done + done // len(images), self.num_masks)
+
+        scores = masked_scores(
+            self.model, images, block.masks, score, self.batches, self.autocast, after
+        )
+        self._done += len(block)
+        return scores

@@ -1,11 +1,7 @@
 """Kernel ridge regression on values at points and at their opposites."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
-
-__all__ = ["KernelRidge"]
 
 # The kernel's inverse width: two random points have a kernel of exp(-2 * 0.3), which does best on
 # the masks of several networks, and is not critical.
@@ -36,7 +32,8 @@ class KernelRidge:
         squares = points.square().sum(1)
         self._sharpness = _SHARPNESS / squares.mean().clamp(min=torch.finfo(points.dtype).tiny)
         self._slopes, self._heights = 2 * self._sharpness * points.T, -self._sharpness * squares
-        even, odd = _parts(values)
+        there, opposite = values
+        even, odd = (there + opposite) / 2, (there - opposite) / 2
         even_kernel, odd_kernel = self._kernels(points)
         # A free level is even; what is odd has none.
         means, level = even_kernel.mean(0), even.mean(0)
@@ -95,12 +92,6 @@ class _Ridge:
         fitted = self._vectors @ (kept[:, None] * self._along)
         leverage = self._vectors.square() @ kept
         return fitted, leverage, self._vectors @ (self._along / damped[:, None])
-
-
-def _parts(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the even and the odd part of values at points and at their opposites (2, ...)."""
-    there, opposite = values
-    return (there + opposite) / 2, (there - opposite) / 2
 
 
 def _both(even: Tensor, odd: Tensor) -> Tensor:

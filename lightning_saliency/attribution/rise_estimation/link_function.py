@@ -1,7 +1,5 @@
 """A link function: scores in units in which the parts of an image add up, and back."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -10,8 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.network.score import ScoreKind
-
-__all__ = ["LinkFunction"]
 
 # Beyond this, float32 does not tell a probability from 0 or 1.
 _FARTHEST = 16.0

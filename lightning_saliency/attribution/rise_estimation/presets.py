@@ -1,7 +1,7 @@
 """How RISE estimates its maps: which masks, which score, which mean, for each preset."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -19,8 +19,6 @@ from lightning_saliency.image.random_mask import (
 )
 from lightning_saliency.network.score import ScoreKind
 
-__all__ = ["ESTIMATORS", "RISEEstimator", "RISEPreset"]
-
 RISEPreset: TypeAlias = Literal["paper", "torchray", "balanced"]
 """A published estimator, or the mean over balanced masks as it is."""
 
@@ -32,6 +30,8 @@ _MOST_MASKS_OF_A_FIT = 1024
 @dataclass(frozen=True)
 class RISEEstimator:
     """How scores and masks become a map, and what is used by default.
+
+    The settings' own defaults are those of the preset ``"balanced"``.
 
     Attributes:
         num_masks: how many masks.
@@ -46,14 +46,14 @@ class RISEEstimator:
         block_size: how many independent masks are drawn together.
     """
 
-    num_masks: int
-    score: ScoreKind
-    balanced: bool
-    centered: bool
-    fitted: bool
-    per_kept: bool
-    reflect: bool
-    block_size: int
+    num_masks: int = 1024
+    score: ScoreKind = "probability"
+    balanced: bool = True
+    centered: bool = True
+    fitted: bool = False
+    per_kept: bool = True
+    reflect: bool = False
+    block_size: int = 128
 
     def upsampling(self, image: Tensor, num_cells: int | tuple[int, int]) -> Upsampling:
         """Return how grids of ``num_cells`` become masks of the image's size.
@@ -119,24 +119,12 @@ def _pair(num_cells: int | tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
-_BALANCED = RISEEstimator(
-    num_masks=1024,
-    score="probability",
-    balanced=True,
-    centered=True,
-    fitted=False,
-    per_kept=True,
-    reflect=False,
-    block_size=128,
-)
-
 ESTIMATORS: dict[RISEPreset | None, RISEEstimator] = {
-    None: replace(_BALANCED, num_masks=256, fitted=True),
-    "balanced": _BALANCED,
-    "paper": replace(_BALANCED, num_masks=8000, balanced=False, centered=False),
+    None: RISEEstimator(num_masks=256, fitted=True),
+    "balanced": RISEEstimator(),
+    "paper": RISEEstimator(num_masks=8000, balanced=False, centered=False),
     # TorchRay draws its masks batch by batch, 32 at a time by default.
-    "torchray": replace(
-        _BALANCED,
+    "torchray": RISEEstimator(
         num_masks=8000,
         score="sigmoid",
         balanced=False,

@@ -25,8 +25,6 @@ from lightning_saliency.image.random_mask import (
     balanced_masks,
 )
 
-__all__ = ["MaskRegression"]
-
 # Enough that neither the masks that the mean is taken over nor their shifts are seen in the map.
 _POPULATION_BLOCKS = 64
 _POPULATION_SEED = 20_000_000

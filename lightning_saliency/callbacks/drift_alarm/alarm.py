@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_saliency.callbacks.drift_alarm.report import Finding, Report
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched, alarm_amount, alarm_tag
 from lightning_saliency.callbacks.drift_alarm.watched_tags import WatchedTags, series_of
 from lightning_saliency.callbacks.explanation import ExplanationRound
-from lightning_saliency.callbacks.failures import describe_error
+from lightning_saliency.callbacks.failures import describe_error, warn
+from lightning_saliency.callbacks.resume import STATE_VERSION, StateParts
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.saliency import SaliencyCallback
-from lightning_saliency.errors import SaliencyWarning
-
-__all__ = ["DriftAlarm"]
 
 _log = logging.getLogger(__name__)
 
@@ -163,12 +160,21 @@ class DriftAlarm(pl.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers so far."""
-        return {tag: watched.state_dict() for tag, watched in self._watched.items()}
+        watched = {tag: each.state_dict() for tag, each in self._watched.items()}
+        return {"version": STATE_VERSION, "watched": watched}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the numbers of a checkpoint."""
-        self._watched = {tag: Watched.of(entry) for tag, entry in state_dict.items()}
+        """Go on with the numbers of a checkpoint; those that cannot be used start over."""
+        if "watched" not in state_dict:
+            # Version 1 held nothing else.
+            state_dict = {"watched": state_dict}
+        parts = StateParts(state_dict)
+        parts.load("the watched numbers", self._load_watched, "watched")
+        parts.warn_of_lost(type(self).__name__)
+
+    def _load_watched(self, entries: Mapping[str, Any]) -> None:
+        self._watched = {tag: Watched.of(entry) for tag, entry in entries.items()}
 
     def _judge(
         self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int
@@ -212,7 +218,7 @@ class DriftAlarm(pl.Callback):
         for (series, reference), findings in found.items():
             report = Report(series, reference, findings, round)
             _log.info("%s", report.line())
-            rank_zero_warn(report.line(), category=SaliencyWarning)
+            warn(report.line())
             if context.is_rank_zero:
                 _show(report, context, round)
         if self.save_checkpoint:
@@ -244,10 +250,9 @@ def _show(report: Report, context: RunContext, round: ExplanationRound) -> None:
             adapter.text(tag, report.text(tag), round.step)
             adapter.image(tag, picture, round.step)
     except Exception as error:
-        rank_zero_warn(
+        warn(
             f"The alarm of epoch {context.epoch} could not be logged; training goes on. "
-            f"{describe_error(error)}",
-            category=SaliencyWarning,
+            f"{describe_error(error)}"
         )
 
 
@@ -255,10 +260,9 @@ def _save(trainer: pl.Trainer, path: str) -> None:
     try:
         trainer.save_checkpoint(path)
     except OSError as error:
-        rank_zero_warn(
+        warn(
             f"The checkpoint of the alarm could not be saved as {path}; training goes on. "
-            f"{describe_error(error)}",
-            category=SaliencyWarning,
+            f"{describe_error(error)}"
         )
         # Where the other processes wait for this one.
         trainer.strategy.barrier("Trainer.save_checkpoint")

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
-from lightning_saliency.metrics.canonical import canonical
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
-
-__all__ = ["Finding", "Report"]
+from lightning_saliency.metrics.map_statistics import canonical
 
 _MOST_SHOWN = 6
 

@@ -12,8 +12,6 @@ from lightning_saliency.metrics.change_detection import PageHinkley, spike_score
 from lightning_saliency.metrics.map_similarity import MEASURES
 from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 
-__all__ = ["Rules", "Watched", "alarm_amount", "alarm_tag"]
-
 # How much further out of the usual several measures of many drifts must be than one that is watched
 # alone. In 20 clean runs the second highest score of a drift reached 1.7 (of RISE); where the
 # weights were lost, it was at least 2.7 (tests/performance/alarm_rates.py).

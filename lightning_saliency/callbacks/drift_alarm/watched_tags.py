@@ -6,14 +6,11 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
 from lightning_saliency.callbacks.explanation import series_in
+from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.saliency import SaliencyCallback
-from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.map_similarity import SIMILARITIES
-
-__all__ = ["WatchedTags", "series_of"]
 
 _DEFAULT = tuple(
     f"*saliency_drift/*/{reference}/{measure}"
@@ -39,11 +36,8 @@ class WatchedTags:
     """
 
     def __init__(self, monitor: str | Sequence[str] | None) -> None:
-        given = (
-            [monitor]
-            if isinstance(monitor, str)
-            else list(_DEFAULT if monitor is None else monitor)
-        )
+        monitor = _DEFAULT if monitor is None else monitor
+        given = [monitor] if isinstance(monitor, str) else list(monitor)
         if not given or not all(isinstance(name, str) and name for name in given):
             raise InputError(
                 "Expected monitor to be a tag ('saliency_drift/grad_cam/previous/top10_iou'), with "
@@ -99,10 +93,9 @@ class WatchedTags:
         known = [tag for source in sources for tag in source.tags]
         known += logged
         for pattern in self._missing(known):
-            rank_zero_warn(
+            warn(
                 f"Nothing is watched under this name; training goes on. "
-                f"{_no_such_tag(pattern, known)}",
-                category=SaliencyWarning,
+                f"{_no_such_tag(pattern, known)}"
             )
 
     def watched(self, source: SaliencyCallback, logged: Iterable[str]) -> list[str]:
@@ -112,11 +105,8 @@ class WatchedTags:
             source: that has logged them.
             logged: the tags.
         """
-        return [
-            tag
-            for tag in logged
-            if series_of(tag, source) is not None and self._includes(tag, source)
-        ]
+        mine = (tag for tag in logged if series_of(tag, source) is not None)
+        return [tag for tag in mine if self._includes(tag, source)]
 
     def _missing(self, logged: Sequence[str]) -> list[str]:
         return [name for name in self.patterns if not any(fnmatchcase(tag, name) for tag in logged)]
@@ -125,10 +115,8 @@ class WatchedTags:
         return {tag for tag in logged if any(fnmatchcase(tag, name) for name in self.patterns)}
 
     def _includes(self, tag: str, source: SaliencyCallback) -> bool:
-        if tag in self.patterns:
-            return True
-        if tag.endswith(_NO_AMOUNT):
-            return False
+        if tag in self.patterns or tag.endswith(_NO_AMOUNT):
+            return tag in self.patterns
         return tag in self._matching([tag]) and not _is_insensitive(tag, source)
 
     def _say_what_is_left_out(self, sources: Sequence[SaliencyCallback]) -> None:
@@ -146,7 +134,7 @@ class WatchedTags:
             else:
                 said = f"DriftAlarm does not watch {named}"
                 advice = "To watch it all the same, give its tag in full as monitor."
-            rank_zero_warn(f"{said}: {_WHY}. {advice}", category=SaliencyWarning)
+            warn(f"{said}: {_WHY}. {advice}")
 
 
 def series_of(tag: str, source: SaliencyCallback) -> str | None:
@@ -159,9 +147,8 @@ def series_of(tag: str, source: SaliencyCallback) -> str | None:
     Returns:
         None if the number is of no series of this callback.
     """
-    series = source.series
-    prefix = next(iter(series.values())).prefix
-    return series_in(tag, prefix, series)
+    prefix = next(iter(source.series.values())).prefix
+    return series_in(tag, prefix, source.series)
 
 
 def _is_insensitive(tag: str, source: SaliencyCallback) -> bool:

@@ -10,8 +10,6 @@ from torch import Tensor
 from lightning_saliency.callbacks.samples.regions import OBJECT, region_masks
 from lightning_saliency.errors import InputError
 
-__all__ = ["Unpack", "class_indices", "image_key", "unpack_batch"]
-
 Unpack: TypeAlias = Callable[
     [Any],
     tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor | Mapping[str, Tensor]],

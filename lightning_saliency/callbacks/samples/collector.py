@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_saliency.callbacks.failures import Failure, describe_error
+from lightning_saliency.callbacks.failures import Failure, StageError, describe_error
 from lightning_saliency.callbacks.run_context import RunContext
-from lightning_saliency.callbacks.samples.fetch import fetch_batch, has_indices, validation_loader
+from lightning_saliency.callbacks.samples.fetch import (
+    Rows,
+    check_indices,
+    fetch_batch,
+    rows_of,
+    validation_loader,
+)
 from lightning_saliency.callbacks.samples.regions import warn_of_empty
-from lightning_saliency.callbacks.samples.sample_set import Samples, SampleSet, concat
+from lightning_saliency.callbacks.samples.sample_set import (
+    Samples,
+    SampleSet,
+    concat,
+    differing,
+)
 from lightning_saliency.errors import InputError, SaliencyWarning
-
-__all__ = ["SampleCollector", "first_of_all_processes"]
+from lightning_saliency.network.isolation.process_state import other_random_numbers
 
 
 class SampleCollector:
@@ -27,83 +38,137 @@ class SampleCollector:
     Args:
         samples: to be collected.
         dataloader_idx: of the validation loader that they come from.
+
+    Attributes:
+        probe: a sample as the model sees them, to try the methods on; None before there is one.
     """
 
     def __init__(self, samples: Samples, dataloader_idx: int) -> None:
         self._samples = samples
         self._dataloader_idx = dataloader_idx
         self._failure: Exception | None = None
+        self._rows: Rows | None = None
+        self._by_place: dict[int, SampleSet] = {}
+        self.probe: SampleSet | None = None
 
     def begin(self, context: RunContext) -> None:
-        """A validation run begins: get samples by index, prepare to see the first ones.
+        """A validation run begins: find out how to get samples by index, look for the first ones.
 
         Raises:
             SaliencyError: before training, if an index or a batch cannot be used.
         """
         self._samples.begin()
-        if self._samples.known is None and self._samples.indices is not None:
+        self._rows, self._by_place = None, {}
+        indices = self._samples.indices
+        if self._samples.known is None and indices is not None:
             with self._failing_later(context):
-                batch = fetch_batch(context, self._dataloader_idx, self._samples.indices)
-                if batch is not None:
-                    self._samples.collect(batch)
+                check_indices(validation_loader(context.trainer, self._dataloader_idx), indices)
+                self._rows = rows_of(context, self._dataloader_idx, indices)
+                if self._rows is None:
+                    self._samples.collect(fetch_batch(context, self._dataloader_idx, indices))
 
-    def take(self, batch: Any, dataloader_idx: int, context: RunContext) -> None:
-        """Take the first samples from a batch that the model is about to see.
+    def check_loader(self, context: RunContext) -> None:
+        """Check that there are such a loader and such items, as far as it can be without reading.
+
+        Raises:
+            InputError: there are not.
+        """
+        loader = validation_loader(context.trainer, self._dataloader_idx)
+        if loader is not None and self._samples.indices is not None:
+            check_indices(loader, self._samples.indices)
+
+    def take(self, batch: Any, batch_idx: int, dataloader_idx: int, context: RunContext) -> None:
+        """Take samples from a batch that the model is about to see.
 
         Args:
             batch: what the model's ``validation_step`` receives.
+            batch_idx: its number in the validation run.
             dataloader_idx: which loader it comes from.
             context: of the run.
 
         Raises:
             InputError: before training, if the batch cannot be unpacked.
         """
-        if self._samples.indices is None and dataloader_idx == self._dataloader_idx:
-            with self._failing_later(context):
+        if dataloader_idx != self._dataloader_idx or self._samples.known is not None:
+            return
+        with self._failing_later(context):
+            if self._samples.indices is None:
                 self._samples.collect(batch)
+            elif self._rows is not None:
+                self._take_rows(self._rows, batch, batch_idx)
 
-    def end(self, context: RunContext) -> Failure | None:
+    def found(self, context: RunContext) -> SampleSet | Failure | None:
+        """The validation run ends: put together what all processes have seen.
+
+        Returns:
+            The samples; None if there are none; or what went wrong. The same on all processes.
+        """
+        seen = context.attempt(self._collected)
+        if isinstance(seen, Failure):
+            return seen
+        try:
+            return self._of_all_processes(seen, context)
+        except StageError as error:
+            return error.failure
+        except InputError as error:
+            return Failure(describe_error(error), error)
+
+    def end(self, context: RunContext) -> tuple[Failure | None, list[int]]:
         """The validation run ends: from now on the collected samples are explained.
 
         Returns:
-            What went wrong, if anything; the same on all processes.
+            What went wrong, if anything; and the numbers of the samples that look otherwise than in
+            the checkpoint that the run resumes from. The same on all processes.
         """
-        seen = context.attempt(self._collected)
-        if self._samples.indices is None and not isinstance(seen, Failure):
-            try:
-                # What the processes have seen is put together by all of them in the same way.
-                seen = first_of_all_processes(seen, self._samples.count, context)
-            except InputError as error:
-                seen = Failure(describe_error(error), error)
-        if isinstance(seen, Failure):
-            return seen
-        if seen is None:
-            return None
-        if len(seen) < self._samples.count:
+        found = self.found(context)
+        if isinstance(found, Failure):
+            return found, []
+        if found is None:
+            return None, []
+        if len(found) < self._samples.count:
             rank_zero_warn(
                 f"Expected {self._samples.count} samples, but the validation run had only "
-                f"{len(seen)}; these are explained. Raise limit_val_batches, or lower samples.",
+                f"{len(found)}; these are explained. Raise limit_val_batches, or lower samples.",
                 category=SaliencyWarning,
             )
-        warn_of_empty(seen.regions)
-        self._samples.keep(seen)
-        return None
+        warn_of_empty(found.regions)
+        return None, self._samples.keep(found, self._is_steady(found, context))
 
-    def fetch_probe(self, context: RunContext) -> SampleSet | None:
-        """Return validation samples to try the methods on, None if there is no way to get at them.
-
-        Args:
-            context: before the first training step.
-
-        Raises:
-            InputError: an index is out of range, or a batch cannot be unpacked.
-        """
+    def _is_steady(self, found: SampleSet, context: RunContext) -> bool | None:
+        """Read samples by index once more, with other random numbers; None if that fails."""
         indices = self._samples.indices
-        loader = validation_loader(context.trainer, self._dataloader_idx)
-        if indices is None and not has_indices(loader):
+        if indices is None:
             return None
-        batch = fetch_batch(context, self._dataloader_idx, indices or [0])
-        return None if batch is None else self._samples.of(batch)
+        with other_random_numbers(context.pl_module.device, 1):
+            again = context.attempt(
+                lambda: self._samples.of(fetch_batch(context, self._dataloader_idx, indices, 1))
+            )
+        return None if isinstance(again, Failure) else not differing(found, again)
+
+    def _take_rows(self, rows: Rows, batch: Any, batch_idx: int) -> None:
+        places, expected = rows.of_batch(batch_idx)
+        if not places and self.probe is not None:
+            return
+        found = self._samples.of(batch)
+        self.probe = self.probe or found[:1]
+        # A collate function that drops or adds items: rows say nothing of indices then.
+        if len(found) == expected:
+            self._by_place |= {place: found[[row]] for row, place in places.items()}
+
+    def _of_all_processes(self, seen: SampleSet | None, context: RunContext) -> SampleSet | None:
+        indices = self._samples.indices
+        if indices is None:
+            return first_of_all_processes(seen, self._samples.count, context)
+        if self._rows is None:
+            return seen
+        found: dict[int, SampleSet] = {}
+        held = {place: one.to("cpu") for place, one in self._by_place.items()}
+        for rank in range(context.trainer.world_size):
+            found |= context.broadcast(held, src=rank)
+        if len(found) == len(indices):
+            return concat([found[place] for place in range(len(indices))]).to(context.device)
+        fetch = partial(fetch_batch, context, self._dataloader_idx, indices)
+        return context.require(lambda: self._samples.of(fetch()))
 
     @contextmanager
     def _failing_later(self, context: RunContext) -> Iterator[None]:

@@ -7,20 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_saliency.errors import InputError, SaliencyWarning
-
-__all__ = [
-    "OBJECT",
-    "PLACES",
-    "RegionSpec",
-    "Regions",
-    "RegionsSpec",
-    "region_masks",
-    "warn_of_empty",
-]
+from lightning_saliency.callbacks.failures import warn
+from lightning_saliency.errors import InputError
 
 OBJECT = "object"
 """The name of the region that a map should lie on: the ground truth."""
@@ -144,10 +134,9 @@ def warn_of_empty(masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         empty = (~mask.flatten(1).any(1)).nonzero().flatten().tolist()
         if empty:
-            rank_zero_warn(
+            warn(
                 f"The region '{name}' has no pixel in sample {', '.join(map(str, empty))}; the "
-                f"means over the samples leave {'it' if len(empty) == 1 else 'them'} out.",
-                category=SaliencyWarning,
+                f"means over the samples leave {'it' if len(empty) == 1 else 'them'} out."
             )
 
 

@@ -5,16 +5,24 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.callbacks.samples.batch import Unpack, image_key, unpack_batch
 from lightning_saliency.errors import InputError
 
-__all__ = ["SampleSet", "SampleSpec", "Samples", "concat"]
-
 SampleSpec: TypeAlias = int | Sequence[int] | tuple[Tensor, Tensor | None]
 """Which samples are explained: that many first samples of the validation run; indices into the
 validation dataset; or a pair of tensors, images (N, C, H, W) and labels (N,) or None."""
+
+
+SAME = 0.01
+"""Pictures that differ by less than this share of the largest value are the same: the rest is the
+rounding of another precision or device."""
+
+# 16 pictures of three channels take 96 KiB.
+_THUMBNAIL = 32
+_HALF_RANGE = torch.finfo(torch.half).min, torch.finfo(torch.half).max
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Samples:
         count: how many samples are asked for.
         steady: whether a second validation run has shown the same; None as long as there was none.
         are_given: whether they are the user's own tensors.
+        expected: thumbnails and labels in the checkpoint that the run resumes from, as long as the
+            samples are not known.
 
     Raises:
         InputError: ``spec`` is none of the three forms, or holds no valid samples.
@@ -77,6 +87,7 @@ class Samples:
         self.indices: list[int] | None = None
         self.steady: bool | None = None
         self.are_given = False
+        self.expected: SampleSet | None = None
         self._collected: list[SampleSet] = []
         if isinstance(spec, int) and not isinstance(spec, bool):
             if spec < 1:
@@ -98,7 +109,7 @@ class Samples:
         self._collected = []
 
     def collect(self, batch: object) -> None:
-        """Take what is still missing from a batch.
+        """Take what is still missing of the first samples from a batch.
 
         Args:
             batch: what the model's ``validation_step`` receives, on the device.
@@ -135,14 +146,39 @@ class Samples:
             return None
         return concat(self._collected)
 
-    def keep(self, samples: SampleSet) -> None:
-        """From now on these samples are explained."""
-        self.known, self._collected = samples, []
+    def keep(self, samples: SampleSet, steady: bool | None = None) -> list[int]:
+        """From now on these samples are explained.
+
+        Args:
+            samples: as the model takes them.
+            steady: whether they were the same when they were read again, None if they were not.
+
+        Returns:
+            The numbers of those that look otherwise than in the checkpoint that the run resumes
+            from.
+        """
+        self.known, self._collected, self.steady = samples, [], steady
+        expected, self.expected = self.expected, None
+        if expected is None:
+            return []
+        return differing(SampleSet(thumbnails(samples.images), samples.labels), expected)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the samples for a checkpoint, on the CPU; empty as long as they are not known."""
-        if self.known is None:
+        """Return what a checkpoint needs to find the samples again, on the CPU.
+
+        Nothing of given tensors, which a resumed run is given again; of samples by index, small
+        pictures by which they are recognized, if they look the same each time; all of the
+        first samples, because a loader that shuffles would give others. Empty as long as the
+        samples are not known.
+        """
+        if self.known is None or self.are_given:
             return {}
+        if self.indices is not None and self.steady:
+            return {
+                "thumbnails": thumbnails(self.known.images),
+                "labels": self.known.to("cpu").labels,
+                "steady": self.steady,
+            }
         known = self.known.to("cpu")
         return {
             "images": known.images,
@@ -152,15 +188,27 @@ class Samples:
             "steady": self.steady,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the samples of a checkpoint, unless tensors were given.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the samples of a checkpoint, or how they look, unless tensors were given.
 
         Args:
-            state: from :meth:`state_dict`.
+            state: from :meth:`state_dict`, or of version 0.1, which held samples by index too.
+
+        Raises:
+            Exception: there is something else in it. Nothing has changed then.
         """
-        if state and not self.are_given:
-            self.steady = state.get("steady")
-            self.known = SampleSet(**{key: state[key] for key in state if key != "steady"})
+        if not state or self.are_given:
+            return
+        if "thumbnails" in state:
+            expected = SampleSet(state["thumbnails"], state["labels"])
+            if len(expected) != self.count or expected.images.dim() != 4:
+                raise ValueError("thumbnails")
+            self.expected, self.steady = expected, state.get("steady")
+            return
+        known = SampleSet(state["images"], state["labels"], dict(state["regions"]), state["key"])
+        if known.images.dim() != 4:
+            raise ValueError("images")
+        self.known, self.steady = known, state.get("steady")
 
 
 def concat(parts: Sequence[SampleSet]) -> SampleSet:
@@ -190,6 +238,61 @@ def concat(parts: Sequence[SampleSet]) -> SampleSet:
         },
         parts[0].key,
     )
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """Return small pictures by which images are recognized, (N, C, h, w), float16, on the CPU.
+
+    Args:
+        images: (N, C, H, W).
+    """
+    size = min(_THUMBNAIL, images.shape[2]), min(_THUMBNAIL, images.shape[3])
+    small = F.adaptive_avg_pool2d(images.detach().cpu().double(), size)
+    return small.clamp(*(float(v) for v in _HALF_RANGE)).half()
+
+
+def unlike(first: Tensor, second: Tensor) -> list[int]:
+    """Return the numbers of the pictures that differ by more than rounding and compression.
+
+    Args:
+        first: (N, C, h, w).
+        second: (N, C, h, w); of another size, all differ.
+    """
+    if first.shape != second.shape:
+        return list(range(len(first)))
+    one, other = first.double(), second.double()
+    most = SAME * float(one.abs().max())
+    return [int(n) for n in ((one - other).abs().flatten(1).amax(1) > most).nonzero().flatten()]
+
+
+def differing(first: SampleSet, second: SampleSet) -> list[int]:
+    """Return the numbers of the samples whose picture, label or region differs.
+
+    Pictures are the same up to the rounding of other precisions and devices. What only one of the
+    two has, more samples for instance, is not compared.
+
+    Args:
+        first: N samples.
+        second: M samples.
+    """
+    count = min(len(first), len(second))
+    if first.images.shape[1:] != second.images.shape[1:]:
+        return list(range(count))
+    images = [each.images[:count].detach().cpu() for each in (first, second)]
+    differ = torch.zeros(count, dtype=torch.bool)
+    differ[unlike(*images)] = True
+    pairs = [(first.labels, second.labels)]
+    pairs += [(first.regions[n], second.regions[n]) for n in first.regions if n in second.regions]
+    for one, other in pairs:
+        if one is not None and other is not None:
+            differ |= _unequal(one[:count].cpu(), other[:count].cpu())
+    return [int(number) for number in differ.nonzero().flatten()]
+
+
+def _unequal(one: Tensor, other: Tensor) -> Tensor:
+    if one.shape != other.shape:
+        return torch.ones(len(one), dtype=torch.bool)
+    return (one != other).reshape(len(one), -1).any(1)
 
 
 def _checked_pair(pair: Sequence[Any]) -> SampleSet:

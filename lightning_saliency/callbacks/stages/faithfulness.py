@@ -16,8 +16,6 @@ from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.metrics.faithfulness import Faithfulness
 from lightning_saliency.trust.faithfulness import measure_faithfulness
 
-__all__ = ["FaithfulnessStage"]
-
 
 class FaithfulnessStage(Stage):
     """Measures the maps, each process those of its share of the samples, and logs the means.

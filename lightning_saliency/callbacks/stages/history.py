@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
-from lightning_saliency.callbacks.failures import describe_error
+from lightning_saliency.callbacks.failures import describe_error, warn
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
-from lightning_saliency.errors import SaliencyWarning
-
-__all__ = ["CHARTS", "HistoryStage"]
 
 CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "saliency": {
@@ -54,6 +50,19 @@ class HistoryStage(Stage):
         self._pinned_epochs: dict[str, int] = {}
         self._last_step = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to find its maps on disk."""
+        return {} if self._saver is None else self._saver.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state_dict` returned, perhaps without maps on disk.
+
+        Raises:
+            Exception: there is something else in it.
+        """
+        if self._saver is not None and state:
+            self._saver.load_state_dict(state)
+
     def begin(self, context: RunContext) -> None:
         """A fit begins; called on all processes."""
         if self._saver is not None:
@@ -80,10 +89,7 @@ class HistoryStage(Stage):
                     tag = f"{self._prefix}saliency_timelapse/{series}"
                     adapter.film(tag, film, self._last_step)
         except Exception as error:
-            rank_zero_warn(
-                f"The film of the maps could not be logged. {describe_error(error)}",
-                category=SaliencyWarning,
-            )
+            warn(f"The film of the maps could not be logged. {describe_error(error)}")
 
     def _keep(self, context: RunContext, round: ExplanationRound) -> None:
         self._last_step = round.step

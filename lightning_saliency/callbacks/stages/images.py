@@ -15,7 +15,8 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.canonical import canonical, degenerate
+from lightning_saliency.image.saliency_map import degenerate
+from lightning_saliency.metrics.map_statistics import canonical
 from lightning_saliency.rendering import (
     ColorScale,
     Frame,
@@ -33,10 +34,8 @@ from lightning_saliency.rendering import (
     timelapse,
     to_bytes,
 )
-from lightning_saliency.rendering.grid import Cell
+from lightning_saliency.rendering.panel import Cell
 from lightning_saliency.rendering.pixels import resized
-
-__all__ = ["ImagesStage", "Pictures"]
 
 # Side of the pictures that show a few samples at a few times.
 _LARGE = 160
@@ -231,11 +230,18 @@ class Pictures:
 
         Args:
             state: from :meth:`state_dict`.
+
+        Raises:
+            Exception: there is something else in it. Nothing has changed then.
         """
+        strips: dict[str, _Strip] = {}
         for series, entry in state.items():
             scale = None if entry["scale"] is None else ColorScale(**entry["scale"])
             frames = {index: Frame(**frame) for index, frame in entry["frames"].items()}
-            self._strips[series] = _Strip(**{**entry, "scale": scale, "frames": frames})
+            strips[series] = _Strip(**{**entry, "scale": scale, "frames": frames})
+            if frames.keys() != strips[series].epochs.keys():
+                raise ValueError(f"frames of '{series}'")
+        self._strips = strips
 
     def class_name(self, index: int) -> str:
         """Return what is shown for a class."""
@@ -301,6 +307,9 @@ class ImagesStage(Stage):
             return
         drawn = self._pictures.draw(round.samples.images, round.explanations, round.epoch)
         failures: list[Exception] = []
+        # What waits to be written may be the run's own, and must not be lost with ours.
+        for adapter in working:
+            adapter.flush()
         # All are drawn, also when every logger has failed: the filmstrips remember them.
         for tag, picture in drawn:
             # Filmstrips are large, and written again each time.
@@ -311,5 +320,7 @@ class ImagesStage(Stage):
                 except Exception as error:
                     failures.append(error)
                     working.remove(adapter)
+        for adapter in working:
+            adapter.flush()
         if failures:
             raise failures[0]

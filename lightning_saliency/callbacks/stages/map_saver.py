@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
-from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.history.load import FOLDER
+from lightning_saliency.callbacks.stages.map_folder import MapFolder, map_folder
 from lightning_saliency.history.map_files import (
     SAMPLES,
     MapFile,
     digests,
     map_files,
-    write_arrays,
     write_maps,
+    write_pictures,
 )
+from lightning_saliency.loggers.event_file import LEAST_RESERVE, check_room
 from lightning_saliency.rendering import to_bytes
-
-__all__ = ["MapSaver"]
 
 # After this many failures in a row there is no more trying.
 _MOST_FAILURES = 3
@@ -31,46 +32,51 @@ _MOST_FAILURES = 3
 class MapSaver:
     """Writes the maps of each explanation into the run's folder.
 
-    Nothing that was there before is overwritten: a new run begins a folder of its own, a resumed
-    one goes on in the old one and sets aside what was written after its checkpoint.
+    Nothing that was there before is overwritten: a new run has a folder of its own, and a resumed
+    one sets aside what was written after its checkpoint. Each series has a folder in it.
 
     Args:
-        series: what is written, each in a folder of its own.
-        prefix: stands before the names of these folders.
+        prefix: stands before the names of the series' folders.
     """
 
-    def __init__(self, series: Sequence[str], prefix: str = "") -> None:
-        self._series = list(series)
+    def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
-        self._folder: Path | None = None
+        self._folder: MapFolder | None = None
+        self._run = ""
         self._failures = 0
         self._is_new_process = True
+        self._reserve = LEAST_RESERVE
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the name of the run for a checkpoint."""
+        return {"run": self._run if self._folder is None else self._folder.run}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the folder of the run that saved the checkpoint, if it is there.
+
+        Raises:
+            TypeError: there is something else in it.
+        """
+        if not isinstance(state["run"], str):
+            raise TypeError("run")
+        self._run = state["run"]
 
     def begin(self, context: RunContext) -> None:
         """Choose the folder before training starts; called on all processes."""
         if is_fast_dev_run(context.trainer):
             return
-        parent = context.folder()
-        goes_on = context.trainer.ckpt_path is not None or self._folder is not None
+        # Absolute, because a method may change the working directory.
+        parent = context.folder().absolute()
         if not context.is_rank_zero:
             return
-        chosen = parent / FOLDER
-        number = 0
-        while not goes_on and self._has_maps(chosen):
-            number += 1
-            chosen = parent / f"{FOLDER}_{number}"
-        if number:
-            rank_zero_warn(
-                f"{parent / FOLDER} holds the maps of another run; those of this run go to "
-                f"{chosen}.",
-                category=SaliencyWarning,
-            )
-        self._folder = chosen
+        run = None if context.trainer.ckpt_path is None else self._run
+        self._folder = map_folder(context.trainer, parent, self._folder, run)
+        self._reserve = context.disk_reserve
         self._failures, self._is_new_process = 0, True
-        with _Reported(self, f"Maps cannot be written to {chosen}"):
-            chosen.mkdir(parents=True, exist_ok=True)
-            write_arrays(chosen / "try.npz", {})
-            (chosen / "try.npz").unlink()
+        with self._reported(f"Maps cannot be written to {self._folder.path}"):
+            self._folder.check()
+            with TemporaryFile(dir=parent) as file:
+                file.write(b"tried")
 
     def write(self, round: ExplanationRound, pictures: Tensor) -> None:
         """Write the maps of an explanation; only the first process does.
@@ -83,13 +89,16 @@ class MapSaver:
             return
         shown = to_bytes(pictures)
         marks = digests(shown)
-        with _Reported(self, f"The maps of epoch {round.epoch} could not be saved"):
+        with self._reported(f"The maps of epoch {round.epoch} could not be saved"):
+            size = sum(found.saliency.nbytes for found in round.explanations.values())
+            check_room(self._folder.parent, size, self._reserve)
+            root = self._folder.claim()
             for series, found in round.explanations.items():
-                folder = self._folder / f"{self._prefix}{series}"
+                folder = root / f"{self._prefix}{series}"
                 if self._is_new_process:
                     _set_aside(folder, round.epoch, round.step)
                 if not (folder / SAMPLES).exists():
-                    write_arrays(folder / SAMPLES, {"pictures": shown.contiguous().numpy()})
+                    write_pictures(folder, shown)
                 entry = MapFile(
                     found.saliency,
                     found.target,
@@ -100,41 +109,31 @@ class MapSaver:
                     round.series[series].method.settings(),
                     round.epoch,
                     round.step,
+                    self._folder.run,
                 )
                 write_maps(folder, entry)
             self._is_new_process = False
 
-    def _has_maps(self, root: Path) -> bool:
-        return any(map_files(root / f"{self._prefix}{series}") for series in self._series)
-
-
-class _Reported:
-    """Report a file that cannot be written, instead of raising it, and count."""
-
-    def __init__(self, saver: MapSaver, what: str) -> None:
-        self._saver, self._what = saver, what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if error is None:
-            self._saver._failures = 0
-        if not isinstance(error, OSError):
-            return False
-        self._saver._failures += 1
-        consequence = "training goes on"
-        if self._saver._failures >= _MOST_FAILURES:
-            consequence += ", and after three failures in a row no more are tried"
-        rank_zero_warn(
-            f"{self._what}; {consequence}. {type(error).__name__}: {error}",
-            category=SaliencyWarning,
-        )
-        return True
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """Report a file that cannot be written, instead of raising it, and count."""
+        try:
+            yield
+            self._failures = 0
+        except OSError as error:
+            self._failures += 1
+            consequence = "training goes on"
+            if self._failures >= _MOST_FAILURES:
+                consequence += ", and after three failures in a row no more are tried"
+            warn(f"{what}; {consequence}. {type(error).__name__}: {error}")
 
 
 def _set_aside(folder: Path, epoch: int, step: int) -> None:
     """Rename what was written after the checkpoint that this run goes on from."""
-    for (old_epoch, old_step), path in map_files(folder).items():
-        if (old_epoch, old_step) >= (epoch, step):
-            path.rename(path.with_suffix(".npz.replaced"))
+    found = map_files(folder)
+    later = [path for when, path in found.items() if when >= (epoch, step)]
+    for path in later:
+        path.rename(path.with_suffix(".npz.replaced"))
+    # Nothing is left that the pictures belong to, and this run may explain others.
+    if later and len(later) == len(found) and (folder / SAMPLES).exists():
+        (folder / SAMPLES).rename(folder / f"{SAMPLES}.replaced")

@@ -13,9 +13,7 @@ from lightning_saliency.callbacks.explanation import ExplanationRound, NamedMeth
 from lightning_saliency.callbacks.failures import StageError
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stage_runner import Stage
-from lightning_saliency.callbacks.stages.drift_tracker import DriftTracker
-
-__all__ = ["NoiseStage"]
+from lightning_saliency.callbacks.stages.drift import DriftTracker
 
 
 class NoiseStage(Stage):

@@ -14,8 +14,6 @@ from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 
-__all__ = ["SampleTableStage", "sample_table"]
-
 # A longer table is not read; the samples that moved most come first.
 _MOST_ROWS = 20
 
@@ -73,9 +71,7 @@ def sample_table(
     order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True).tolist()
     columns = [measure.column("previous") for measure in MEASURES.values()]
     columns.append(RANKING.column("pinned"))
-    rows = [
-        ["sample", "class", "probability", "predicted", *columns, *map(_shown_name, located)],
-    ]
+    rows = [["sample", "class", "probability", "predicted", *columns, *map(_shown_name, located)]]
     for i in order[:_MOST_ROWS]:
         predicted = class_name(int(explanation.predicted[i]))
         values = [moved.samples[f"previous/{measure}"][i] for measure in MEASURES]

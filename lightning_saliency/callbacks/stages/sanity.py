@@ -25,8 +25,6 @@ from lightning_saliency.network.random_weights import copy_of, preserved_weights
 from lightning_saliency.trust.sanity import SanityCheck, check_copy
 from lightning_saliency.trust.sanity_figure import figure_pixels, sanity_figure
 
-__all__ = ["SanityStage", "copied_module", "sanity_numbers"]
-
 
 class SanityStage(Stage):
     """Compares the maps with those of random weights, once in a run, and logs numbers and figure.
@@ -51,8 +49,16 @@ class SanityStage(Stage):
 
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
+        self.check_module(context.pl_module)
+
+    def check_module(self, pl_module: pl.LightningModule) -> None:
+        """Check that the module can be copied.
+
+        Raises:
+            ModelError: it cannot.
+        """
         if not self._is_done:
-            copied_module(context.pl_module)
+            copied_module(pl_module)
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
@@ -78,7 +84,7 @@ class SanityStage(Stage):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Do not make the check of an epoch again."""
-        self._is_done = state["checked"]
+        self._is_done = bool(state["checked"])
 
     def _check(self, context: RunContext, samples: SampleSet) -> dict[str, list[SanityCheck]]:
         """Check each series twice on this process's samples, cascading and independent.
