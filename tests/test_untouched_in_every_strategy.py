@@ -13,7 +13,7 @@ from processes import run_together
 
 pytestmark = pytest.mark.slow
 
-WORLD = {"single": 1, "ddp": 2, "fsdp2": 2}
+WORLD = {"single": 1, "ddp": 2, "ddp static": 2, "ddp unused": 2, "fsdp2": 2}
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """Maps of several methods and targets from one forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -80,48 +79,49 @@ def shared_maps(
             )
             explained.append(target)
             found = shared.gradients(target) if same is None else {}
-            for row, request in requests.items():
+            for row, (method, request) in requests.items():
                 if same is not None and (row, same) in maps:
                     maps[row, column] = maps[row, same]
                 elif request in found:
                     with suppress(Exception):
-                        maps[row, column] = _map(methods[row], found[request], image)
+                        maps[row, column] = _map(method, found[request], image)
         return SharedMaps(logits, maps)
+
+
+_Requests: TypeAlias = dict[int, tuple[GradientMethod, GradientRequest]]
 
 
 def _record(
     methods: Sequence[AttributionMethod], model: nn.Module, images: Tensor
-) -> tuple[SharedPass | None, dict[int, GradientRequest]]:
+) -> tuple[SharedPass | None, _Requests]:
     """Return a pass, and by the methods' positions the gradient that each needs of it."""
-    requests: dict[int, GradientRequest] = {}
+    requests: _Requests = {}
     if not is_sharded(model):
         for row, method in enumerate(methods):
             with suppress(Exception):
-                request = _request(method, model, images)
-                if request is not None:
-                    requests[row] = request
+                if _can_share(method):
+                    located = method.located(model, images)
+                    request = located.gradient_request(model)
+                    if request is not None:
+                        requests[row] = located, request
     shared = None
     if requests:
         with suppress(Exception):
-            shared = SharedPass(model, images.clone(), requests.values())
+            shared = SharedPass(model, images.clone(), [each for _, each in requests.values()])
     return shared, requests
 
 
-def _request(method: AttributionMethod, model: nn.Module, images: Tensor) -> GradientRequest | None:
+def _can_share(method: AttributionMethod) -> TypeGuard[GradientMethod]:
     # A method that does anything else in its call, or makes its maps in another way, does so alone.
     kind = type(method)
-    if (
+    return (
         isinstance(method, GradientMethod)
         and kind.__call__ is AttributionMethod.__call__
         and kind.attribute is GradientMethod.attribute
-    ):
-        return method.gradient_request(model, images)
-    return None
+    )
 
 
-def _map(method: AttributionMethod, found: LayerGradient, image: Tensor) -> Tensor:
-    if not isinstance(method, GradientMethod):
-        raise TypeError(type(method))
+def _map(method: GradientMethod, found: LayerGradient, image: Tensor) -> Tensor:
     activation, gradient = found
     saliency = method.map_of(activation, gradient, (image.shape[2], image.shape[3]))
     return method._finished(saliency, image)

@@ -1,11 +1,10 @@
 """Explain the samples: each process its share, by all methods, with as few passes as they need."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import lightning.pytorch as pl
 import torch
@@ -14,12 +13,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.shared_pass import shared_maps
-from lightning_saliency.callbacks.explanation import (
-    ClassChoice,
-    Explanation,
-    NamedMethod,
-    Series,
-)
+from lightning_saliency.callbacks.explanation import ClassChoice, Explanation, NamedMethod, Series
 from lightning_saliency.callbacks.failures import (
     PASSED_ON,
     AbandonedError,
@@ -33,10 +27,10 @@ from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.errors import InputError
+from lightning_saliency.network.isolation.repeatability import warn_if_unrepeatable
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import find_layer, is_sharded
-from lightning_saliency.network.repeatability import warn_if_unrepeatable
 from lightning_saliency.network.score import class_logits, target_classes
-from lightning_saliency.network.undisturbed import undisturbed
 
 
 class Explainer:
@@ -71,12 +65,11 @@ class Explainer:
     @property
     def series(self) -> dict[str, Series]:
         """What is followed over the run, by its name in the tags."""
-        found = {}
-        for entry in self.methods:
-            for choice in self.choices:
-                name = self._series_name(entry, choice)
-                found[name] = Series(name, entry.method, self._prefix)
-        return found
+        named = {
+            self._series_name(entry, choice): entry.method
+            for entry, choice in product(self.methods, self.choices)
+        }
+        return {name: Series(name, method, self._prefix) for name, method in named.items()}
 
     def check_model(self, pl_module: pl.LightningModule) -> None:
         """Check that the module has something to call, and the layers that the methods name.

@@ -1,7 +1,5 @@
 """What comes out of an explanation, and the names under which it is logged."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -93,7 +91,7 @@ class Explanation:
     log_probability: Tensor
     extras: Extras | None = None
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Explanation:
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Explanation":
         """Return the same with all tensors, of which the first dimension is N, changed alike."""
         tensors = {name: change(each) for name, each in vars(self).items() if name != "extras"}
         return Explanation(**tensors, extras=self.extras and self.extras.each(change))
@@ -118,7 +116,7 @@ class Reference:
     epoch: int
 
     @classmethod
-    def of(cls, explanation: Explanation, epoch: int) -> Reference:
+    def of(cls, explanation: Explanation, epoch: int) -> "Reference":
         """Return what is kept of an explanation."""
         return cls(
             canonical(explanation.saliency),
@@ -129,7 +127,7 @@ class Reference:
         )
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> Reference:
+    def of_state(cls, state: Mapping[str, Any]) -> "Reference":
         """Return what ``asdict`` made of a reference.
 
         Raises:

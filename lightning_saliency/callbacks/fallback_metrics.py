@@ -5,8 +5,6 @@ there. A first explanation has nothing to be compared with, and one can fail. Th
 in is not logged, and nothing is stopped, kept or slowed down for it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

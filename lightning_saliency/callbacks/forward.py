@@ -1,7 +1,5 @@
 """What is called to get class scores from a module that we have never seen."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +12,7 @@ from torchmetrics import Metric
 
 from lightning_saliency.errors import InputError, ModelError, SaliencyError
 from lightning_saliency.network.forward_view import ForwardView
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 Forward: TypeAlias = Callable[[Any, Tensor], Any]
 """From (pl_module, images) to what holds the class scores."""

@@ -1,7 +1,5 @@
 """Whether a checkpoint's references are of the same samples and methods as the run's."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """One run as the callbacks see it: where it is, its processes, its loggers, its folder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -216,7 +214,16 @@ class RunContext:
         """
         shown = {logged_tag(tag): value for tag, value in values.items() if is_logged(tag, level)}
         if self.is_fitting:
-            self._log_with_the_module(shown, count, reduce_fx)
+            self.pl_module.log_dict(
+                shown,
+                on_step=False,
+                on_epoch=True,
+                batch_size=count,
+                add_dataloader_idx=False,
+                reduce_fx=reduce_fx,
+                # Equal on all processes already; this tells Lightning so.
+                sync_dist=True,
+            )
         else:
             self.require(lambda: self._log_directly(shown))
         # Not through the module, which takes longer for each than all of them are worth.
@@ -230,20 +237,6 @@ class RunContext:
         if values and self.is_rank_zero:
             for adapter in self.adapters():
                 adapter.scalars(values, self.step)
-
-    def _log_with_the_module(self, values: Mapping[str, float], count: int, reduce_fx: str) -> None:
-        for tag, value in values.items():
-            self.pl_module.log(
-                tag,
-                value,
-                on_step=False,
-                on_epoch=True,
-                batch_size=count,
-                add_dataloader_idx=False,
-                reduce_fx=reduce_fx,
-                # Equal on all processes already; this tells Lightning so.
-                sync_dist=True,
-            )
 
     def adapters(self) -> list[LogAdapter]:
         """Return the run's loggers, each with the same verbs."""

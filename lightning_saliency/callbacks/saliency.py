@@ -1,7 +1,5 @@
 """The callback: explain the same validation samples again and again while a network trains."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -58,7 +56,7 @@ from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
 from lightning_saliency.callbacks.tags import LogLevel, check_log_level, is_measured_apart
 from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
-from lightning_saliency.network.undisturbed import lazy_layer
+from lightning_saliency.network.isolation.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
 
 # What can fail, beside the stages and the methods.

@@ -1,7 +1,5 @@
 """Checks of settings: what can be found wrong before the first training step."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """What is kept of one series of explanations, to draw its history again and again."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -46,7 +44,7 @@ class Kept:
     predicted: Tensor
 
     @classmethod
-    def of(cls, maps: Tensor, predicted: Tensor, epoch: int) -> Kept:
+    def of(cls, maps: Tensor, predicted: Tensor, epoch: int) -> "Kept":
         """Return what is kept.
 
         Args:
@@ -185,7 +183,7 @@ class Strip:
         }
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> Strip:
+    def of_state(cls, state: Mapping[str, Any]) -> "Strip":
         """Return what :meth:`state_dict` was made of.
 
         Raises:

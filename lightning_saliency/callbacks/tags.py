@@ -5,8 +5,6 @@ alarms know it. Loggers get it under a name that says which way it points: drift
 have not moved and 1 for maps that have moved altogether, similarity is 1 for equal maps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Literal, TypeAlias, get_args

@@ -16,7 +16,7 @@ from lightning_saliency.benchmark.pointing_report import PointingReport, score
 from lightning_saliency.benchmark.pointing_results import PointingResults
 from lightning_saliency.errors import InputError
 from lightning_saliency.evaluation.pointing_module import PointingGameModule
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 
 def run_pointing_game(

@@ -12,8 +12,8 @@ class ForwardView(nn.Module):
     """The layers of ``module`` under their own names, called in another way.
 
     It holds no weights of its own: parameters, buffers and layers are the module's, so hooks,
-    layer names and :func:`~lightning_saliency.network.undisturbed.undisturbed` work on it as on
-    the module. Its training flag is the module's, too.
+    layer names and :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed` work on it
+    as on the module. Its training flag is the module's, too.
 
     Args:
         module: whose layers they are.
@@ -68,7 +68,7 @@ def enable_grad_view(model: nn.Module) -> nn.Module:
 
     Args:
         model: it takes images (N, C, H, W); used inside
-            :func:`~lightning_saliency.network.undisturbed.undisturbed`.
+            :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
     """
     return ForwardView(model, _run_with_grad)
 

@@ -29,7 +29,7 @@ def masked_scores(
     """Return the scores of each image times each mask.
 
     No more than one batch of masked images is in memory at a time. Call this inside
-    :func:`~lightning_saliency.network.undisturbed.undisturbed` and ``torch.no_grad()``.
+    :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed` and ``torch.no_grad()``.
 
     Args:
         model: takes images and returns something that ``score`` understands.

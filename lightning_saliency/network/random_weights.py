@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_saliency.errors import ModelError
+from lightning_saliency.network.isolation.process_state import preserved_random_streams
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import layer_names
-from lightning_saliency.network.random_streams import preserved_random_streams
-from lightning_saliency.network.undisturbed import undisturbed
 
 # Packages that shard weights, by what they leave in the modules or in the parameters.
 _SHARDING_MODULES = ("torch.distributed.fsdp", "fairscale.nn")

@@ -4,8 +4,6 @@ A map that shows nothing is not colored but hatched in gray, and panels and film
 word from :attr:`Heatmap.fault` across it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,7 +60,7 @@ class Heatmap:
     def __len__(self) -> int:
         return len(self.fault)
 
-    def __getitem__(self, index: int) -> Heatmap:
+    def __getitem__(self, index: int) -> "Heatmap":
         chosen = range(len(self))[index]
         one = slice(chosen, chosen + 1)
         return replace(
@@ -75,7 +73,7 @@ class Heatmap:
             non_finite=self.non_finite[one],
         )
 
-    def as_bytes(self, steps: int = 256) -> Heatmap:
+    def as_bytes(self, steps: int = 256) -> "Heatmap":
         """Return the same maps with their colors as uint8, for use in several pictures.
 
         Args:
@@ -95,7 +93,7 @@ class Heatmap:
         return tuple(ratio < FAINT for ratio in self.relative_strength)
 
 
-def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatmap:
+def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> "Heatmap":
     """Color maps.
 
     Args:

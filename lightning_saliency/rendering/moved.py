@@ -1,7 +1,5 @@
 """What moved: a few samples, each with its image, its map before and its map now."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Pictures in a grid with their titles and numbers: one sample with its map, or with several."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -37,7 +35,7 @@ class _Type:
     legend: int = 110
 
     @classmethod
-    def for_slot(cls, slot: int) -> _Type:
+    def for_slot(cls, slot: int) -> "_Type":
         """Return sizes in proportion to the pictures: TensorBoard shows all panels in one width."""
         return cls(*(round(size * max(1.0, slot / _LEAST)) for size in astuple(cls())))
 

@@ -21,6 +21,7 @@ from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.metrics.map_similarity import MapMeasure, spearman, ssim, top10_iou
 from lightning_saliency.metrics.map_statistics import canonical
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import find_layer, layer_names
 from lightning_saliency.network.random_weights import (
     copy_of,
@@ -29,7 +30,6 @@ from lightning_saliency.network.random_weights import (
     randomize,
 )
 from lightning_saliency.network.score import Target, class_logits, target_classes
-from lightning_saliency.network.undisturbed import undisturbed
 
 RandomizationOrder: TypeAlias = Literal["cascading", "independent"]
 """``"cascading"``: from the last layer down, and what is random stays random; ``"independent"``:
@@ -111,7 +111,7 @@ def sanity_check(
         >>> model, image, category, _ = get_example_data()
         >>> check = sanity_check(model, Gradient(), image, category, max_stages=2)
         >>> check.labels
-        ['features.19', 'features.0']
+        ['features.17', 'features.0']
     """
     check_image(image)
     check_model(model, image)

@@ -27,7 +27,7 @@ from lightning_saliency.attribution.hires_cam import hires_cam, hires_cam_map
 from lightning_saliency.attribution.layer_cam import layer_cam, layer_cam_map
 from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.image.saliency_map import resize
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 reference = pytest.importorskip("pytorch_grad_cam")
 
@@ -156,6 +156,7 @@ def test_methods_differ_from_grad_cam(kind: type[LayerMethod]) -> None:
 def test_all_share_one_pass_with_grad_cam() -> None:
     model, images = make_model(), make_images()
     methods = [GradCAM("features"), *(param.values[0]("features") for param in FORMULAS)]
+    methods = [method.prepare(model, images) for method in methods]
     calls = Tally()
     handle = model.head.register_forward_hook(lambda *_: calls.append(1))
     targets = torch.tensor([1, CLASSES - 1])

@@ -41,7 +41,7 @@ def test_kept_grids_do_not_move_with_the_search() -> None:
 def test_a_search_keeps_the_best_of_its_last_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = make_model(dtype=torch.float64).eval(), make_images(3, dtype=torch.float64)
     method = ExtremalPerturbation((0.1,), max_iter=11, jitter=False)
-    search, rewards = method._search(images), method._rewards(model, images, 1)
+    search, rewards = method._search(images), method._rewards(model, images, 2)
     # So large a step that the last one is not the best for all images.
     config = replace(search.config, optimizer=lambda grids: Adam(grids, lr=0.8), last_rate=1.0)
     search = replace(search, config=config)

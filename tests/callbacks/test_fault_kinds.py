@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -340,9 +340,10 @@ def no_more_open_files(place: Place) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     place.after_explanation.append(let_go)
-    with pytest.raises(OSError, match="Too many open files"):
+    with suppress(OSError):
         while True:
             taken.append(os.open(os.devnull, os.O_RDONLY))
+    assert taken
 
 
 def interrupted_by_an_alarm(place: Place) -> None:

@@ -304,5 +304,5 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     made: pl.Callback = make(parser.parse_path(file)).callback
     assert isinstance(made, GradCAMCallback)
     (faithfulness,) = [s for s in made._later_stages if isinstance(s, FaithfulnessStage)]
-    assert (faithfulness._measures, faithfulness._every) == (["insertion", "road"], 5)
+    assert (faithfulness._measures, faithfulness.every) == (["insertion", "road"], 5)
     assert made._sanity.at_the_end

@@ -8,8 +8,8 @@ from tiny_models import CLASSES, make_images, make_model
 from torch import Tensor, nn
 
 from lightning_saliency.errors import InputError, LayerError, ModelError
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layer_gradient import layer_gradient, score_gradient
-from lightning_saliency.network.undisturbed import undisturbed
 
 
 class Smooth(nn.Module):

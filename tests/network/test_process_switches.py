@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from traces import bits, differences, global_flags
 
 from lightning_saliency.attribution import Gradient
-from lightning_saliency.network.process_switches import SharedSwitch
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation.process_state import SharedSwitch
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 IMAGES = make_images()
 ORDERS = list(itertools.permutations(range(3)))

@@ -14,7 +14,7 @@ from tiny_models import make_images, make_model
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import Gradient
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 IMAGES = make_images()
 

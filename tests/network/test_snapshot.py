@@ -23,9 +23,9 @@ from traces import bits, differences, leaves_no_trace
 from lightning_saliency.attribution import Gradient
 from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.network import kept_tensors
-from lightning_saliency.network.repeatability import unrepeatable, warn_if_unrepeatable
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation import tensors
+from lightning_saliency.network.isolation.repeatability import unrepeatable, warn_if_unrepeatable
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 IMAGES = make_images()
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -119,9 +119,9 @@ def test_models_can_be_copied_and_stored_while_they_are_explained() -> None:
 
 def test_weights_that_are_only_read_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[int] = []
-    values = kept_tensors.TensorValues
+    values = tensors.TensorValues
     monkeypatch.setattr(
-        kept_tensors,
+        tensors,
         "TensorValues",
         lambda some: copied.extend(t.numel() for t in some.values()) or values(some),
     )
@@ -330,7 +330,7 @@ def test_weights_that_were_written_to_unseen_are_named_and_kept_the_next_time() 
 
 
 def test_large_tensors_are_not_copied_but_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_tensors, "_MOST_BYTES_OF_ONE", 100)
+    monkeypatch.setattr(tensors, "_MOST_BYTES_OF_ONE", 100)
     model = make_model()
     model.bank = torch.zeros(1000)
     bank, pointer = model.bank, model.bank.data_ptr()

@@ -13,7 +13,7 @@ from traces import bits, leaves_no_trace
 
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.errors import LayerError, ModelError
-from lightning_saliency.network.undisturbed import preserved_random_streams, undisturbed
+from lightning_saliency.network.isolation.undisturbed import preserved_random_streams, undisturbed
 
 IMAGES = make_images()
 

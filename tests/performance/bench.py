@@ -28,6 +28,7 @@ MEASUREMENTS = {
     "gradient": "bench_gradient",
     "rise": "bench_rise",
     "extremal": "bench_extremal",
+    "known_optimum": "bench_known_optimum",
     "epoch": "bench_epoch",
     "callback_cost": "callback_cost",
     "budget_share": "budget_share",
@@ -37,7 +38,11 @@ MEASUREMENTS = {
     "two_processes": "two_processes",
 }
 # Runs of half an hour, for whoever changes what they measure.
-BY_NAME_ONLY = {"alarm_rates": "alarm_rates", "shortcut_seeds": "shortcut_seeds"}
+BY_NAME_ONLY = {
+    "alarm_rates": "alarm_rates",
+    "shortcut_seeds": "shortcut_seeds",
+    "tetrominoes": "bench_tetrominoes",
+}
 EVERY = MEASUREMENTS | BY_NAME_ONLY
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torchvision.models import resnet18, resnet50, vit_b_16
 
-from lightning_saliency.network.undisturbed import undisturbed
+from lightning_saliency.network.isolation.undisturbed import undisturbed
 
 ROUNDS = 9
 

@@ -73,8 +73,8 @@ def picture_batches(size: BatchSize, image: Tensor, variant: Variant) -> Batches
 class PictureRewards:
     """A model and a reward, for pictures that are made of some images.
 
-    Call everything inside :func:`~lightning_saliency.network.undisturbed.undisturbed`. The model
-    runs once on the images as they are, to find their classes.
+    Call everything inside :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`.
+    The model runs once on the images as they are, to find their classes.
 
     Args:
         model: takes images; in eval mode, with frozen parameters.

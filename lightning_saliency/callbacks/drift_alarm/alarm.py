@@ -1,7 +1,5 @@
 """An alarm for a network that begins to look elsewhere."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """What an alarm says: a line for the log, a text for TensorBoard, a picture of before and after."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

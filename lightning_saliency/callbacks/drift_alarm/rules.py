@@ -1,7 +1,5 @@
 """One watched series of numbers: what it is called, how it is judged, and what it was so far."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -154,7 +152,7 @@ class Watched:
         return asdict(self)
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Watched:
+    def of(cls, state: Mapping[str, Any]) -> "Watched":
         """Return what :meth:`state_dict` was made of.
 
         Args:

@@ -1,7 +1,5 @@
 """Which numbers of a run's saliency callbacks an alarm watches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -47,7 +45,7 @@ class WatchedTags:
         self._said = False
         self._checked_again = False
 
-    def check(self, sources: Sequence[SaliencyCallback], others: Iterable[WatchedTags]) -> None:
+    def check(self, sources: Sequence[SaliencyCallback], others: "Iterable[WatchedTags]") -> None:
         """Check that something will be logged under every name, and is watched by one alarm alone.
 
         Args:

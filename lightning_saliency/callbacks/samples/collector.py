@@ -1,7 +1,5 @@
 """Collect the samples during a validation run, in the form in which the model sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +24,7 @@ from lightning_saliency.callbacks.samples.sample_set import (
     differing,
 )
 from lightning_saliency.errors import InputError, SaliencyWarning
-from lightning_saliency.network.random_streams import other_random_numbers
+from lightning_saliency.network.isolation.process_state import other_random_numbers
 
 
 class SampleCollector:

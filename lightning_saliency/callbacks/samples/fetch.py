@@ -10,8 +10,6 @@ In this order, because it must make no difference to training that we look:
    reaches from it (generators, counters, files opened lazily) are as before afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,8 +27,8 @@ from torch.utils.data import (
 
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.errors import InputError
-from lightning_saliency.network.random_streams import preserved_random_streams
-from lightning_saliency.network.snapshot import preserved_objects
+from lightning_saliency.network.isolation.process_state import preserved_random_streams
+from lightning_saliency.network.isolation.snapshot import preserved_objects
 
 
 def validation_loader(trainer: pl.Trainer, dataloader_idx: int) -> Any:

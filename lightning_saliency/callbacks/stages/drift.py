@@ -1,7 +1,5 @@
 """Measure each explanation: how far the maps have moved, what they lie on, what else was found."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -65,16 +63,12 @@ class DriftStage(Stage):
         tags = [each.tag(what) for each in series for what in [*names, *each.method.extra_names()]]
         return [*tags, *dict.fromkeys(flips_tag(each) for each in series)]
 
-    def _new_tracker(self) -> DriftTracker:
+    def _new_tracker(self) -> "DriftTracker":
         return DriftTracker(References(self._pinned, self._warmup_epochs))
 
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
         self._regions.check((probe.images.shape[2], probe.images.shape[3]))
-
-    @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return bool(round.explanations)
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
@@ -326,9 +320,7 @@ class DriftTracker:
         self.noise, self.measured = noise, measured
 
     def _noise(self) -> dict[str, Tensor] | None:
-        if not self.noise:
-            return None
-        return {name: torch.tensor(value) for name, value in self.noise.items()}
+        return {name: torch.tensor(value) for name, value in self.noise.items()} or None
 
 
 def _of_some(
@@ -370,13 +362,10 @@ def _named(
 
 def location_names(regions: Iterable[str]) -> list[str]:
     """Return the names of the numbers that :func:`locate` gives for regions of these names."""
-    names: list[str] = []
-    for region in regions:
-        if region == OBJECT:
-            names += [f"object/{measure}" for measure in OBJECT_MEASURES]
-        else:
-            names.append(f"region/{region}")
-    return names
+    of_object = [f"object/{measure}" for measure in OBJECT_MEASURES]
+    return [
+        name for each in regions for name in (of_object if each == OBJECT else [f"region/{each}"])
+    ]
 
 
 def locate(
@@ -410,10 +399,9 @@ def locate(
         region = region.to(maps.device)
         if name == OBJECT:
             for measure in OBJECT_MEASURES.values():
-                found = measure(
+                values[f"object/{measure.name}"] = measure(
                     maps, region, has_offset=method.has_offset, flat_top_blur=method.flat_top_blur
                 )
-                values[f"object/{measure.name}"] = found
         else:
             values[f"region/{name}"] = region_share(maps, region, method.has_offset)
     return values

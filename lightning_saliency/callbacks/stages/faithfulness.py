@@ -1,7 +1,5 @@
 """How faithful the explanations of the samples are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -37,12 +35,8 @@ class FaithfulnessStage(Stage):
     ) -> None:
         self._explainer = explainer
         self._measures = measures
-        self._every = every
+        self.every = every
         self._prefix = prefix
-
-    @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return (round.count - 1) % self._every == 0
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:

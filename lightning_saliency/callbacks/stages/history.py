@@ -1,7 +1,5 @@
 """What remains of a whole run: the pinned maps, a film, charts side by side, maps on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -69,10 +67,6 @@ class HistoryStage(Stage):
         if self._charts and context.is_rank_zero:
             for adapter in context.adapters():
                 adapter.charts(CHARTS)
-
-    @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return round.is_measured
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:

@@ -1,7 +1,5 @@
 """The pictures of a run: panels, all methods side by side, filmstrips, before and after."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -412,10 +410,6 @@ class ImagesStage(Stage):
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
         self._pictures.show(probe.images)
-
-    @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return bool(round.explanations)
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:

@@ -1,7 +1,5 @@
 """Keep the maps of a run on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The samples one by one: a table in TensorBoard's text, and a histogram."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 

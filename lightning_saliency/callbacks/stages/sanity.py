@@ -1,7 +1,5 @@
 """Do the maps of the samples depend on the weights? A check on a copy of the module."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, ClassVar
@@ -62,8 +60,8 @@ class SanityStage(Stage):
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
+        # Outside of training there is one explanation, and it is the last.
         if self.at_the_end:
-            # Outside of training there is one explanation, and it is the last.
             return not context.is_fitting
         return not self._is_done and context.epoch >= self._when
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.network.forward_view import name_of
-from lightning_saliency.network.reachable import Reached
-from lightning_saliency.network.undisturbed import undisturbed, without_outer_contexts
+from lightning_saliency.network.isolation.reachable import Reached
+from lightning_saliency.network.isolation.undisturbed import undisturbed, without_outer_contexts
 
 # Accelerators add up in whatever order is quickest; relative to the largest number.
 _TOLERANCE = 1e-3
@@ -34,9 +34,9 @@ def warn_if_unrepeatable(model: nn.Module, run: Callable[[], object]) -> None:
 def unrepeatable(model: nn.Module, run: Callable[[], object]) -> str:
     """Return what is wrong if two passes from the same state give different answers, else ``""``.
 
-    Each pass runs in an :func:`~lightning_saliency.network.undisturbed.undisturbed` context of its
-    own, also where this is called inside of one. State that only code reads that runs in training
-    goes unnoticed.
+    Each pass runs in an :func:`~lightning_saliency.network.isolation.undisturbed.undisturbed`
+    context of its own, also where this is called inside of one. State that only code reads that
+    runs in training goes unnoticed.
 
     Args:
         model: is not changed, as far as it can be put back.

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_saliency.network.holders import restore_dict
+from lightning_saliency.network.isolation.holders import restore_dict
 
 
 @contextmanager

@@ -13,10 +13,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.network.holders import restore_dict
-from lightning_saliency.network.kept_tensors import KeptTensors, TensorMark, WatchedTensors
-from lightning_saliency.network.reachable import Reached
-from lightning_saliency.network.tensor_values import which_changed
+from lightning_saliency.network.isolation.holders import restore_dict
+from lightning_saliency.network.isolation.reachable import Reached
+from lightning_saliency.network.isolation.tensors import (
+    KeptTensors,
+    TensorMark,
+    WatchedTensors,
+    which_changed,
+)
 
 
 @dataclass
@@ -70,8 +74,8 @@ class Snapshot:
     ) -> None:
         self.reached, self.ids = reached, reached.seen.keys()
         self._restores = restore_dict if keeps_tensors else _restore_but_tensors
-        # Not by their own methods, which may be others than a dict's.
         self._classes = [type(module) for module in reached.modules]
+        # Not by their own methods, which may be others than a dict's.
         self._entries = [dict(dict.items(table)) for table in reached.tables]
         self._kept = [holder.take() for holder in reached.holders]
         self._tensors = [KeptTensors(reached.tensors, weights)]
@@ -118,8 +122,6 @@ class Snapshot:
 
     def restore_mark(self, mark: Mark) -> None:
         """Put back what has changed since a mark.
-
-        Weights that were written to behind autograd's back stay until :meth:`restore`.
 
         Args:
             mark: from :meth:`mark`.

@@ -21,10 +21,10 @@ from typing_extensions import override
 
 _MODULE_FILE = str(nn.Module.__init__.__code__.co_filename)
 _LAYERS = str(Path(_MODULE_FILE).parent)
-_OURS = str(Path(__file__).parents[1])
+_OURS = str(Path(__file__).parents[2])
 # What torch's layers run; others of their methods write to the weights, or hand them out.
 _READING = {"forward", "_conv_forward", "_apply_instance_norm"}
-_WRITING = str(Path(__file__).with_name("random_weights.py"))
+_WRITING = str(Path(__file__).parents[1] / "random_weights.py")
 
 
 def only_reads_its_weights(module: nn.Module) -> bool:
@@ -38,7 +38,8 @@ def only_reads_its_weights(module: nn.Module) -> bool:
         return False
     if kind.__module__ == "torch.nn.modules.container":
         return False
-    return getattr(module, "max_norm", None) is None
+    # Embeddings scale rows of theirs that are too long.
+    return module.__dict__.get("max_norm") is None
 
 
 class WatchedParameters(dict[str, Any]):

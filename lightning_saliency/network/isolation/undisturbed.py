@@ -12,27 +12,25 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_saliency.errors import ModelError
-from lightning_saliency.network.layers import every_module
-from lightning_saliency.network.process_settings import preserved_settings
-from lightning_saliency.network.process_switches import (
+from lightning_saliency.network.isolation.process_state import (
     eager_code,
     kept_activations,
     no_anomaly_detection,
-)
-from lightning_saliency.network.random_streams import (
     preserved_random_streams,
+    preserved_settings,
 )
-from lightning_saliency.network.reachable import Reached
-from lightning_saliency.network.silent_logging import silent_logging
-from lightning_saliency.network.snapshot import Snapshot, warn_of_lost
-from lightning_saliency.network.training_modes import (
+from lightning_saliency.network.isolation.reachable import Reached
+from lightning_saliency.network.isolation.silent_logging import silent_logging
+from lightning_saliency.network.isolation.snapshot import Snapshot, warn_of_lost
+from lightning_saliency.network.isolation.training_modes import (
     detached_buffers,
     eval_mode,
     frozen,
     frozen_parameters,
     no_inference_tensors,
 )
-from lightning_saliency.network.weight_guard import watched_parameters
+from lightning_saliency.network.isolation.weight_guard import watched_parameters
+from lightning_saliency.network.layers import every_module
 
 
 @contextmanager
@@ -45,8 +43,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     ``use_reentrant=True`` keeps its activations, and what a LightningModule logs goes nowhere.
 
     Afterwards, also after an exception, these are what they were, to the last bit: all that Python
-    reaches from the model (see :class:`~lightning_saliency.network.snapshot.Snapshot`), its
-    modules' flags, hooks and attributes, its weights and buffers, each parameter's
+    reaches from the model (see :class:`~lightning_saliency.network.isolation.snapshot.Snapshot`),
+    its modules' flags, hooks and attributes, its weights and buffers, each parameter's
     ``requires_grad`` and ``.grad``; torch's, NumPy's and Python's settings and random streams,
     those of every accelerator that holds a part of the model among them.
 
