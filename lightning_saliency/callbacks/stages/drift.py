@@ -33,7 +33,7 @@ from lightning_saliency.metrics.object_measures import OBJECT_MEASURES, region_s
 
 STABLE = 0.1
 """A sample is stable if its predicted class is the same as at the reference, and the probability of
-its explained class has changed by less than this."""
+its explained class has changed by less than this; a score, by less than this share of itself."""
 
 
 class DriftStage(Stage):
@@ -60,8 +60,16 @@ class DriftStage(Stage):
 
     def number_tags(self, series: Iterable[Series]) -> list[str]:
         """Return the tags of the numbers that are known before the samples are."""
-        names = [*DriftTracker.names(), *location_names(self._regions.names)]
-        return [each.tag(what) for each in series for what in [*names, *each.method.extra_names()]]
+        located = location_names(self._regions.names)
+        return [
+            each.tag(what)
+            for each in series
+            for what in [
+                *DriftTracker.names(has_score=each.score is not None),
+                *located,
+                *each.method.extra_names(),
+            ]
+        ]
 
     def _new_tracker(self) -> DriftTracker:
         return DriftTracker(References(self._pinned, self._warmup_epochs))
@@ -233,7 +241,8 @@ class DriftTracker:
             ``drift_worst/<reference>/top10_iou`` and ``.../sample``: that of the sample that has
             moved most, and its number, -1 if none has moved. ``drift/pinned/epoch``: of the pinned
             explanation. ``drift_level/chance/<measure>``: similarity of maps of different samples.
-            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes,
+            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes
+            (or ``score``, the mean value, where that is explained),
             ``flips``, the share of samples with another predicted class than at the previous
             explanation, and ``degenerate_frac``, the share of maps that are constant or not finite.
         """
@@ -249,15 +258,19 @@ class DriftTracker:
             means = mean_drift(values)
             numbers |= _named(f"drift/{name}", means, MEASURES)
             flipped[name] = current.predicted != reference.predicted
-            numbers |= _of_some(name, values, current, reference)
+            numbers |= _of_some(name, values, current, reference, explanation.score is not None)
             relative = calibrated_drift(means, chance, self._noise())
             numbers |= _named(f"drift_relative/{name}", relative)
             samples |= {f"{name}/{measure}": value for measure, value in values.items()}
         numbers["drift/pinned/epoch"] = float(references.pinned.epoch)
         numbers |= _named("drift_level/chance", chance)
-        numbers["target/probability"] = float(explanation.probability.mean())
-        numbers["target/log_probability"] = float(explanation.log_probability.mean())
-        numbers["target/flips"] = float(flipped["previous"].float().mean())
+        if explanation.score is not None:
+            numbers["target/score"] = float(explanation.score.mean())
+        else:
+            numbers["target/probability"] = float(explanation.probability.mean())
+            numbers["target/log_probability"] = float(explanation.log_probability.mean())
+        if explanation.score is None or bool((current.predicted >= 0).any()):
+            numbers["target/flips"] = float(flipped["previous"].float().mean())
         numbers["target/degenerate_frac"] = float(current.described.is_degenerate.float().mean())
         return DriftResult(numbers, samples, flipped, references)
 
@@ -279,12 +292,20 @@ class DriftTracker:
         return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}
 
     @classmethod
-    def names(cls) -> list[str]:
-        """Return the names of all numbers that :meth:`measure` can give."""
+    def names(cls, has_score: bool = False) -> list[str]:
+        """Return the names of all numbers that :meth:`measure` can give.
+
+        Args:
+            has_score: whether a score of the user is explained, not a class.
+        """
         zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1)
         tracker, anything = cls(), torch.arange(4.0).view(1, 1, 2, 2)
         # Some numbers are there only if a prediction has changed.
-        both = [tracker.measure(Explanation(anything, zero, zero + i, one, one)) for i in (0, 1)]
+        score = one if has_score else None
+        both = [
+            tracker.measure(Explanation(anything, zero, zero + i, one, one, score=score))
+            for i in (0, 1)
+        ]
         return list(both[0].numbers | both[1].numbers)
 
     def state_dict(self) -> dict[str, Any]:
@@ -308,11 +329,18 @@ class DriftTracker:
 
 
 def _of_some(
-    name: str, values: Mapping[str, Tensor], current: Reference, reference: Reference
+    name: str,
+    values: Mapping[str, Tensor],
+    current: Reference,
+    reference: Reference,
+    has_score: bool,
 ) -> dict[str, float]:
     """Return the means over the stable and over the flipped samples, and the worst sample."""
     flipped = current.predicted != reference.predicted
     shift = (current.probability - reference.probability).abs()
+    if has_score:
+        # Of no known scale: as a share of what it was.
+        shift = shift / reference.probability.abs().clamp(min=torch.finfo(shift.dtype).tiny)
     stable = ~flipped & (current.target == reference.target) & (shift < STABLE)
     similarities = {measure: values[measure] for measure in SIMILARITIES}
     found = _named(f"drift_stable/{name}", _mean_over(similarities, stable))

@@ -251,6 +251,8 @@ class Pictures:
 
     def _caption(self, explanation: Explanation, index: int, epoch: int) -> list[str]:
         target, predicted = int(explanation.target[index]), int(explanation.predicted[index])
+        if explanation.score is not None:
+            return [f"epoch {epoch}: {explanation.score_name} ({explanation.score[index]:.3g})"]
         probability = float(explanation.probability[index])
         verdict = "predicted" if target == predicted else f"predicted: {self.class_name(predicted)}"
         return [f"epoch {epoch}: {self.class_name(target)} ({probability:.2f}), {verdict}"]
@@ -264,8 +266,8 @@ class Pictures:
         self, series: str, shown: Tensor, explanation: Explanation
     ) -> Callable[[], Tensor]:
         strip = self._strips[series]
-        named = [self.class_name(int(target)) for target in explanation.target]
-        rows = [f"{index}: {name}" for index, name in enumerate(named)]
+        count = len(explanation.target)
+        rows = [f"{i}: {explanation.explained(i, self.class_name)}" for i in range(count)]
         columns = [str(epoch) for epoch in strip.epochs.values()]
         title = f"{series}, by epoch"
         legend = (strip.scale or ColorScale(), strip.signed)

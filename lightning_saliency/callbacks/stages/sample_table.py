@@ -71,9 +71,11 @@ def sample_table(
     order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True).tolist()
     columns = [measure.column("previous") for measure in MEASURES.values()]
     columns.append(RANKING.column("pinned"))
-    rows = [["sample", "class", "probability", "predicted", *columns, *map(_shown_name, located)]]
+    what = ("class", "probability") if explanation.score is None else ("explained", "score")
+    rows = [["sample", *what, "predicted", *columns, *map(_shown_name, located)]]
     for i in order[:_MOST_ROWS]:
-        predicted = class_name(int(explanation.predicted[i]))
+        answer = int(explanation.predicted[i])
+        predicted = class_name(answer) if answer >= 0 else "no class"
         values = [moved.samples[f"previous/{measure}"][i] for measure in MEASURES]
         values += [
             moved.samples[f"pinned/{RANKING.name}"][i],
@@ -82,8 +84,8 @@ def sample_table(
         rows.append(
             [
                 str(i),
-                class_name(int(explanation.target[i])),
-                f"{float(explanation.probability[i]):.3f}",
+                explanation.explained(i, class_name),
+                f"{float(explanation.sureness[i]):.3f}",
                 f"**{predicted}** (flipped)" if bool(moved.flipped["previous"][i]) else predicted,
                 *(_number(float(value)) for value in values),
             ]
