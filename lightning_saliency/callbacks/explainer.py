@@ -163,6 +163,8 @@ class Explainer:
         wanted = self._wanted(methods or self.methods, skip)
         numbers = context.numbers_of_this_rank(len(samples))
         gather = partial(context.gather_shares, count=len(samples))
+        if not wanted:
+            return explanations, failures
         with ExitStack() as stack:
 
             def begin() -> SharedForward:
