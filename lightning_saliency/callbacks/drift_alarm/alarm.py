@@ -1,6 +1,7 @@
 """An alarm for a network that begins to look elsewhere."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
+from lightning_saliency.callbacks.drift_alarm.evidence_report import (
+    EvidenceReport,
+    evidence_of,
+    gain_tags,
+)
 from lightning_saliency.callbacks.drift_alarm.report import Finding, Report
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched, alarm_amount, alarm_tag
 from lightning_saliency.callbacks.drift_alarm.watched_tags import WatchedTags, series_of
@@ -31,7 +37,10 @@ class DriftAlarm(pl.Callback):
       the last ``window`` ones by more than ``factor`` * max(1.4826 MAD, 0.02)? See
       :func:`~lightning_saliency.metrics.change_detection.spike_score`;
     - drift from the ``pinned`` explanation: did it rise above its trend? See
-      :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`.
+      :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`;
+    - where the evidence is measured (:class:`~lightning_saliency.trust.Evidence`), the gain of one
+      place, or of one kind of content, within three explanations: is it higher than usual? This
+      hears a shortcut that joins valid evidence, when the maps hardly move.
 
     A drift sounds when two of its measures agree; as many drifts are watched, each must then be out
     of the usual by twice that. Similarities, and what lies on an object, count as 1 - value, so
@@ -56,7 +65,7 @@ class DriftAlarm(pl.Callback):
     Args:
         monitor: which numbers: tags that a saliency callback logs, in full or with ``*`` for any
             part; one or several. None for ``top10_iou``, ``spearman`` and ``ssim`` of all methods,
-            against both references.
+            against both references, and the gains of the evidence, if it is measured.
         warmup: first explanations that are not judged, nor judged by: every network finds its way
             then.
         window: explanations that the newest one is compared with.
@@ -134,7 +143,8 @@ class DriftAlarm(pl.Callback):
         if not context.is_fitting:
             return
         self._tags.check_again(_sources(context.callbacks), list(round.values))
-        tags = self._tags.watched(source, round.values)
+        come_later = [tag for tag in gain_tags(round) if tag not in round.values]
+        tags = self._tags.watched(source, [*round.values, *come_later])
         for tag in tags:
             self._watched.setdefault(tag, Watched(tag))
         members = Counter(self._watched[tag].group for tag in tags)
@@ -143,7 +153,7 @@ class DriftAlarm(pl.Callback):
         }
         scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
         context.log_numbers(scores, len(round.samples))
-        found = self._new_alarms(findings, source)
+        found = self._new_alarms(findings, source, round)
         # The numbers are the same on all processes; that all do the same must not depend on it.
         if trainer.strategy.reduce_boolean_decision(bool(found), all=False):
             self._raise_alarm(context, round, found)
@@ -177,8 +187,10 @@ class DriftAlarm(pl.Callback):
     def _judge(
         self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int
     ) -> Finding:
-        watched, value = self._watched[tag], round.values[tag]
-        pinned = round.references[str(series_of(tag, source))].pinned.epoch
+        watched, value = self._watched[tag], round.values.get(tag, math.nan)
+        pinned = None
+        if evidence_of(tag, round) is None:
+            pinned = round.references[str(series_of(tag, source))].pinned.epoch
         alone = min(self._rules.agree, members) == 1
         score = watched.judge(value, self._rules, pinned, alone)
         usual = watched.usual(self._rules)
@@ -187,7 +199,7 @@ class DriftAlarm(pl.Callback):
         return Finding(tag, value, score, usual)
 
     def _new_alarms(
-        self, findings: Mapping[str, Finding], source: SaliencyCallback
+        self, findings: Mapping[str, Finding], source: SaliencyCallback, round: ExplanationRound
     ) -> dict[tuple[str, str], list[Finding]]:
         """Return what sounds now and did not before, by series and reference."""
         groups: dict[str, list[Finding]] = {}
@@ -202,7 +214,9 @@ class DriftAlarm(pl.Callback):
                 self._watched[finding.tag].sounding = sounds and finding.score > 1
             if sounds and not did:
                 tag = loud[0].tag
-                key = str(series_of(tag, source)), self._watched[tag].reference
+                change = evidence_of(tag, round)
+                series = str(series_of(tag, source)) if change is None else change.name
+                key = series, "evidence" if change else self._watched[tag].reference
                 found.setdefault(key, []).extend(loud)
         return found
 
@@ -214,7 +228,11 @@ class DriftAlarm(pl.Callback):
     ) -> None:
         trainer = context.trainer
         for (series, reference), findings in found.items():
-            report = Report(series, reference, findings, round)
+            report: Report | EvidenceReport
+            if reference == "evidence":
+                report = EvidenceReport(round.evidence[series], findings, round)
+            else:
+                report = Report(series, reference, findings, round)
             _log.info("%s", report.line())
             warn(report.line())
             if context.is_rank_zero:
@@ -239,9 +257,12 @@ def _sources(callbacks: Sequence[pl.Callback]) -> list[SaliencyCallback]:
     return [one for one in callbacks if isinstance(one, SaliencyCallback)]
 
 
-def _show(report: Report, context: RunContext, round: ExplanationRound) -> None:
-    prefix = round.series[report.series].prefix
-    tag = f"{prefix}saliency_alarm/{report.series}/{report.reference}"
+def _show(report: Report | EvidenceReport, context: RunContext, round: ExplanationRound) -> None:
+    if isinstance(report, EvidenceReport):
+        tag = report.tag
+    else:
+        prefix = round.series[report.series].prefix
+        tag = f"{prefix}saliency_alarm/{report.series}/{report.reference}"
     try:
         picture = report.picture()
         for adapter in context.adapters():

@@ -28,6 +28,11 @@ class Finding:
     score: float
     usual: tuple[float, float] | None
 
+    @property
+    def span(self) -> str:
+        """What is usual, such as ``"0.1 to 0.2"``; "" if nothing is known."""
+        return "" if self.usual is None else _span(self.usual)
+
     def __str__(self) -> str:
         """Return the number beside what is usual."""
         usual = "" if self.usual is None else f" (usually {_span(self.usual)})"
