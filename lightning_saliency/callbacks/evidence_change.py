@@ -16,7 +16,7 @@ from lightning_saliency.metrics.evidence import (
     gained_cells,
     sign_flip_test,
 )
-from lightning_saliency.rendering import select_frames
+from lightning_saliency.rendering import evidence_strip, select_frames
 from lightning_saliency.trust.evidence import EvidenceShares
 
 LAG = 3
@@ -141,6 +141,16 @@ class EvidenceChange:
         """Cells a side."""
         return isqrt(self.now.place.shape[1])
 
+    def strip(self) -> Tensor:
+        """Draw where the evidence lay over the run, (3, height, width), RGB, uint8."""
+        return evidence_strip(
+            torch.stack([profile.place.view(self.grid, self.grid) for profile in self.history]),
+            torch.stack([profile.kind for profile in self.history]),
+            CONTENTS,
+            [str(profile.epoch) for profile in self.history],
+            f"evidence for {score_owner(self.name)} score, by epoch",
+        )
+
     @property
     def numbers(self) -> dict[str, float]:
         """What is logged, by the names in the tags; gains only once there are some."""
@@ -157,6 +167,16 @@ class EvidenceChange:
             found["place_samples"] = place.rose / max(place.count, 1)
             found["kind_gain"] = self.kind.value
         return found
+
+
+def score_owner(name: str) -> str:
+    """Return whose score is supported, in words.
+
+    Args:
+        name: of a choice of class, such as ``"label"`` or ``"3"``.
+    """
+    words = {"label": "the label's", "predicted": "the predicted class's"}
+    return words.get(name, f"class {name}'s")
 
 
 NUMBERS = (

@@ -1,12 +1,13 @@
 """What an alarm says of the evidence: what gained, by how much, in how many samples; never more."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isqrt
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks.drift_alarm.report import Finding
-from lightning_saliency.callbacks.evidence_change import LAG, EvidenceChange, Gain
+from lightning_saliency.callbacks.evidence_change import LAG, EvidenceChange, Gain, score_owner
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.image.parts import CONTENTS, cell_bounds
 
@@ -112,10 +113,14 @@ class EvidenceReport:
     def picture(self) -> Tensor:
         """Draw the samples in which the place gained most: its cells before, and now.
 
+        Where a kind of content alone has gained, the profile over the run instead.
+
         Returns:
             (3, height, width), RGB, uint8.
         """
         change, images = self._change, self._round.samples.images
+        if all(finding.tag.endswith("/kind_gain") for finding in self.findings):
+            return change.strip()
         before = change.now if change.before is None else change.before
         risen = _risen(change).nan_to_num(-1.0)
         chosen = risen.sort(descending=True, stable=True).indices[:_MOST_SHOWN].tolist()
@@ -125,7 +130,7 @@ class EvidenceReport:
             for epoch, shares in zip(change.epochs, (before, change.now), strict=True)
         ]
         rows = [f"{index}: rose {float(risen[index]):+.2f}" for index in chosen]
-        title = f"evidence for {_owner(change.name)} score, by place"
+        title = f"evidence for {score_owner(change.name)} score, by place"
         return self._round.pictures.at_times(self.series, images[chosen], maps, rows, title)
 
     def _sentences(self) -> list[str]:
@@ -143,9 +148,10 @@ class EvidenceReport:
         return [*said, f"This may be learning or a shortcut; {advice}"]
 
     def _sentence(self, what: str, gain: Gain) -> str:
+        owner = score_owner(self._change.name)
         return (
-            f"In {gain.rose} of {gain.count} samples {_owner(self._change.name)} score now depends "
-            f"more on {_words(what, gain, self._change.grid)}: its share of the evidence, measured "
+            f"In {gain.rose} of {gain.count} samples {owner} score now depends more on "
+            f"{_words(what, gain, self._change.grid)}: its share of the evidence, measured "
             f"by removing it, rose from {gain.before:.2f} to {gain.now:.2f} in "
             f"{_NUMERALS.get(LAG, str(LAG))} explanations."
         )
@@ -161,7 +167,7 @@ def shares_as_maps(shares: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (N, 1, height, width), float32; zero where a sample has no evidence.
     """
-    grid = round(shares.shape[1] ** 0.5)
+    grid = isqrt(shares.shape[1])
     maps = torch.zeros(len(shares), 1, *size)
     for column, (rows, columns) in enumerate(cell_bounds(size, grid)):
         maps[..., rows, columns] = shares[:, column].nan_to_num(0.0).view(-1, 1, 1, 1)
@@ -200,10 +206,4 @@ def _words(what: str, gain: Gain, grid: int) -> str:
         place_in_words(gain.parts, grid)
         if what == "place"
         else _CONTENT_WORDS[CONTENTS[gain.index]]
-    )
-
-
-def _owner(name: str) -> str:
-    return {"label": "the label's", "predicted": "the predicted class's"}.get(
-        name, f"class {name}'s"
     )

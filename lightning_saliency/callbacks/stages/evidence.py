@@ -124,6 +124,7 @@ class EvidenceStage(Stage):
         }
         round.values |= values
         context.log_numbers(values | self._overlaps(round), count)
+        context.require(lambda: self._draw(context, round))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the measurements and the partners for a checkpoint."""
@@ -200,6 +201,15 @@ class EvidenceStage(Stage):
         if self._settings.score != "auto":
             return self._settings.score
         return "logit" if _are_multi_label(labels) else "log_odds"
+
+    def _draw(self, context: RunContext, round: ExplanationRound) -> None:
+        working = [adapter for adapter in context.adapters() if adapter.takes_images]
+        if not context.is_rank_zero or not working:
+            return
+        for name, change in round.evidence.items():
+            picture, tag = change.strip(), f"{self._prefix}saliency/evidence/{name}"
+            for adapter in working:
+                adapter.image(tag, picture, round.step, palette=True)
 
     def _overlaps(self, round: ExplanationRound) -> dict[str, float]:
         """Return for each series how much of its maps lies where removal matters."""
