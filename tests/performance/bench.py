@@ -32,12 +32,17 @@ MEASUREMENTS = {
     "callback_cost": "callback_cost",
     "budget_share": "budget_share",
     "drift_cost": "drift_cost",
+    "evidence_cost": "evidence_cost",
     "snapshot_cost": "snapshot_cost",
     "pointing_cost": "pointing_cost",
     "two_processes": "two_processes",
 }
 # Runs of half an hour, for whoever changes what they measure.
-BY_NAME_ONLY = {"alarm_rates": "alarm_rates", "shortcut_seeds": "shortcut_seeds"}
+BY_NAME_ONLY = {
+    "alarm_rates": "alarm_rates",
+    "evidence_runs": "evidence_runs",
+    "shortcut_seeds": "shortcut_seeds",
+}
 EVERY = MEASUREMENTS | BY_NAME_ONLY
 
 
