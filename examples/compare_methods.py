@@ -25,7 +25,7 @@ from lightning_saliency.rendering import (
     overlay,
 )
 
-# The example network has the layers of VGG16 under the same names.
+# The example network has the features of VGG16 under the same names.
 SETUP = PointingSetup("features.29", "features.9", "classifier.4", areas=(0.03,))
 COLUMNS = 5
 

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "image": {"torch", "torchvision", "numpy"},
     "network": {"torch", "numpy", "typing_extensions"},
     "attribution": {"torch", "typing_extensions", "network", "image"},
+    "targets": {"torch", "network"},
     "metrics": {"torch", "torchmetrics", "typing_extensions", "image"},
     "trust": {"torch", "matplotlib", "attribution", "metrics", "network", "image"},
     "rendering": {"torch", "torchvision", "numpy", "matplotlib", "PIL", "image"},
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "numpy",
         "matplotlib",
         "PIL",
+        "scipy",
         "sklearn",
         "typing_extensions",
         "attribution",
@@ -47,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
         "torchmetrics",
         "lightning",
         "typing_extensions",
+        "targets",
         "attribution",
         "metrics",
         "trust",
@@ -73,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
 # Every part may know these.
 EVERYWHERE = {"errors", "renamed"}
 # Not among the dependencies: may be imported only by a function that needs it.
-OPTIONAL = {"sklearn"}
+OPTIONAL = {"scipy", "sklearn"}
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 # The only parts of callbacks/ that may be given a saliency callback.
 LISTENERS = ("callbacks/drift_alarm/", "callbacks/named.py")

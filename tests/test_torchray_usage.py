@@ -73,24 +73,20 @@ def check_maps(
     assert min(shares) > least
 
 
-# What a method shows depends on the network too: with both digits in sight, the derivatives of the
-# example network's two scores do not tell the digits apart, though either digit alone gives a clear
-# score. So only the methods that look from outside are asked to find the right one.
-ANYWHERE = -1.0
-
-
 @pytest.mark.parametrize(
-    "method",
-    [gradient, deconvnet, guided_backprop],
+    ("method", "least"),
+    [(gradient, 0.5), (deconvnet, 0.55), (guided_backprop, 0.65)],
     ids=["gradient", "deconvnet", "guided_backprop"],
 )
-def test_maps_of_the_image(example: Example, tmp_path: Path, method: Callable[..., Tensor]) -> None:
+def test_maps_of_the_image(
+    example: Example, tmp_path: Path, method: Callable[..., Tensor], least: float
+) -> None:
     model, x, *_ = example
 
     def explain(category_id: int) -> Tensor:
         return method(model, x, category_id)
 
-    check_maps(example, explain, method.__name__, tmp_path, (128, 128), ANYWHERE)
+    check_maps(example, explain, method.__name__, tmp_path, (128, 128), least)
 
 
 @pytest.mark.parametrize("method", [grad_cam, linear_approx], ids=["grad_cam", "linear_approx"])
@@ -102,7 +98,7 @@ def test_maps_of_the_last_layer(
     def explain(category_id: int) -> Tensor:
         return method(model, x, category_id, saliency_layer="features.29")
 
-    check_maps(example, explain, method.__name__, tmp_path, (8, 8), ANYWHERE)
+    check_maps(example, explain, method.__name__, tmp_path, (8, 8), 0.95)
 
 
 def test_excitation_backprop(example: Example, tmp_path: Path) -> None:
@@ -111,7 +107,7 @@ def test_excitation_backprop(example: Example, tmp_path: Path) -> None:
     def explain(category_id: int) -> Tensor:
         return excitation_backprop(model, x, category_id, saliency_layer="features.9")
 
-    check_maps(example, explain, "excitation backprop", tmp_path, (32, 32), ANYWHERE)
+    check_maps(example, explain, "excitation backprop", tmp_path, (32, 32), 0.6)
 
 
 def test_contrastive_excitation_backprop(example: Example, tmp_path: Path) -> None:
@@ -126,7 +122,7 @@ def test_contrastive_excitation_backprop(example: Example, tmp_path: Path) -> No
             contrast_layer="classifier.4",
         )
 
-    check_maps(example, explain, "contrastive excitation", tmp_path, (32, 32), ANYWHERE)
+    check_maps(example, explain, "contrastive excitation", tmp_path, (32, 32), 0.95)
 
 
 @pytest.mark.slow
@@ -138,7 +134,7 @@ def test_rise(example: Example, tmp_path: Path) -> None:
     def explain(category_id: int) -> Tensor:
         return saliency[:, category_id].unsqueeze(0)
 
-    check_maps(example, explain, "RISE", tmp_path, (128, 128), 0.9)
+    check_maps(example, explain, "RISE", tmp_path, (128, 128), 0.7)
 
 
 def test_extremal_perturbation(example: Example, tmp_path: Path) -> None:

@@ -14,7 +14,12 @@ from typing_extensions import Self
 from lightning_saliency.attribution.extras import Attribution
 from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.mask_search.objective import PictureRewards, picture_batches
-from lightning_saliency.attribution.mask_search.presets import CONFIGS, SearchConfig, SearchPreset
+from lightning_saliency.attribution.mask_search.presets import (
+    CONFIGS,
+    SearchConfig,
+    SearchPreset,
+    step_for,
+)
 from lightning_saliency.attribution.mask_search.result import (
     AreaMasks,
     ExtremalMasks,
@@ -65,24 +70,28 @@ class ExtremalPerturbation(AttributionMethod):
     The masks themselves, and how well they do, come from :meth:`masks`.
 
     By default the paper's masks are found by another search. It starts from the rewards of 16
-    coarse masks, forward passes alone
+    coarse masks and their opposites, forward passes alone
     (:mod:`~lightning_saliency.attribution.mask_search.initialization`). Masks have exactly their
     areas at all times, which shrink from 0.4 of the image
     (:class:`~lightning_saliency.attribution.mask_search.area_constraint.ShrinkingArea`); there is
-    no penalty. So 16 iterations of Adam find more than the authors' 800 of gradient descent. The
-    lengths of masks and blur are those of the authors' code at 224 pixels, and shrink with the
-    image; the area is measured on the image. A mask that does hardly better than that of the next
+    no penalty, and 12 iterations of Adam are enough: docs/costs.md has what they reach on scores
+    with a known optimum, and beside the authors' 800 iterations of gradient descent. Masks are half
+    as wide as the authors' (two thirds, where the score is to be deleted), which finds thin parts
+    and such that lie apart; their lengths and the blur's shrink with the image. The area is
+    measured on the image. A mask that does hardly better than that of the next
     smaller area, or worse, is compared with that one grown. Each search starts anew, so that maps
     of one image at different times of a training are alike only as far as the network is.
 
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.
         perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean color of normalized images).
-        max_iter: iterations; None for 16, or 800 with the preset.
+        max_iter: iterations; None for 12, or 800 with the preset.
         num_levels: degrees of perturbation, at least 2, between which masks interpolate.
-        step: distance of the points that a mask is made of, in pixels; None for 7 at a shorter
-            side of 224 pixels, in proportion (at least 1), or 7 with the preset.
-        sigma: radius of a point's kernel, in pixels; None for three steps.
+        step: distance of the points that a mask is made of, in pixels; None for a third of
+            ``sigma`` in whole pixels, at least 1, or 7 with the preset.
+        sigma: radius of a point's kernel, in pixels; None for three steps, if there is a ``step``,
+            else 10.5 at a shorter side of 224 pixels, in proportion, at least 3 (4/3 of these for
+            ``"delete"`` and ``"dual"``), or 21 with the preset.
         jitter: show the model pictures that are moved by a few pixels, in each iteration in
             another way, so that masks do not cling to single pixels. With the preset they are
             mirrored in every second iteration instead, which makes other pictures of digits.
@@ -103,12 +112,16 @@ class ExtremalPerturbation(AttributionMethod):
         tolerance: end before ``max_iter`` when no mask has changed by more than this share of its
             area within five iterations, and each area is right to this share; checked in every
             fifth iteration. None never ends early.
+        rounds: after the search, go on with each mask that still gains from it, by more than 1 % of
+            the way from the perturbed image to the clean one: so many rounds of eight iterations
+            at most. 0 by default: on pictures of digits masks gain less from 8 rounds than they
+            cost (see docs/costs.md).
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
     name = "extremal_perturbation"
     shows = "the parts of given areas that keep the score"
-    cost = "16 to 26 forward + backward for each area, and 16 forwards"
+    cost = "12 to 20 forward + backward for each area, and 32 forwards"
     not_for = "score not differentiable"
     stochastic = True
     verdict = Verdict(
@@ -130,6 +143,7 @@ class ExtremalPerturbation(AttributionMethod):
     autocast: bool = False
     seed: int = 0
     tolerance: float | None = None
+    rounds: int = 0
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -155,6 +169,12 @@ class ExtremalPerturbation(AttributionMethod):
         check_integer("step", self.step, 1, optional=True)
         check_integer("num_levels", self.num_levels, 2)
         check_integer("seed", self.seed, 0)
+        check_integer("rounds", self.rounds, 0)
+        if self.rounds and self.preset is not None:
+            raise InputError(
+                f"Expected rounds=0 with preset='{self.preset}', whose masks have no fixed area, "
+                f"got rounds={self.rounds}. Take preset=None, or a larger max_iter."
+            )
         check_positive("sigma", self.sigma, "pixels")
         check_positive("tolerance", self.tolerance, "as a share of the area")
         check_batch_size(self.batch_size)
@@ -219,7 +239,7 @@ class ExtremalPerturbation(AttributionMethod):
 
     def _search(self, image: Tensor) -> MaskSearch:
         size = (image.shape[2], image.shape[3])
-        scale = self._config.scale(size)
+        scale = self._config.scale(min(size), self.variant)
         levels = perturbation_levels(
             image,
             self.perturbation,
@@ -228,8 +248,8 @@ class ExtremalPerturbation(AttributionMethod):
             padding=self._config.blur_padding,
             truncate=self._config.blur_truncate,
         )
-        step = self.step or scale.step
-        sigma = self.sigma or (scale.sigma if self.step is None else 3.0 * step)
+        sigma = self.sigma or (scale.sigma if self.step is None else 3.0 * self.step)
+        step = self.step or (step_for(sigma) if self.preset is None else scale.step)
         return MaskSearch(
             self._config,
             self.areas,
@@ -240,6 +260,7 @@ class ExtremalPerturbation(AttributionMethod):
             self.jitter,
             self.seed,
             self.tolerance,
+            self.rounds,
         )
 
     def _rewards(self, model: nn.Module, image: Tensor, target: Target) -> PictureRewards:
@@ -270,6 +291,7 @@ def extremal_perturbation(
     batch_size: BatchSize = "auto",
     autocast: bool = False,
     tolerance: float | None = None,
+    rounds: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return the masks of :class:`ExtremalPerturbation`, and how the search went.
 
@@ -279,10 +301,11 @@ def extremal_perturbation(
         target: class index, one for each image, ``"predicted"``, or a callable.
         areas: one or more fractions of the image.
         perturbation: ``"blur"`` or ``"fade"``.
-        max_iter: iterations; None for 16, or 800 with the preset.
+        max_iter: iterations; None for 12, or 800 with the preset.
         num_levels: degrees of perturbation.
         step: distance of the points of a mask, in pixels; None for one that suits the image.
-        sigma: radius of a point's kernel, in pixels; None for three steps.
+        sigma: radius of a point's kernel, in pixels; None for three steps, or one that suits the
+            image.
         jitter: move the pictures a little in each iteration (with the preset, mirror them).
         variant: ``"preserve"``, ``"delete"`` or ``"dual"``.
         print_iter: print a line in every such iteration.
@@ -296,6 +319,7 @@ def extremal_perturbation(
         batch_size: how many pictures go through the model at once, or ``"auto"``.
         autocast: run the model under autocast to bfloat16.
         tolerance: end when the masks change by less than this share of their areas.
+        rounds: at most so many rounds of eight more iterations for masks that still gain from them.
 
     Returns:
         The masks and the history. For one image they are (A, 1, H, W) and (A, 2, iterations), for
@@ -320,6 +344,7 @@ def extremal_perturbation(
         batch_size,
         autocast,
         tolerance=tolerance,
+        rounds=rounds,
         resize=resize,
         resize_mode=resize_mode,
         smooth=smooth,

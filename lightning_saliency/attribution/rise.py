@@ -19,6 +19,7 @@ from lightning_saliency.attribution.rise_estimation.estimators import (
     MaskEstimator,
     MaskScoring,
     RISEEstimate,
+    ScoreRange,
     estimate_maps,
 )
 from lightning_saliency.attribution.rise_estimation.presets import (
@@ -55,8 +56,10 @@ class RISE(AttributionMethod):
     in balanced blocks (:func:`~lightning_saliency.image.random_mask.balanced_masks`); the mean
     score is subtracted, which changes the map by a constant; and with up to 1,024 masks a kernel
     regression on their scores predicts those of far more masks, over which the mean is taken
-    (:class:`~lightning_saliency.attribution.rise_estimation.regression.MaskRegression`). With ``p``
-    other than 0.5 the masks are independent and there is no regression.
+    (:class:`~lightning_saliency.attribution.rise_estimation.regression.MaskRegression`). On scores
+    with a known map it is not smoothed measurably (see docs/costs.md); probabilities that are seen
+    under very few masks come out too small by some percent. With ``p`` other than 0.5 the masks are
+    independent and there is no regression.
 
     Every image gets the same masks, in every call, so that maps of one image can be compared over
     the epochs; what the choice of masks adds to a map is then the same each time, not zero. See
@@ -75,7 +78,8 @@ class RISE(AttributionMethod):
             ``"sigmoid"``. None for ``"probability"``, or what the preset says. A class that hardly
             ever survives the masks has a probability near 0 almost everywhere, and a few masks
             decide on the map; the logit or the logarithm then need far fewer masks, but they are
-            another quantity. Not used where the target is a callable.
+            another quantity. Where a network is so sure that the probability is the same under all
+            masks, there is a warning. Not used where the target is a callable.
         preset: None; ``"balanced"`` for the mean over balanced masks without a fit; ``"paper"``
             for independent masks and the mean of score x mask over p; ``"torchray"`` for the map
             that TorchRay gives for the same seed on the CPU, which is the mean of sigmoid x mask,
@@ -187,7 +191,7 @@ class RISE(AttributionMethod):
             saliency = estimate.mean(self._estimator.centered).div_(self._estimator.divisor(self.p))
             return self._finish(saliency, images)
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
         self._blocks(image)
         return self
 
@@ -199,13 +203,17 @@ class RISE(AttributionMethod):
         kind = self.score or estimator.score
         score = target_score(model, image, target, kind, scoring.batches)
 
+        known = None if callable(target) and not isinstance(target, Tensor) else kind
+        seen = ScoreRange(image, known)
+
         def scores(block: MaskBlock, running: Tensor) -> Tensor:
-            return scoring(
+            found = scoring(
                 image[running], block, lambda output, owner: score(output, running[owner])
             )
+            seen.add(found, running)
+            return found
 
         indices = torch.arange(len(image), device=image.device)
-        known = None if callable(target) and not isinstance(target, Tensor) else kind
         found = estimate_maps(
             self._blocks(image),
             scores,
@@ -215,6 +223,7 @@ class RISE(AttributionMethod):
             self.until,
             with_split_half,
         )
+        seen.warn_if_flat()
         return replace(found, saliency=found.saliency / estimator.divisor(self.p))
 
     def _scoring(self, model: nn.Module, image: Tensor) -> MaskScoring:

@@ -1,5 +1,6 @@
 """A model, a picture with two objects in it, and their classes: something to try a method on."""
 
+from collections import OrderedDict
 from dataclasses import replace
 from importlib.resources import as_file, files
 from io import BytesIO
@@ -25,17 +26,18 @@ _FEATURES: tuple[int | str, ...] = (
     *(64, 64, 64, "M"),
     *(64, 64, 64, "M"),
 )
-_HIDDEN = 64
 
 
 class ExampleNetwork(nn.Module):
-    """VGG16's layers under VGG16's names, with few channels and ten classes.
+    """VGG16's features under VGG16's names, with few channels, and a linear head for ten classes.
 
-    ``features`` has the 31 entries, ``classifier`` the 7 of torchvision's ``vgg16`` (Simonyan,
-    Zisserman. Very deep convolutional networks for large-scale image recognition. ICLR 2015,
-    arXiv:1409.1556), of the same types, so that ``features.9`` is a pooling and ``features.29``
-    the last ReLU before the last pooling there and here. Pooling to a single pixel comes before
-    the classifier, so that a digit counts alike wherever it lies.
+    ``features`` has the 31 entries of torchvision's ``vgg16`` (Simonyan, Zisserman. Very deep
+    convolutional networks for large-scale image recognition. ICLR 2015, arXiv:1409.1556), of the
+    same types, so that ``features.9`` is a pooling and ``features.29`` the last ReLU before the
+    last pooling there and here. The head is another one: the mean over all places, and one linear
+    layer, as in a ResNet. So each score is a sum over the places of the last features, and what
+    speaks for a digit is found where the digit is. VGG16's names for what enters the last layer and
+    for that layer, ``classifier.4`` and ``classifier.6``, stand for the same here.
 
     Example:
         >>> import torch
@@ -56,13 +58,7 @@ class ExampleNetwork(nn.Module):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            nn.Linear(channels, _HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.2),
-            nn.Linear(_HIDDEN, _HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.2),
-            nn.Linear(_HIDDEN, 10),
+            OrderedDict([("4", nn.Identity()), ("6", nn.Linear(channels, 10))])
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -103,12 +99,12 @@ def get_example_data(
 ) -> tuple[nn.Module, Tensor, int, int]:
     """Return a trained model, a picture, and the classes of two objects in it.
 
-    ``"digits"`` works offline: a narrow network whose layers have the names and types of VGG16's
-    (``features.29`` is the last ReLU), and a held-out picture of two handwritten digits over
-    clutter. It is trained by ``examples/train_example_network.py``; on 2,000 held-out pictures
-    both digits have the highest scores in 97.0 %. With both digits in sight, its derivatives hardly
-    tell them apart: gradient methods and Grad-CAM find both, RISE and extremal perturbation the
-    one that is asked for.
+    ``"digits"`` works offline: a narrow network whose features have the names and types of VGG16's
+    (``features.29`` is the last ReLU), with the mean over all places and one linear layer behind
+    them, and a held-out picture of two handwritten digits over clutter. It is trained by
+    ``examples/train_example_network.py``, on pictures with one and with two digits; on 2,000
+    held-out pictures both digits have the highest scores in 97.8 %. On 150 of them Grad-CAM points
+    at the digit that it is asked for in 91 %, and never at the other one.
 
     ``"vgg16"`` is torchvision's VGG16 with ImageNet weights, fetched by torchvision. The package
     brings no photograph for it, so pass one.

@@ -82,7 +82,7 @@ MODELS = {
     "example": Layers("features.29", "features.9", "classifier.4"),
 }
 """Models by name, and where methods look in them: as in the published game for the first two, and
-in the example network, which has VGG16's layers, for the third."""
+in the example network, whose features are called as in VGG16, for the third."""
 
 
 def load_pointing_model(

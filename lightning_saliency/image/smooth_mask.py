@@ -26,8 +26,8 @@ class SmoothMask:
     """Masks for images of one size, as a differentiable function of a grid of numbers.
 
     Grid point (i, j) lies on pixel (i * step, j * step) of the image. The canvas is the image with
-    a margin of ``sigma`` before it and almost as much behind it: all that the grid can reach.
-    Points beyond the grid have the value 0.
+    a margin of ``sigma``, rounded, before it and almost as much behind it: all that the grid can
+    reach. Points beyond the grid have the value 0.
 
     Args:
         size: (height, width) of the images, in pixels.
@@ -117,7 +117,7 @@ class SmoothMask:
         """Return w for (window point, position in the cell), both in row order."""
         inside = torch.arange(self.step, dtype=torch.float64)
         points = torch.arange(2 * self._radius + 1, dtype=torch.float64)
-        offset = inside - self.sigma - self.step * (points[:, None] - self._padding)
+        offset = inside - self._margin - self.step * (points[:, None] - self._padding)
         square = offset[:, None, :, None] ** 2 + offset[None, :, None, :] ** 2
         weights = torch.exp(-2 * (square.sqrt() / self.sigma - 0.5).clamp(min=0) ** 2)
         return weights.flatten(2).flatten(0, 1)

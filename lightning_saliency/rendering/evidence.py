@@ -7,13 +7,16 @@ from torch import Tensor
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering.canvas import PALE_INK, Canvas, text_width
-from lightning_saliency.rendering.colors import apply_colormap
+from lightning_saliency.rendering.colors import ColorScale, apply_colormap
+from lightning_saliency.rendering.heatmap import heatmap, overlay
+from lightning_saliency.rendering.pixels import fit_cell
 
 _TILE = 56
 _GAP, _MARGIN = 3, 8
 _FONT, _LINE = 13, 18
 _AREAS = 120
 _RAMP = 100
+_SHOWN = 128
 # So many times the share of a cell that holds as much as every other is full color.
 _FULL = 10
 # Told apart without color vision, dark beside light (Wong. Points of view: color blindness. Nature
@@ -77,6 +80,46 @@ def evidence_strip(
         sheet.bar(round(lower) + 4, _MARGIN + wide + 3, 9, 9, _INKS[row])
         left = _MARGIN + wide + 15
         sheet.text(names[row], round(lower), left, width=notes + _MARGIN, size=_FONT)
+    return sheet.picture()
+
+
+def evidence_card(
+    images: Tensor,
+    shares: Sequence[Tensor],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    title: str = "",
+) -> Tensor:
+    """Draw samples with the shares of their places at a few times.
+
+    Args:
+        images: (N, 3, H, W), RGB in [0, 1].
+        shares: for each time (N, 1, H, W), the share of the place that a pixel lies in.
+        columns: written above each time.
+        rows: N texts, written above each sample.
+        title: written above all.
+
+    Returns:
+        (3, height, width), RGB, uint8, on the CPU.
+    """
+    scale = ColorScale()
+    pictures = [images, *(overlay(images, heatmap(each, scale)) for each in shares)]
+    size = fit_cell((images.shape[2], images.shape[3]), _SHOWN, _SHOWN)
+    pitch = size[0] + _LINE + _GAP
+    width = 2 * _MARGIN + max(len(pictures) * (size[1] + _GAP), text_width(title, _FONT), 3 * _RAMP)
+    top = _MARGIN + 2 * _LINE
+    foot = top + len(images) * pitch
+    sheet = Canvas(foot + _LINE + _MARGIN, width)
+    sheet.text(title, _MARGIN, _MARGIN, width=width - 2 * _MARGIN, size=_FONT)
+    for row, text in enumerate(rows):
+        corner = top + row * pitch
+        sheet.text(text, corner, _MARGIN, width=width - 2 * _MARGIN, size=_FONT, ink=PALE_INK)
+    for column, (name, drawn) in enumerate(zip(("input", *columns), pictures, strict=True)):
+        left = _MARGIN + column * (size[1] + _GAP)
+        sheet.text(name, top - _LINE, left, width=size[1], size=_FONT, align="center", ink=PALE_INK)
+        for row, picture in enumerate(drawn):
+            sheet.paste(picture, top + row * pitch + _LINE, left, size)
+    sheet.legend(scale, False, foot, _MARGIN, _FONT, _RAMP)
     return sheet.picture()
 
 

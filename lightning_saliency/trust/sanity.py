@@ -111,7 +111,7 @@ def sanity_check(
         >>> model, image, category, _ = get_example_data()
         >>> check = sanity_check(model, Gradient(), image, category, max_stages=2)
         >>> check.labels
-        ['features.19', 'features.0']
+        ['features.17', 'features.0']
     """
     check_image(image)
     check_model(model, image)

@@ -165,9 +165,9 @@ def naive_mask(smooth: Tensor, area: float, contrast: float) -> Tensor:
 
 
 def naive_first_grid(score: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Tensor:
-    """Return where a search begins: a sum of sixteen discs, each by its reward."""
+    """Return where a search begins: discs by their rewards and by those of their opposites."""
     height, width = size
-    discs, found = [], []
+    discs, kept, lost = [], [], []
     for middle_y in (0.125, 0.375, 0.625, 0.875):
         for middle_x in (0.125, 0.375, 0.625, 0.875):
             distance = torch.zeros(1, height, width, dtype=float64)
@@ -176,18 +176,23 @@ def naive_first_grid(score: Callable[[Tensor], Tensor], size: tuple[int, int]) -
                     down, across = (y + 0.5) / height - middle_y, (x + 0.5) / width - middle_x
                     distance[0, y, x] = down**2 + across**2
             discs.append(naive_mask(-distance, 0.2, 60))
-            found.append(score(discs[-1]))
-    mean = sum(found) / 16
-    total = sum((reward - mean) * disc for reward, disc in zip(found, discs, strict=True))
-    assert isinstance(total, Tensor)
-    return 0.2 + 0.6 * (total - total.min()) / (total.max() - total.min())
+            kept.append(score(discs[-1]))
+            lost.append(-score(1 - discs[-1]))
+    grid = torch.zeros(1, height, width, dtype=float64)
+    for found in (kept, lost):
+        mean = sum(found) / 16
+        total = sum((reward - mean) * disc for reward, disc in zip(found, discs, strict=True))
+        assert isinstance(total, Tensor)
+        grid += 0.1 + 0.3 * (total - total.min()) / (total.max() - total.min())
+    return grid
 
 
 def naive_search(
     model: nn.Module, image: Tensor, target: int, area: float, updates: int, variant: Variant
 ) -> Tensor:
     """Return the mask of one image after some of six updates, without batches."""
-    smooth = SmoothMask((image.shape[2], image.shape[3]), 1, 3.0)
+    sigma = 3.0 if variant == "preserve" else 4.0
+    smooth = SmoothMask((image.shape[2], image.shape[3]), 1, sigma)
     levels = perturbation_levels(image, "blur", 8, 20 * 16 / 224)
 
     def reward_of(mask: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
@@ -438,13 +443,19 @@ def test_lengths_follow_the_shorter_side() -> None:
         smooth = quick(**settings)._search(torch.zeros(1, 1, *size)).smooth_mask
         return smooth.step, smooth.sigma
 
-    assert lengths((224, 300)) == (7, 21)
-    assert lengths((128, 128)) == (4, 12)
-    assert lengths((100, 64)) == (2, 6)
-    assert lengths((16, 16)) == (1, 3)
+    assert lengths((224, 300)) == (3, 10.5)
+    assert lengths((128, 128)) == (2, 6)
+    for side in (28, 32, 48, 64):
+        assert lengths((side + 9, side)) == (1, 3)
+    for variant, lost in (("delete", True), ("dual", True), ("preserve", False)):
+        assert lengths((224, 224), variant=variant) == ((4, 14) if lost else (3, 10.5))
+        assert lengths((64, 64), variant=variant) == ((1, 4) if lost else (1, 3))
     assert lengths((64, 64), step=5) == (5, 15)
-    assert lengths((64, 64), sigma=4.0) == (2, 4)
+    assert lengths((64, 64), sigma=4.0) == (1, 4)
+    assert lengths((64, 64), sigma=12.0) == (4, 12)
+    assert lengths((64, 64), step=2, sigma=4.0) == (2, 4)
     assert lengths((64, 64), preset="torchray") == (7, 21)
+    assert lengths((64, 64), preset="torchray", sigma=12.0) == (7, 12)
 
 
 def test_targets_that_are_callables() -> None:
@@ -509,13 +520,14 @@ def test_reward_of_ones_own(target: int | list[int]) -> None:
     found = quick(reward_func=reward, batch_size=3).masks(model, images, target)
     plain = quick().masks(model, images, target)
     torch.testing.assert_close(found.history[:, :, 0, 0], 2 * plain.history[:, :, 0, 0])
-    # 16 coarse masks for each image, then two masks for each.
-    assert [shape for shape, _ in seen[:3]] == [(32, CLASSES), (3, CLASSES), (1, CLASSES)]
+    # 16 coarse masks for each image and their opposites, then two masks for each.
+    coarse, few, one = (32, CLASSES), (3, CLASSES), (1, CLASSES)
+    assert [shape for shape, _ in seen[:4]] == [coarse, coarse, few, one]
     if isinstance(target, int):
         assert {chosen for _, chosen in seen} == {2}
     else:
-        chosen = [classes.tolist() for _, classes in seen[:3]]
-        assert chosen == [[2] * 16 + [0] * 16, [2, 2, 0], [0]]
+        chosen = [classes.tolist() for _, classes in seen[:4]]
+        assert chosen == [[2] * 16 + [0] * 16, [2] * 16 + [0] * 16, [2, 2, 0], [0]]
 
 
 @pytest.mark.parametrize(
@@ -557,7 +569,7 @@ def test_call_of_torchrays_readme(capsys: pytest.CaptureFixture[str]) -> None:
         model, x, category_id, reward_func=contrastive_reward, debug=True, areas=[0.12]
     )
     assert masks.shape == (1, 1, 16, 20)
-    assert hist.shape == (1, 2, 16)
+    assert hist.shape == (1, 2, 12)
     printed = capsys.readouterr().out
     assert "reward_func='contrastive'" in printed
     assert "iteration 1, image 0, area 0.12: reward " in printed
@@ -617,6 +629,8 @@ def test_prints_every_so_often(capsys: pytest.CaptureFixture[str]) -> None:
         ({"step": 1.5}, "step"),
         ({"sigma": 0}, "sigma > 0"),
         ({"sigma": math.nan}, "sigma > 0"),
+        ({"rounds": -1}, "rounds to be an integer >= 0, got -1"),
+        ({"rounds": 2, "preset": "torchray"}, "rounds=0 with preset='torchray', .* got rounds=2"),
         ({"tolerance": 0.0}, "tolerance > 0"),
         ({"tolerance": math.nan}, "tolerance > 0"),
         ({"variant": "both"}, "variant to be one of 'preserve', 'delete', 'dual', got 'both'"),

@@ -167,6 +167,7 @@ def test_settings_can_be_written_as_json() -> None:
         "autocast": False,
         "seed": 0,
         "tolerance": None,
+        "rounds": 0,
     }
     assert FromFunction(spot).settings()["function"] == "spot"
 

@@ -1,9 +1,11 @@
 """The fit to the scores of few masks: its parts by hand, and what it is good for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from known_maps import MAPS, KnownMap, estimated, slope_error_bias
 from tiny_models import make_images, make_model
 from torch import Tensor, nn
 from traces import bits
@@ -11,9 +13,10 @@ from traces import bits
 from lightning_saliency.attribution import RISE
 from lightning_saliency.attribution.rise_estimation import regression
 from lightning_saliency.attribution.rise_estimation.estimators import MaskAverage, rank_correlation
-from lightning_saliency.attribution.rise_estimation.kernel_ridge import KernelRidge
+from lightning_saliency.attribution.rise_estimation.kernel_ridge import KernelRidge, PairKernel
 from lightning_saliency.attribution.rise_estimation.link_function import LinkFunction
 from lightning_saliency.attribution.rise_estimation.regression import MaskRegression
+from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.image.random_mask import MaskBlock, Upsampling, balanced_masks
 
 SIZE = (24, 20)
@@ -85,7 +88,7 @@ def test_fit_is_kernel_ridge_regression_with_a_free_level() -> None:
         found = torch.linalg.solve(system, torch.cat([y, torch.zeros(1).double()]))
         return lambda at: kernel(at, some) @ found[:-1] + found[-1]
 
-    fit = KernelRidge(pairs, values.unflatten(0, (2, 15)))
+    fit = KernelRidge(PairKernel(pairs), values.unflatten(0, (2, 15)))
     for column in range(2):
         leave_one_out = {
             ridge: torch.cat(
@@ -110,7 +113,7 @@ def test_fit_is_kernel_ridge_regression_with_a_free_level() -> None:
 def test_values_that_do_not_change_are_fitted_by_their_level() -> None:
     points = torch.randn(10, 3, dtype=torch.float64)
     level = torch.full((2, 10, 1), 7.0, dtype=torch.float64)
-    fit = KernelRidge(points, level)
+    fit = KernelRidge(PairKernel(points), level)
     torch.testing.assert_close(fit(points), level)
     torch.testing.assert_close(fit.variance, torch.zeros(1, dtype=torch.float64))
 
@@ -227,10 +230,11 @@ def test_what_is_kept_from_one_map_to_the_next_changes_none() -> None:
     fresh = []
     for method, image in calls:
         regression._kept.clear()
+        regression._kept_kernels.clear()
         fresh.append(fitted(method, image))
     assert [fitted(method, image) for method, image in calls] == fresh
     assert [fitted(method, image) for method, image in reversed(calls)] == fresh[::-1]
-    assert len(regression._kept) == 1
+    assert len(regression._kept) == len(regression._kept_kernels) == 1
 
 
 # --- within RISE ------------------------------------------------------------------------------
@@ -261,5 +265,65 @@ def test_a_constant_score_gives_a_map_of_zeros() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.new_tensor([[1.0, 2.0]]).expand(len(x), 2)
 
-    came = RISE()(Constant(), make_images(), 1)
+    came = RISE(score="logit")(Constant(), make_images(), 1)
     torch.testing.assert_close(came, torch.zeros_like(came), rtol=0, atol=1e-6)
+
+
+# --- known maps -------------------------------------------------------------------------------
+
+BY_NAME = {known.name: known for known in MAPS}
+
+
+def test_exact_maps_are_the_limit_of_plain_means() -> None:
+    for known in (BY_NAME["A * B"], BY_NAME["rare"], BY_NAME["checkers of cells"]):
+        exact = known.exact()
+        plain = estimated(known, 128 * 400, 1, "balanced")
+        assert (plain - exact).square().mean().sqrt() < 0.01 * exact.abs().max()
+
+
+@pytest.mark.parametrize("known", MAPS, ids=lambda known: known.name)
+def test_maps_are_neither_smoothed_nor_biased(known: KnownMap) -> None:
+    slope, _, bias, chance = slope_error_bias(known, 256, 8)
+    assert 0.9 <= slope <= 1.1
+    assert bias <= 2 * chance
+
+
+@pytest.mark.parametrize("name", ["A * B", "line", "rare", "checkers of cells"])
+def test_errors_are_no_larger_than_those_of_plain_means(name: str) -> None:
+    (_, fitted, *_), (_, averaged, *_) = (
+        slope_error_bias(BY_NAME[name], 256, 8, preset) for preset in (None, "balanced")
+    )
+    assert fitted < averaged
+
+
+# --- scores without variance ------------------------------------------------------------------
+
+
+class Sure(nn.Module):
+    """The logit of class 1 is the mean of the picture and a level."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        logit = x.mean((1, 2, 3)) + self.by
+        return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"score": "sigmoid"}, {"preset": "balanced"}], ids=str)
+def test_probabilities_that_no_mask_changes_give_a_hint(settings: dict[str, Any]) -> None:
+    method = RISE(128, **settings)
+    for sure in (Sure(100), Sure(-100)):
+        with pytest.warns(SaliencyWarning, match=r"2 of 2 images.* take score='logit'"):
+            saliency = method(sure, make_images(2), 1)
+        assert saliency.abs().max() < 1e-6
+    assert method(Sure(0), make_images(2), 1).abs().max() > 1e-3
+    assert RISE(128, score="logit")(Sure(100), make_images(2), 1).abs().max() > 1e-3
+
+
+def test_the_hint_counts_the_images_it_is_about() -> None:
+    images = make_images(3)
+    images[1] = 1000
+    with pytest.warns(SaliencyWarning, match="probability .* 1 of 3 images"):
+        RISE(128)(Sure(0), images, 1)

@@ -7,10 +7,16 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from traces import random_streams
 
+from lightning_saliency.attribution import (
+    AttributionMethod,
+    ContrastiveExcitationBackprop,
+    GradCAM,
+)
 from lightning_saliency.benchmark import ClutteredDigits, get_example_data, get_example_regions
 from lightning_saliency.benchmark.example import normalize
 from lightning_saliency.errors import DownloadError, InputError
@@ -32,16 +38,22 @@ def test_needs_neither_network_nor_scikit_learn(monkeypatch: pytest.MonkeyPatch)
     assert get_example_regions().shape == (2, 1, 128, 128)
 
 
-def test_layers_are_called_and_made_as_in_vgg16() -> None:
+def test_features_are_called_and_made_as_in_vgg16() -> None:
     model, *_ = get_example_data()
     with torch.device("meta"):
         vgg16 = torchvision.models.vgg16(init_weights=False)
-    kinds = {name: type(module) for name, module in model.named_modules() if name}
-    assert kinds == {name: type(module) for name, module in vgg16.named_modules() if name}
+    kinds, wanted = (
+        {name: type(each) for name, each in of.named_modules() if name.startswith("features")}
+        for of in (model, vgg16)
+    )
+    assert kinds == wanted
+    # What enters the last layer, and that layer, as in VGG16.
+    assert isinstance(model.get_submodule("classifier.4"), nn.Identity)
+    assert isinstance(model.get_submodule("classifier.6"), nn.Linear)
     assert isinstance(model.get_submodule("features.29"), nn.ReLU)
     assert isinstance(model.get_submodule("features.30"), nn.MaxPool2d)
     for name, module in vgg16.named_modules():
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):  # all of them in the features
             mine: Any = model.get_submodule(name)
             assert (mine.kernel_size, mine.stride, mine.padding) == (
                 module.kernel_size,
@@ -109,6 +121,30 @@ def test_accuracy_on_held_out_pictures() -> None:
     top = model(normalize(images)).topk(2).indices
     right = (top.sort().values == labels.sort().values).all(1).float().mean()
     assert right > 0.9
+
+
+def near(mask: Tensor) -> Tensor:
+    """Return the pixels (N, H, W) that are less than 4 pixels from a mask."""
+    line = torch.arange(-4, 5)
+    disc = (line[:, None].square() + line.square() < 16).float()
+    return F.conv2d(mask.float()[:, None], disc[None, None], padding=4)[:, 0] > 0
+
+
+def test_methods_that_tell_classes_apart_find_the_digit_that_is_asked_for() -> None:
+    model, *_ = get_example_data()
+    data = ClutteredDigits("val", 60, num_digits=2, size=128)
+    images, labels, masks = (torch.stack(entry) for entry in zip(*data, strict=True))
+
+    def hits(method: AttributionMethod) -> float:
+        found = []
+        for digit in range(2):
+            maps = method(model, normalize(images), labels[:, digit])
+            place = maps.flatten(1).argmax(1, keepdim=True)
+            found.append(near(masks[:, digit]).flatten(1).gather(1, place).float().mean())
+        return float(torch.stack(found).mean())
+
+    assert hits(GradCAM("features.29")) >= 0.85
+    assert hits(ContrastiveExcitationBackprop("features.9", "classifier.4")) >= 0.95
 
 
 def test_the_package_brings_less_than_a_megabyte() -> None:

@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from quiet import QUIET, several_processes
 from small_runs import TinyModule, dataset, fit, make_trainer, train_loader, val_loader
 from test_ranks import Still, numbers
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_saliency import EvidenceCallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
@@ -121,7 +122,7 @@ def test_training_is_untouched(tmp_path: Path) -> None:
 
 def test_beside_maps_it_says_which_of_them_lie_on_the_evidence(tmp_path: Path) -> None:
     callback = SaliencyCallback(
-        [Gradient(), GradCAM()], samples=8, evidence=Evidence(4), target=("label", 2)
+        [Gradient(), GradCAM()], samples=8, evidence=Evidence(4), target=("label", 2), log="full"
     )
     fit(tmp_path, callback)
     logged = numbers(tmp_path, "saliency_evidence")
@@ -134,6 +135,10 @@ def test_beside_maps_it_says_which_of_them_lie_on_the_evidence(tmp_path: Path) -
     assert all(0 <= value <= 1 for tag in overlaps for value in logged[tag])
     assert TAG + "kind_fine" in logged
     assert "saliency_evidence/2/kind_fine" in logged
+    basic = SaliencyCallback(Gradient(), samples=8, evidence=Evidence(4))
+    trainer = fit(tmp_path / "basic", basic)
+    assert not any("_overlap/" in tag for tag in numbers(tmp_path / "basic", "saliency_evidence"))
+    assert "saliency_evidence_overlap/gradient" in trainer.callback_metrics
 
 
 def test_it_is_measured_every_so_often(tmp_path: Path) -> None:
@@ -141,7 +146,7 @@ def test_it_is_measured_every_so_often(tmp_path: Path) -> None:
     fit(tmp_path, callback, max_epochs=5)
     logged = numbers(tmp_path)
     assert len(numbers(tmp_path, TAG)[TAG + "kind_low"]) == 3
-    assert len(logged["saliency_drift/gradient/previous/ssim"]) == 5
+    assert len(logged["saliency_drift/gradient/previous"]) == 4
 
 
 def test_the_budget_holds_it_back(tmp_path: Path) -> None:
@@ -165,8 +170,11 @@ def test_at_every_precision(tmp_path: Path, precision: Any) -> None:
 
 def test_validate_alone(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, evidence(target="predicted"))
-    (found,) = trainer.validate(TinyModule(), val_loader(), verbose=False)
-    assert sum(found[f"saliency_evidence/predicted/kind_{n}"] for n in CONTENTS) == pytest.approx(1)
+    trainer.validate(TinyModule(), val_loader(), verbose=False)
+    found = [
+        trainer.callback_metrics[f"saliency_evidence/predicted/kind_{name}"] for name in CONTENTS
+    ]
+    assert float(sum(found)) == pytest.approx(1)
 
 
 # --- samples and labels -------------------------------------------------------------------------
@@ -187,6 +195,68 @@ def test_samples_of_one_class_are_filled_in_alone_and_it_is_said(tmp_path: Path)
     assert trainer.current_epoch == 2
     pair = (each.found[-1].evidence["label"].now.place for each in (listener, other))
     assert torch.equal(*pair)
+
+
+def second_logit(output: Tensor) -> Tensor:
+    return output[:, 2]
+
+
+def test_a_callable_is_scored_as_it_is(tmp_path: Path) -> None:
+    listener = Rounds()
+    trainer = fit(tmp_path, evidence(target=second_logit, probes="fill"), listener, max_epochs=1)
+    images = dataset(12, seed=2).tensors[0][:8]
+    direct = measure_evidence(trainer.lightning_module, images, second_logit, 4, "fill")
+    found = listener.found[0].evidence["second_logit"].now
+    assert torch.allclose(found.place, direct.place, atol=1e-6, equal_nan=True)
+    assert "saliency_evidence/second_logit/kind_low" in numbers(tmp_path, "saliency_evidence")
+
+
+class Signed(nn.Module):
+    def __init__(self, network: nn.Module, sign: float) -> None:
+        super().__init__()
+        self.network, self.sign = network, sign
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images) * self.sign
+
+
+class WithSign(TinyModule):
+    """Takes something beside the image, which says what its logits are worth."""
+
+    def forward(self, images: Tensor, sign: Tensor) -> Tensor:
+        return super().forward(images) * sign[:, None]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(*batch[0]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(*batch[0])
+
+
+def with_sign(count: int) -> DataLoader[Any]:
+    images, labels = dataset(count, seed=2).tensors
+    sign = 1.0 - 2.0 * (torch.arange(count) % 2)
+    return DataLoader(
+        [((image, s), label) for image, s, label in zip(images, sign, labels, strict=True)], 4
+    )
+
+
+def test_each_sample_keeps_its_further_inputs(tmp_path: Path) -> None:
+    callback = evidence(
+        unpack=lambda batch: (batch[0][0], batch[1], None, batch[0][1]), probes="fill"
+    )
+    trainer = make_trainer(tmp_path, callback, listener := Rounds(), max_epochs=1)
+    trainer.fit(WithSign(), with_sign(8), with_sign(8))
+    network = trainer.lightning_module.net
+    images, labels = dataset(8, seed=2).tensors
+    found = listener.found[0].evidence["label"].now
+    for index, sign in enumerate([1.0, -1.0] * 4):
+        # As if that sample alone were measured, by a network that knows its input.
+        model = Signed(network, sign)
+        direct = measure_evidence(
+            model, images[[index]], int(labels[index]), 4, "fill", partners=None
+        )
+        assert torch.allclose(found.place[index], direct.place[0], atol=1e-5, equal_nan=True)
 
 
 def sign_of_red(module: TinyModule, images: Tensor) -> Tensor:

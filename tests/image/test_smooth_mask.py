@@ -46,9 +46,7 @@ def naive_mask(grid: Tensor, size: tuple[int, int], step: int, sigma: float) -> 
                     for j in range(left, left + 2 * radius + 1):
                         inside = 0 <= i < rows and 0 <= j < columns
                         value = float(grid[b, i, j]) if inside else 0.0
-                        distance = math.hypot(
-                            y + margin - sigma - i * step, x + margin - sigma - j * step
-                        )
+                        distance = math.hypot(y - i * step, x - j * step)
                         contribution = value * math.exp(-2 * max(distance / sigma - 0.5, 0) ** 2)
                         above += contribution * math.exp(20 * contribution)
                         below += math.exp(20 * contribution)

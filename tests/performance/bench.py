@@ -28,6 +28,7 @@ MEASUREMENTS = {
     "gradient": "bench_gradient",
     "rise": "bench_rise",
     "extremal": "bench_extremal",
+    "known_optimum": "bench_known_optimum",
     "epoch": "bench_epoch",
     "callback_cost": "callback_cost",
     "budget_share": "budget_share",
@@ -42,6 +43,7 @@ BY_NAME_ONLY = {
     "alarm_rates": "alarm_rates",
     "evidence_runs": "evidence_runs",
     "shortcut_seeds": "shortcut_seeds",
+    "tetrominoes": "bench_tetrominoes",
 }
 EVERY = MEASUREMENTS | BY_NAME_ONLY
 

@@ -2,9 +2,12 @@
 
 With the whole image visible, all derivatives may be almost zero: where the score is saturated, or
 where one object speaks for the target and another one against it. A search that starts there
-converges to an arbitrary mask. A few masks that each keep one part of the image need no
-derivatives.
+converges to an arbitrary mask. A few masks that each keep one part of the image, and their
+opposites that each lack it, need no derivatives. A part that is enough alone is found by what it
+keeps; one that is needed beside others, by what is lost without it.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,17 +40,22 @@ def coarse_masks(size: tuple[int, int], like: Tensor) -> Tensor:
     return exact_area(-distance, like.new_full((len(distance),), _AREA), _CONTRAST)
 
 
-def initial_grids(rewards: Tensor, masks: Tensor, step: int) -> Tensor:
+def initial_grids(rewards: Sequence[Tensor], masks: Tensor, step: int) -> Tensor:
     """Return grids that are higher where masks are rewarded more than others.
 
     Args:
-        rewards: (N, K), of each image with each mask; their scale does not matter.
+        rewards: one or more (N, K), each of each image with each mask. What they say counts alike,
+            whatever their scales.
         masks: (K, H, W).
         step: distance of the grid's points, in pixels.
 
     Returns:
         (N, rows, columns), in [0.2, 0.8]; 0.5 everywhere if all rewards are equal.
     """
+    return torch.stack([_field(some, masks, step) for some in rewards]).mean(0)
+
+
+def _field(rewards: Tensor, masks: Tensor, step: int) -> Tensor:
     more = rewards - rewards.mean(1, keepdim=True)
     sums = torch.einsum("nk,kyx->nyx", more.to(masks.dtype), masks[:, ::step, ::step])
     low, high = sums.amin((1, 2), keepdim=True), sums.amax((1, 2), keepdim=True)

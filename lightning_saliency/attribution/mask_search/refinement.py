@@ -7,7 +7,7 @@ than the last one, and whether the mask of a smaller area did better than that o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import NamedTuple
@@ -19,10 +19,11 @@ from lightning_saliency.attribution.mask_search.objective import MaskProblem, Pi
 from lightning_saliency.image.exact_area import exact_area
 
 # For how many iterations a mask of one area is grown to the next, and how its contrast rises.
-_GROWTH = 10
+_GROWTH = 8
 _GROWTH_CONTRASTS = (8.0, 60.0)
-# In the last third the masks are so close to the final ones that their rewards can be compared.
-_GROWTH_COMPARABLE = 0.7
+# In the last third of them the masks are so close to the final ones that their rewards can be
+# compared.
+_COMPARABLE = 0.7
 
 # A larger mask is good enough if its reward is beyond the smaller one's by this share of it. Masks
 # that differ by less may change places when they are cut to 0 and 1.
@@ -55,16 +56,16 @@ class BestGrids:
         self.grid = torch.where(better[:, None, None], grid.detach(), self.grid)
 
 
-class _Found(NamedTuple):
+class EvaluatedMasks(NamedTuple):
     """Masks (N, A, H, W) and their rewards (N, A)."""
 
     masks: Tensor
     rewards: Tensor
 
-    def or_better(self, other: _Found) -> _Found:
+    def or_better(self, other: EvaluatedMasks) -> EvaluatedMasks:
         """Return the better one of each pair; of two that are equal, this one."""
         better = other.rewards > self.rewards
-        return _Found(
+        return EvaluatedMasks(
             torch.where(better[:, :, None, None], other.masks, self.masks),
             torch.where(better, other.rewards, self.rewards),
         )
@@ -86,8 +87,8 @@ def refine_masks(problem: MaskProblem, grids: Sequence[Tensor], rewards: Picture
     Returns:
         (N, A, H, W)
     """
-    found = [_evaluated(problem, _final(problem, grid), rewards) for grid in grids]
-    masks, best = reduce(_Found.or_better, found)
+    found = [evaluate_grid(problem, grid, rewards) for grid in grids]
+    masks, best = reduce(EvaluatedMasks.or_better, found)
     for larger in range(1, len(problem.areas)):
         enough = best[:, larger - 1] + _MARGIN * best[:, larger - 1].abs()
         # Not ~(>=): where a reward is NaN there is nothing to gain.
@@ -98,25 +99,33 @@ def refine_masks(problem: MaskProblem, grids: Sequence[Tensor], rewards: Picture
         here = images, slice(larger, larger + 1)
         grown = _grow(part, masks[images, larger - 1], larger, some)
         found = [_evaluated(part, larger_masks[:, None], some) for larger_masks in grown]
-        masks[here], best[here] = reduce(_Found.or_better, found, _Found(masks[here], best[here]))
+        old = EvaluatedMasks(masks[here], best[here])
+        masks[here], best[here] = reduce(EvaluatedMasks.or_better, found, old)
     return masks
 
 
-def _final(problem: MaskProblem, grid: Tensor) -> Tensor:
-    """Return masks (N, A, H, W), almost without gray, of grids (N * A, rows, columns)."""
+def evaluate_grid(problem: MaskProblem, grid: Tensor, rewards: PictureRewards) -> EvaluatedMasks:
+    """Return the masks of grids, almost without gray, and their rewards.
+
+    Args:
+        problem: that the search was for.
+        grid: (N * A, rows, columns).
+        rewards: of the pictures.
+    """
     areas = grid.new_tensor(problem.areas * len(problem.levels))
     masks = exact_area(problem.smooth_mask(grid), areas, _LAST_CONTRAST)
-    return masks.reshape(len(problem.levels), -1, *problem.smooth_mask.size)
+    masks = masks.reshape(len(problem.levels), -1, *problem.smooth_mask.size)
+    return _evaluated(problem, masks, rewards)
 
 
-def _evaluated(problem: MaskProblem, masks: Tensor, rewards: PictureRewards) -> _Found:
+def _evaluated(problem: MaskProblem, masks: Tensor, rewards: PictureRewards) -> EvaluatedMasks:
     reward, _ = rewards.evaluate(problem.pictures(masks))
-    return _Found(masks, reward.reshape(masks.shape[:2]))
+    return EvaluatedMasks(masks, reward.reshape(masks.shape[:2]))
 
 
 def _grow(
     problem: MaskProblem, masks: Tensor, larger: int, rewards: PictureRewards
-) -> Iterator[Tensor]:
+) -> list[Tensor]:
     """Search for what to add to masks, so that they have a larger area.
 
     It starts from a uniform grid, not from what the larger area's own search found.
@@ -127,23 +136,51 @@ def _grow(
         larger: the index of the area.
         rewards: of the pictures.
 
-    Yields:
+    Returns:
         Masks (N, H, W) of that area, in which almost all of ``masks`` is: the best of the last
         iterations, and what they end with.
     """
-    area = masks.new_full((len(masks),), problem.areas[larger])
-    grid = masks.new_full((len(masks), *problem.smooth_mask.grid_size), 0.5).requires_grad_()
-    best = BestGrids(grid)
-    update = problem.config.updater(grid, _GROWTH)
-    for share in torch.linspace(0, 1, _GROWTH).tolist():
-        contrast = _GROWTH_CONTRASTS[0] ** (1 - share) * _GROWTH_CONTRASTS[1] ** share
+    grid = masks.new_full((len(masks), *problem.smooth_mask.grid_size), 0.5)
+
+    def grown(grid: Tensor, contrast: float) -> Tensor:
         # What is in the old masks lies above all that is not.
-        grown = exact_area(masks + problem.smooth_mask(grid), area, contrast)
-        pictures = problem.pictures(grown[:, None])
+        areas = masks.new_full((len(masks),), problem.areas[larger])
+        return exact_area(masks + problem.smooth_mask(grid), areas, contrast)
+
+    found = climb(problem, grid, grown, _GROWTH_CONTRASTS, _GROWTH, rewards)
+    return [grown(last, _LAST_CONTRAST) for last in found]
+
+
+def climb(
+    problem: MaskProblem,
+    grid: Tensor,
+    masks_of: Callable[[Tensor, float], Tensor],
+    contrasts: tuple[float, float],
+    iterations: int,
+    rewards: PictureRewards,
+) -> list[Tensor]:
+    """Search at one area, while the contrast of the masks rises.
+
+    Args:
+        problem: of N images.
+        grid: (N, rows, columns), where to start; it stays as it is.
+        masks_of: the masks (N, H, W) of grids at a contrast, differentiable.
+        contrasts: at the beginning and at the end.
+        iterations: how many.
+        rewards: of the pictures.
+
+    Returns:
+        Grids: the best of the last iterations, and those of the end.
+    """
+    grid = grid.clone().requires_grad_()
+    best = BestGrids(grid)
+    update = problem.config.updater(grid, iterations)
+    for share in torch.linspace(0, 1, iterations).tolist():
+        contrast = contrasts[0] ** (1 - share) * contrasts[1] ** share
+        pictures = problem.pictures(masks_of(grid, contrast)[:, None])
         reward, slopes = rewards.with_slopes([some.detach() for some in pictures])
-        if share >= _GROWTH_COMPARABLE:
+        if share >= _COMPARABLE:
             best.see(grid, reward)
         (slope,) = torch.autograd.grad(pictures, grid, slopes)
         update(slope)
-    for last in (best.grid, grid.detach()):
-        yield exact_area(masks + problem.smooth_mask(last), area, _LAST_CONTRAST)
+    return [best.grid, grid.detach()]

@@ -18,6 +18,7 @@ from lightning_saliency.attribution.mask_search.area_constraint import (
 from lightning_saliency.attribution.mask_search.initialization import coarse_masks, initial_grids
 from lightning_saliency.attribution.mask_search.objective import MaskProblem, PictureRewards
 from lightning_saliency.attribution.mask_search.refinement import BestGrids, refine_masks
+from lightning_saliency.attribution.mask_search.rounds import search_on
 from lightning_saliency.attribution.progress import report
 from lightning_saliency.errors import InputError
 
@@ -44,12 +45,15 @@ class MaskSearch(MaskProblem):
         seed: of the order in which that is done.
         tolerance: the search ends when no mask has changed by more than this share of its area in
             five iterations, and all areas are right to this share; None for all iterations.
+        rounds: how many more rounds a mask may have, see
+            :func:`~lightning_saliency.attribution.mask_search.rounds.search_on`.
     """
 
     max_iter: int
     jitter: bool
     seed: int = 0
     tolerance: float | None = None
+    rounds: int = 0
 
     def run(
         self, rewards: PictureRewards, progress: Progress | None = None
@@ -57,9 +61,9 @@ class MaskSearch(MaskProblem):
         """Search, starting from the rewards of coarse masks, or from uniform masks.
 
         One forward and one backward pass of the model for each mask and iteration (two for
-        ``"dual"``), and ten more for each mask that does hardly better than the next smaller one;
-        and forward passes alone, 16 for each image, and two to four for each mask. Without
-        ``tolerance``, the host does not wait for the device before the end.
+        ``"dual"``), and eight more for each mask that does hardly better than the next smaller one;
+        and forward passes alone, 32 for each image, and two to four for each mask. Without
+        ``tolerance`` or ``rounds``, the host does not wait for the device before the end.
 
         Args:
             rewards: of the pictures.
@@ -99,7 +103,10 @@ class MaskSearch(MaskProblem):
                     break
                 checked = masks
         if self.config.refined:
-            masks = refine_masks(self, [grid.detach(), best.grid], rewards)
+            grids = [grid.detach(), best.grid]
+            if self.rounds:
+                grids = [search_on(self, grids, rewards, self.rounds)]
+            masks = refine_masks(self, grids, rewards)
         return masks.reshape(*shape, *masks.shape[-2:]), history.reshape(*shape, 2, -1)
 
     def slope(
@@ -148,13 +155,22 @@ class MaskSearch(MaskProblem):
                 (images * areas, *self.smooth_mask.grid_size), self.area_constraint.first
             )
         masks = coarse_masks(self.smooth_mask.size, like)
-        # No more pictures at a time than the search has anyhow, unless these are few.
-        found = [
-            rewards.evaluate(self.pictures(some.expand(images, -1, -1, -1)))[0].reshape(images, -1)
-            for some in torch.split(masks, max(areas, _LEAST_PICTURES // images, 1))
-        ]
-        grids = initial_grids(torch.cat(found, 1), masks, self.smooth_mask.step)
+        found = [self._rewards_of(masks, rewards)]
+        if self.variant != "dual":
+            # What is lost by the opposite counts for the mask. A dual reward holds both already.
+            found.append(-self._rewards_of(1 - masks, rewards))
+        grids = initial_grids(found, masks, self.smooth_mask.step)
         return grids.repeat_interleave(areas, 0)
+
+    def _rewards_of(self, masks: Tensor, rewards: PictureRewards) -> Tensor:
+        """Return the rewards (N, K) of each image with each of some masks (K, H, W)."""
+        images = len(self.levels)
+        # No more pictures at a time than the search has anyhow, unless these are few.
+        parts = torch.split(masks, max(len(self.areas), _LEAST_PICTURES // images, 1))
+        found = [
+            rewards.evaluate(self.pictures(some.expand(images, -1, -1, -1)))[0] for some in parts
+        ]
+        return torch.cat([some.reshape(images, -1) for some in found], 1)
 
 
 def _largest_change(masks: Tensor, before: Tensor, error: Tensor) -> float:

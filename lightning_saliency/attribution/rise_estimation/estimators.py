@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,10 +12,15 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_saliency.attribution.progress import report
+from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.image.random_mask import MaskBlock
 from lightning_saliency.image.saliency_map import rank_correlation
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.masked_scores import masked_scores
+from lightning_saliency.network.score import ScoreKind
+
+# Probabilities in float32 that differ by less are the same, but for a few of their last digits.
+_FLAT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,10 @@ class RISEEstimate:
         split_half: (N,), Spearman correlation between the map from one half of the masks and the
             map from the other; NaN where there are no two halves or one of them is constant. With
             a correlation of r, that of the whole map with the map of infinitely many masks is
-            about ``sqrt(2 * r / (1 + r))`` (Spearman 1910, Brown 1910): 0.82 stands for 0.95.
+            about ``sqrt(2 * r / (1 + r))`` (Spearman 1910, Brown 1910): 0.82 stands for 0.95. It
+            estimates how much the order of the pixels depends on the choice of the masks, in all
+            of the image, also where the map is flat. It knows nothing of an error that both halves
+            share, nor of how large the values are.
         num_masks: (N,), int64, how many masks were used.
     """
 
@@ -250,3 +259,39 @@ class MaskScoring:
         )
         self._done += len(block)
         return scores
+
+
+class ScoreRange:
+    """The lowest and the highest score of each image so far.
+
+    Args:
+        like: (N, ...), of the images' device.
+        kind: of the scores; None if it is not known.
+    """
+
+    def __init__(self, like: Tensor, kind: ScoreKind | None) -> None:
+        self._kind = kind
+        self._low = like.new_full((len(like),), float("inf")).float()
+        self._high = -self._low
+
+    def add(self, scores: Tensor, images: Tensor) -> None:
+        """See the scores (n, K, M) of some images, whose indices are (n,)."""
+        low, high = scores.float().flatten(1).aminmax(dim=1)
+        self._low[images] = self._low[images].minimum(low)
+        self._high[images] = self._high[images].maximum(high)
+
+    def warn_if_flat(self) -> None:
+        """Warn of images whose probabilities no mask changes; the host waits for the device."""
+        if self._kind is None or self._kind == "logit":
+            return
+        name = self._kind.replace("_", "-")
+        flat = int(((self._high - self._low) < _FLAT).sum())
+        if flat:
+            warnings.warn(
+                f"RISE: the {name} of the target is the same under all masks for {flat} of "
+                f"{len(self._low)} images, so that their maps are empty. The network is sure of "
+                "its class, or of another one, whatever it sees; logits still differ: take "
+                "score='logit'.",
+                SaliencyWarning,
+                stacklevel=2,
+            )

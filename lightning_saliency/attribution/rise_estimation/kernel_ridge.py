@@ -1,5 +1,9 @@
 """Kernel ridge regression on values at points and at their opposites."""
 
+from __future__ import annotations
+
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -10,17 +14,55 @@ _SHARPNESS = 0.3
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
+class PairKernel:
+    """The kernel of points and their opposites: all of a fit that does not depend on the values.
+
+    The kernel is the same for two points as for their opposites, so the even part of a function,
+    (f(p) + f(-p)) / 2, and the odd one, (f(p) - f(-p)) / 2, are fits of their own, each to half as
+    many values: a quarter of the work.
+
+    Args:
+        points: (M, d), float64; each stands for itself and for its opposite.
+
+    Attributes:
+        count: M.
+        means: (M,), of the even kernel.
+        even: the even kernel, centered, because a free level is even.
+        odd: the odd kernel.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        squares = points.square().sum(1)
+        self._sharpness = _SHARPNESS / squares.mean().clamp(min=torch.finfo(points.dtype).tiny)
+        self._slopes, self._heights = 2 * self._sharpness * points.T, -self._sharpness * squares
+        self.count = len(points)
+        even, odd = self(points)
+        self.means = even.mean(0)
+        self.even = _Eigenvectors(even - self.means - self.means[:, None] + self.means.mean())
+        self.odd = _Eigenvectors(odd)
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return k(p, q) + k(p, -q) and k(p, q) - k(p, -q), (P, M), for points q of the fit.
+
+        k(p, q) = exp(-c |p - q|^2).
+
+        Args:
+            points: (P, d).
+        """
+        # |p - q|^2 by its parts: only that in the middle has another sign for -q.
+        products = points @ self._slopes
+        heights = self._heights - self._sharpness * points.square().sum(1, keepdim=True)
+        near, far = (heights + products).exp_(), heights.sub_(products).exp_()
+        return near + far, near.sub_(far)
+
+
 class KernelRidge:
     """A function from points to R values each, close to those that are given.
 
     For each of the R values the ridge is the one with the least leave-one-out error.
 
-    Every point comes with its opposite, -p with p. The kernel is the same for two points as for
-    their opposites, so the even part of the function, (f(p) + f(-p)) / 2, and the odd one,
-    (f(p) - f(-p)) / 2, are fits of their own, each to half as many values: a quarter of the work.
-
     Args:
-        points: (M, d), float64; each stands for itself and for its opposite.
+        kernel: of the M points, each of which stands for itself and for its opposite.
         values: (2, M, R), float64: at the points, and at their opposites.
 
     Attributes:
@@ -28,17 +70,12 @@ class KernelRidge:
         variance: (R,), mean squared error of these predictions.
     """
 
-    def __init__(self, points: Tensor, values: Tensor) -> None:
-        squares = points.square().sum(1)
-        self._sharpness = _SHARPNESS / squares.mean().clamp(min=torch.finfo(points.dtype).tiny)
-        self._slopes, self._heights = 2 * self._sharpness * points.T, -self._sharpness * squares
+    def __init__(self, kernel: PairKernel, values: Tensor) -> None:
+        self._kernel = kernel
         there, opposite = values
         even, odd = (there + opposite) / 2, (there - opposite) / 2
-        even_kernel, odd_kernel = self._kernels(points)
-        # A free level is even; what is odd has none.
-        means, level = even_kernel.mean(0), even.mean(0)
-        centered = even_kernel - means - means[:, None] + means.mean()
-        of_even, of_odd = _Ridge(centered, even - level), _Ridge(odd_kernel, odd)
+        level, means = even.mean(0), kernel.means
+        of_even, of_odd = _Ridge(kernel.even, even - level), _Ridge(kernel.odd, odd)
         mean_eigenvalue = (of_even.eigenvalues.mean() + of_odd.eigenvalues.mean()) / 2
         self.variance = torch.full_like(level, torch.inf)
         self.leave_one_out = torch.zeros_like(values)
@@ -47,7 +84,7 @@ class KernelRidge:
             ridge = share * mean_eigenvalue
             fitted_even, leverage_even, weights_even = of_even.fit(ridge)
             fitted_odd, leverage_odd, weights_odd = of_odd.fit(ridge)
-            leverage = (leverage_even + leverage_odd + 1 / len(points)) / 2
+            leverage = (leverage_even + leverage_odd + 1 / kernel.count) / 2
             error = values - level - _both(fitted_even, fitted_odd)
             error = error / (1 - leverage).clamp(min=1e-3)[:, None]
             variance = error.square().mean((0, 1))
@@ -62,27 +99,37 @@ class KernelRidge:
 
     def __call__(self, points: Tensor) -> Tensor:
         """Return the function's values (2, P, R) at points (P, d), and at their opposites."""
-        even, odd = self._kernels(points)
+        even, odd = self._kernel(points)
         return _both(torch.addmm(self._offset, even, self._even), odd @ self._odd)
 
-    def _kernels(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return k(p, q) + k(p, -q) and k(p, q) - k(p, -q), (P, M), for points q of the fit.
+    def select(self, columns: Tensor) -> KernelRidge:
+        """Return the fits to some of the values.
 
-        k(p, q) = exp(-c |p - q|^2).
+        Args:
+            columns: their indices, int64, (S,).
         """
-        # |p - q|^2 by its parts: only that in the middle has another sign for -q.
-        products = points @ self._slopes
-        heights = self._heights - self._sharpness * points.square().sum(1, keepdim=True)
-        near, far = (heights + products).exp_(), heights.sub_(products).exp_()
-        return near + far, near.sub_(far)
+        chosen = copy(self)
+        chosen.leave_one_out = self.leave_one_out[..., columns]
+        chosen.variance, chosen._offset = self.variance[columns], self._offset[columns]
+        chosen._even, chosen._odd = self._even[:, columns], self._odd[:, columns]
+        return chosen
+
+
+class _Eigenvectors:
+    """Of a kernel; what rounding makes negative is 0."""
+
+    def __init__(self, kernel: Tensor) -> None:
+        eigenvalues, self.vectors = torch.linalg.eigh(kernel)
+        self.values = eigenvalues.clamp(min=0)
+        self.squares = self.vectors.square()
 
 
 class _Ridge:
     """Ridge regression on one part of the values, for any ridge, by the kernel's eigenvectors."""
 
-    def __init__(self, kernel: Tensor, values: Tensor) -> None:
-        eigenvalues, self._vectors = torch.linalg.eigh(kernel)
-        self.eigenvalues = eigenvalues.clamp(min=0)
+    def __init__(self, kernel: _Eigenvectors, values: Tensor) -> None:
+        self.eigenvalues, self._vectors = kernel.values, kernel.vectors
+        self._squares = kernel.squares
         self._along = self._vectors.T @ values
 
     def fit(self, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +137,7 @@ class _Ridge:
         damped = self.eigenvalues + ridge + torch.finfo(self.eigenvalues.dtype).tiny
         kept = self.eigenvalues / damped
         fitted = self._vectors @ (kept[:, None] * self._along)
-        leverage = self._vectors.square() @ kept
+        leverage = self._squares @ kept
         return fitted, leverage, self._vectors @ (self._along / damped[:, None])
 
 

@@ -12,6 +12,10 @@ from lightning_saliency.network.score import ScoreKind
 # Beyond this, float32 does not tell a probability from 0 or 1.
 _FARTHEST = 16.0
 
+# Newton's method needs a few steps to a level, none of which is longer than this.
+_STEPS = 6
+_LONGEST_STEP = 4.0
+
 
 @dataclass(frozen=True)
 class LinkFunction:
@@ -59,3 +63,34 @@ class LinkFunction:
         if self.kind == "log_probability":
             return F.logsigmoid(values)
         return values
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the scores are what is transformed to, so that levels add up."""
+        return self.kind not in ("probability", "sigmoid", "log_probability")
+
+    def level(self, values: Tensor, variance: Tensor, mean: Tensor) -> Tensor:
+        """Return what to add to values so that their expected scores have a mean.
+
+        Args:
+            values: (..., R), from :meth:`transform`.
+            variance: (R,), of their errors.
+            mean: (R,), of the expected scores.
+
+        Returns:
+            (R,), from -16 to 16.
+        """
+        level = torch.zeros_like(mean)
+        tiny = torch.finfo(mean.dtype).eps
+        for _ in range(_STEPS):
+            scores = self.expected_score(values + level, variance).flatten(0, -2)
+            current = scores.mean(0)
+            if self.kind == "log_probability":
+                step = (mean - current) / (-torch.expm1(scores)).mean(0).clamp(min=tiny)
+            else:
+                # In log-odds, which are almost linear in the level.
+                slope = (scores * (1 - scores)).mean(0) / torch.sqrt(1 + math.pi / 8 * variance)
+                odds = torch.logit(mean, tiny) - torch.logit(current, tiny)
+                step = odds * current * (1 - current) / slope.clamp(min=tiny)
+            level = level + step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
+        return level.nan_to_num().clamp(-_FARTHEST, _FARTHEST)

@@ -8,7 +8,7 @@ Ghahramani. Bayesian Monte Carlo. NIPS 2002).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.attribution.rise_estimation.estimators import MaskEstimator
-from lightning_saliency.attribution.rise_estimation.kernel_ridge import KernelRidge
+from lightning_saliency.attribution.rise_estimation.kernel_ridge import KernelRidge, PairKernel
 from lightning_saliency.attribution.rise_estimation.link_function import LinkFunction
 from lightning_saliency.image.random_mask import (
     MaskBlock,
@@ -30,8 +30,13 @@ _POPULATION_BLOCKS = 64
 _POPULATION_SEED = 20_000_000
 # Of a population that is kept for the next map; that of 7 x 7 cells has as many.
 _KEPT_MASKS = 8192
+# Of so many masks the kernels are kept: six megabytes, or two of the 256 masks by default.
+_KEPT_KERNELS = 512
 # Masks are smooth, and their means over so many places along each side tell them apart.
 _PLACES = 8
+# To these powers; what varies least is raised by this share of what varies most.
+_WHITENED = (0.0, 0.5, 1.0)
+_FLOOR = 0.01
 # What comes between them and their predicted scores should fit into a processor's cache.
 _BLOCKS_AT_ONCE = 4
 
@@ -41,9 +46,11 @@ class MaskRegression(MaskEstimator):
 
     It replaces a :class:`~.estimators.MaskAverage` that is centered. Each score has a fit of its
     own, in units in which scores add up better than they do as probabilities
-    (:class:`LinkFunction`). The mean of its residuals is added, shrunk as far as it may be chance,
-    so that with many masks the map converges to the paper's, however bad the fit. All is computed
-    on the CPU in float64.
+    (:class:`LinkFunction`), and of features that suit it (:class:`_BestFit`). The mean over the
+    masks of what a fit to all others leaves over is added in full, so that the map is not smoothed,
+    whatever the fit. Only where the link bends the scores, and this mean is no larger than chance
+    would make it, is it left out: a few large probabilities would be seen all over the map. All is
+    computed on the CPU in float64.
 
     Args:
         link: of the scores.
@@ -98,26 +105,44 @@ class MaskRegression(MaskEstimator):
 
     def _maps(self, blocks: Sequence[MaskBlock], scores: Tensor, upsampling: Upsampling) -> Tensor:
         """Return maps (R, H, W) for scores (2, B, M / 2, R) of B blocks of M masks."""
-        known, population = _Pairs.of(blocks), _population(upsampling)
-        points = known.places.flatten(0, 1)
+        means = _means(upsampling)
+        known, population = _Pairs.of(blocks, means), _population(upsampling, means)
         values = scores.flatten(1, 2)
-        fit = KernelRidge(points, self._link.transform(values))
+        fit = _BestFit(_kernels(known, upsampling, means), self._link.transform(values))
+        left_out = self._link.expected_score(fit.leave_one_out, fit.variance)
+        trust = _slope_of_odd_parts(values, left_out)
         # Each cell is kept by half of the masks of a block, so mean scores cancel out.
         sums = [
-            some.sum_of_grids(self._predict(fit, some.places)) / population.num_masks
-            for some in population.split(_BLOCKS_AT_ONCE)
+            some.sum_of_grids(trust * predicted) / population.num_masks
+            for some, predicted in self._predictions(fit, population, left_out.mean((0, 1)))
         ]
-        residual = values - self._link.expected_score(fit.leave_one_out, fit.variance)
-        residual = residual * _signal_share(residual, points) / known.num_masks
+        residual = values - trust * left_out
+        if not self._link.is_linear:
+            residual = residual * _is_more_than_chance(residual, known.places.flatten(0, 1))
+        residual = residual / known.num_masks
         sums.append(known.sum_of_grids(residual.view(scores.shape)))
         like = blocks[0].grids
         shifts = torch.cat([population.shifts, known.shifts])
         return upsampling.sum_of(torch.cat(sums).to(like.device, like.dtype), shifts)
 
-    def _predict(self, fit: KernelRidge, places: Tensor) -> Tensor:
-        """Return the predicted scores (2, B, M / 2, R) for places (B, M / 2, places)."""
-        values = fit(places.flatten(0, 1))
-        return self._link.expected_score(values, fit.variance).reshape(2, *places.shape[:2], -1)
+    def _predictions(
+        self, fit: _BestFit, population: _Pairs, mean: Tensor
+    ) -> Iterator[tuple[_Pairs, Tensor]]:
+        """Yield blocks of the population with their predicted scores (2, B, M / 2, R).
+
+        What a fit to all other masks predicts for the masks of a balanced block is too good: the
+        block is no random sample. So predictions for the population are nearer to their mean, and
+        where a link bends them, their mean is another one. It is made ``mean`` (R,), that of the
+        predictions that leave a mask out.
+        """
+        parts = population.split(_BLOCKS_AT_ONCE)
+        values = [fit(part.places.flatten(0, 1)) for part in parts]
+        if not self._link.is_linear:
+            level = self._link.level(torch.cat(values, 1), fit.variance, mean)
+            values = [some.add_(level) for some in values]
+        for part, some in zip(parts, values, strict=True):
+            scores = self._link.expected_score(some, fit.variance)
+            yield part, scores.reshape(2, *part.places.shape[:2], -1)
 
 
 class _Pairs(NamedTuple):
@@ -128,8 +153,8 @@ class _Pairs(NamedTuple):
     Attributes:
         grids: bool, (B, M / 2, rows, columns).
         shifts: int64, (B, 2).
-        places: float64, (B, M / 2, places), the means of the masks over a few places, less one
-            half; those of the opposites are their negatives.
+        places: float64, (B, M / 2, down, across), the means of the masks over a few places along
+            each side, less one half; those of the opposites are their negatives.
     """
 
     grids: Tensor
@@ -137,19 +162,16 @@ class _Pairs(NamedTuple):
     places: Tensor
 
     @classmethod
-    def of(cls, blocks: Sequence[MaskBlock]) -> _Pairs:
-        """Return what is needed of blocks with one upsampling."""
-        first, half = blocks[0], len(blocks[0]) // 2
+    def of(cls, blocks: Sequence[MaskBlock], means: tuple[Tensor, Tensor]) -> _Pairs:
+        """Return what is needed of blocks with one upsampling, whose means these are."""
+        half = len(blocks[0]) // 2
         grids = torch.stack([block.grids[:half] for block in blocks]).bool().cpu()
         shifts = torch.cat([block.shifts[:1] for block in blocks])
         vertical, horizontal = (
-            F.adaptive_avg_pool1d(matrices.double().cpu().mT, _PLACES).mT[of_blocks]
-            for matrices, of_blocks in zip(
-                (first.upsampling.vertical, first.upsampling.horizontal), shifts.T, strict=True
-            )
+            matrices[of_blocks] for matrices, of_blocks in zip(means, shifts.T, strict=True)
         )
         places = vertical[:, None] @ _signed(grids) @ horizontal[:, None].mT
-        return cls(grids, shifts, places.flatten(2))
+        return cls(grids, shifts, places)
 
     @property
     def num_masks(self) -> int:
@@ -178,38 +200,143 @@ def _signed(grids: Tensor) -> Tensor:
     return grids.double() - 0.5
 
 
-# The last one, because a callback explains images of one size again and again.
+def _means(upsampling: Upsampling) -> tuple[Tensor, Tensor]:
+    """Return what makes a grid the means of its mask, (shifts, places, cells) along each side."""
+    vertical, horizontal = (
+        F.adaptive_avg_pool1d(matrices.double().cpu().mT, _PLACES).mT
+        for matrices in (upsampling.vertical, upsampling.horizontal)
+    )
+    return vertical, horizontal
+
+
+class _Features(NamedTuple):
+    """Products with places from the left, and from the right, float64."""
+
+    down: Tensor
+    across: Tensor
+
+    def __call__(self, places: Tensor) -> Tensor:
+        """Return the features (P, F) of places (P, down, across)."""
+        return (self.down @ places @ self.across).flatten(1)
+
+
+def _features(means: tuple[Tensor, Tensor]) -> list[_Features]:
+    """Return the means over the places as they are, half whitened, and whitened.
+
+    The means of smooth masks vary little from one place to the next: a score that depends on such
+    detail looks like noise. Whitened they all vary alike.
+    """
+    second_moments = [(along @ along.mT).mean(0) for along in means]
+    return [
+        _Features(*(_power(moments, -whitened / 2) for moments in second_moments))
+        for whitened in _WHITENED
+    ]
+
+
+def _power(moments: Tensor, exponent: float) -> Tensor:
+    """Return the power of a symmetric matrix; the least of it does not go to infinity."""
+    eigenvalues, vectors = torch.linalg.eigh(moments)
+    raised: Tensor = (eigenvalues.clamp(min=0) + _FLOOR * eigenvalues[-1]) ** exponent
+    power: Tensor = (vectors * raised) @ vectors.T
+    return power
+
+
+class _BestFit:
+    """For each value the fit, of those with different features, with the least leave-one-out error.
+
+    Args:
+        kernels: one or more features, with the kernel of the masks.
+        values: (2, M, R), of the masks and of their opposites.
+
+    Attributes:
+        leave_one_out: see :class:`KernelRidge`, as for ``variance``.
+    """
+
+    def __init__(self, kernels: Sequence[tuple[_Features, PairKernel]], values: Tensor) -> None:
+        fits = [KernelRidge(kernel, values) for _, kernel in kernels]
+        self.variance, best = torch.stack([fit.variance for fit in fits]).min(0)
+        self.leave_one_out = torch.empty_like(values)
+        self._parts = []
+        for index, fit in enumerate(fits):
+            (chosen,) = (best == index).nonzero(as_tuple=True)
+            if len(chosen):
+                self.leave_one_out[..., chosen] = fit.leave_one_out[..., chosen]
+                self._parts.append((chosen, kernels[index][0], fit.select(chosen)))
+
+    def __call__(self, places: Tensor) -> Tensor:
+        """Return the values (2, P, R) at places (P, down, across), and at their opposites."""
+        found = places.new_empty(2, len(places), len(self.variance))
+        for chosen, features, fit in self._parts:
+            found[..., chosen] = fit(features(places))
+        return found
+
+
+# The last ones, because a callback explains images of one size again and again, by the same masks.
 _kept: list[tuple[object, _Pairs]] = []
+_kept_kernels: list[tuple[object, _Pairs, list[tuple[_Features, PairKernel]]]] = []
 
 
-def _population(upsampling: Upsampling) -> _Pairs:
-    """Return the masks that the mean is taken over."""
+def _kernels(
+    known: _Pairs, upsampling: Upsampling, means: tuple[Tensor, Tensor]
+) -> list[tuple[_Features, PairKernel]]:
+    """Return the features of masks, and their kernels."""
+    key = _key(upsampling)
+    for others_key, others, kernels in _kept_kernels:
+        if others_key == key and all(map(torch.equal, others, known)):
+            return kernels
+    places = known.places.flatten(0, 1)
+    kernels = [(some, PairKernel(some(places))) for some in _features(means)]
+    if known.num_masks <= _KEPT_KERNELS:
+        _kept_kernels[:] = [(key, known, kernels)]
+    return kernels
+
+
+def _key(upsampling: Upsampling) -> object:
+    """Return what tells the masks of one upsampling from those of another."""
     matrices = upsampling.vertical, upsampling.horizontal
-    key = (*(matrix.shape for matrix in matrices), matrices[0].dtype, upsampling.reflect)
+    return (*(matrix.shape for matrix in matrices), matrices[0].dtype, upsampling.reflect)
+
+
+def _population(upsampling: Upsampling, means: tuple[Tensor, Tensor]) -> _Pairs:
+    """Return the masks that the mean is taken over."""
+    key = _key(upsampling)
     for known, population in _kept:
         if known == key:
             return population
     rows, columns = upsampling.num_cells
     count = _POPULATION_BLOCKS * balanced_block_size(rows * columns)
-    population = _Pairs.of(list(balanced_masks(upsampling, count, _POPULATION_SEED)))
+    population = _Pairs.of(list(balanced_masks(upsampling, count, _POPULATION_SEED)), means)
     # A few megabytes; those of finer grids would be many.
     if count <= _KEPT_MASKS:
         _kept[:] = [(key, population)]
     return population
 
 
-def _signal_share(residual: Tensor, points: Tensor) -> Tensor:
-    """Return the share of the residuals' map that is not chance (R,), in [0, 1].
+def _slope_of_odd_parts(values: Tensor, predicted: Tensor) -> Tensor:
+    """Return how much predictions are worth (R,), in [0, 1]: values regressed on them.
 
-    The positive-part James-Stein estimator: the variance that independent residuals would have
-    in the map is known, and anything beyond it is taken to be signal.
+    Only the odd part, what differs between a mask and its opposite, is seen in the map.
 
     Args:
-        residual: (2, M, R), at points and at their opposites.
-        points: (M, places).
+        values: (2, M, R), at masks and at their opposites.
+        predicted: likewise.
     """
+    odd, predicted_odd = values[0] - values[1], predicted[0] - predicted[1]
+    tiny = torch.finfo(values.dtype).tiny
+    slope = (odd * predicted_odd).sum(0) / predicted_odd.square().sum(0).clamp(min=tiny)
+    return slope.clamp(0, 1)
+
+
+def _is_more_than_chance(residual: Tensor, places: Tensor) -> Tensor:
+    """Return whether residuals have a map that is larger than independent ones would have, (R,).
+
+    Args:
+        residual: (2, M, R), at masks and at their opposites.
+        places: (M, down, across), of the masks.
+    """
+    points = places.flatten(1)
     count = 2 * len(points)
     residual = residual - residual.mean((0, 1))
     found = ((residual[0] - residual[1]).T @ points / count).square().sum(1)
     chance = residual.square().mean((0, 1)) * points.square().sum(1).mean() / count
-    return (1 - chance / found.clamp(min=torch.finfo(found.dtype).tiny)).clamp(min=0)
+    return found > chance

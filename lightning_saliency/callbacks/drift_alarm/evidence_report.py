@@ -10,11 +10,12 @@ from lightning_saliency.callbacks.drift_alarm.report import Finding
 from lightning_saliency.callbacks.evidence_change import LAG, EvidenceChange, Gain, score_owner
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.image.parts import CONTENTS, cell_bounds
+from lightning_saliency.rendering import evidence_card
 
 WATCHED_GAINS = ("place_gain", "kind_gain")
 """Whose outliers are alarms."""
 
-_MOST_SHOWN = 6
+_MOST_SHOWN = 4
 _NUMERALS = {3: "three"}
 _CONTENT_WORDS: Mapping[str, str] = {
     "fine": "the fine detail",
@@ -60,14 +61,15 @@ class EvidenceReport:
         self, change: EvidenceChange, findings: Sequence[Finding], round: ExplanationRound
     ) -> None:
         self.series = f"evidence/{change.name}"
+        self.prefix = change.prefix
         self.findings = list(findings)
         self._change = change
         self._round = round
 
     @property
     def tag(self) -> str:
-        """Under which text and picture are logged."""
-        return f"{self._change.prefix}saliency_alarm/{self.series}"
+        """Under which the text is logged."""
+        return f"{self.prefix}saliency_alarm/{self.series}"
 
     def line(self) -> str:
         """Return the alarm in one line."""
@@ -79,10 +81,7 @@ class EvidenceReport:
         Args:
             picture_tag: where the picture is found.
         """
-        rows = [
-            f"| {finding.tag} | {finding.value:.3f} | {finding.span or '-'} | {finding.score:.1f} |"
-            for finding in self.findings
-        ]
+        rows = [finding.row for finding in self.findings]
         named = {"place": self._change.place, "kind": self._change.kind}
         gains = [
             f"| {what} | {_words(what, gain, self._change.grid)} | {gain.before:.2f} | "
@@ -125,13 +124,13 @@ class EvidenceReport:
         risen = _risen(change).nan_to_num(-1.0)
         chosen = risen.sort(descending=True, stable=True).indices[:_MOST_SHOWN].tolist()
         size = images.shape[2], images.shape[3]
-        maps = [
-            (f"epoch {epoch}", shares_as_maps(shares.place[chosen], size))
-            for epoch, shares in zip(change.epochs, (before, change.now), strict=True)
-        ]
-        rows = [f"{index}: rose {float(risen[index]):+.2f}" for index in chosen]
-        title = f"evidence for {score_owner(change.name)} score, by place"
-        return self._round.pictures.at_times(self.series, images[chosen], maps, rows, title)
+        return evidence_card(
+            self._round.pictures.show(images[chosen]),
+            [shares_as_maps(each.place[chosen], size) for each in (before, change.now)],
+            [f"epoch {epoch}" for epoch in change.epochs],
+            [f"sample {index}: {float(risen[index]):+.2f}" for index in chosen],
+            f"evidence for {score_owner(change.name)} score, by place",
+        )
 
     def _sentences(self) -> list[str]:
         loud = {finding.tag.rpartition("/")[2].partition("_")[0] for finding in self.findings}

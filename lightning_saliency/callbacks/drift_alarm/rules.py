@@ -57,21 +57,6 @@ class Rules:
                 raise InputError(f"Expected {name} to be a number above 0, got {value!r}.")
 
 
-def alarm_tag(tag: str) -> str:
-    """Return the tag under which the score of a watched number is logged.
-
-    Args:
-        tag: for instance ``"saliency_drift/grad_cam/previous/top10_iou"`` or
-            ``"saliency_region/grad_cam/corner"``.
-
-    Returns:
-        For instance ``"saliency_alarm/grad_cam/previous/top10_iou"`` or
-        ``"saliency_alarm/region/grad_cam/corner"``.
-    """
-    before, _, rest = tag.rpartition("saliency_")
-    return f"{before}saliency_alarm/{rest.removeprefix('drift/')}"
-
-
 def alarm_amount(tag: str, value: float) -> float:
     """Turn a logged number into one of which more is worse.
 
@@ -123,7 +108,7 @@ class Watched:
     @property
     def reference(self) -> str:
         """``"pinned"`` or ``"previous"``: what the numbers tell the distance from."""
-        return "pinned" if "/pinned/" in self.tag else "previous"
+        return "pinned" if "/pinned/" in f"{self.tag}/" else "previous"
 
     def judge(
         self, value: float, rules: Rules, pinned: int | None = None, alone: bool = True
@@ -131,14 +116,14 @@ class Watched:
         """Take the newest number and score it.
 
         Args:
-            value: as it is logged.
+            value: as it is logged; NaN if there is none.
             rules: when it is out of the usual.
             pinned: the epoch of the pinned reference, None if it is not known.
             alone: whether this number makes an alarm by itself, or only with others.
 
         Returns:
-            The score, an alarm if above 1; 0 as long as there is nothing to compare with, and for
-            a number that is missing.
+            The score, an alarm if above 1; NaN as long as there is nothing to compare with, and
+            for a number that is missing.
         """
         if pinned != self.pinned:
             # Distances from another reference are another series.
@@ -155,7 +140,7 @@ class Watched:
             score = spike_score(self.amounts, warmup, rules.window, rules.factor, floor)
         score = score if alone else score / _TOGETHER
         scores = [score, amount / rules.limit] if rules.limit else [score]
-        return max((each for each in scores if math.isfinite(each)), default=0.0)
+        return max((each for each in scores if math.isfinite(each)), default=math.nan)
 
     def usual(self, rules: Rules) -> tuple[float, float] | None:
         """Return the smallest and largest amount that the newest was compared with.
@@ -185,3 +170,18 @@ class Watched:
     def _warmup(self, rules: Rules) -> int:
         """Return how many of the amounts that are still there belong to the warm-up."""
         return max(0, rules.warmup - (self.count - len(self.amounts)))
+
+
+def limit_said(tag: str, value: float, rules: Rules) -> str:
+    """Say which limit a number has passed and in which direction; "" if it has not.
+
+    Args:
+        tag: that the number is logged under.
+        value: as it is logged.
+        rules: with the limit.
+    """
+    if rules.limit is None or not alarm_amount(tag, value) > rules.limit:
+        return ""
+    if alarm_amount(tag, 0.0) == 1.0:
+        return f"below {1 - rules.limit:g}, as limit={rules.limit:g} demands"
+    return f"above limit={rules.limit:g}"

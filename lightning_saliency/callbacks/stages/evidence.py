@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_saliency.callbacks.evidence_change import NUMBERS, EvidenceTracker
@@ -13,9 +13,11 @@ from lightning_saliency.callbacks.explainer import (
     Explainer,
     chosen_classes,
     isolated_share,
+    logits_of,
+    read_answer,
     to_model_input,
 )
-from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.explanation import ExplanationRound, choice_name
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.run_context import RunContext, best_score
@@ -26,14 +28,14 @@ from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.parts import cell_bounds
 from lightning_saliency.metrics.evidence import evidence_overlap
-from lightning_saliency.network.batching import batches_for
-from lightning_saliency.network.masked_scores import clean_logits
+from lightning_saliency.network.batching import Batches, batches_for
+from lightning_saliency.network.score import class_logits
 from lightning_saliency.trust.evidence import (
     Evidence,
     EvidenceShares,
     Removals,
     choose_partners,
-    score_of_classes,
+    score_of_targets,
 )
 
 
@@ -83,7 +85,7 @@ class EvidenceStage(Stage):
         return [f"{family}/{name}" for family in sorted(self.families) for name in NUMBERS]
 
     def _new_trackers(self) -> dict[str, EvidenceTracker]:
-        names = [str(choice) for choice in self._explainer.choices]
+        names = [choice_name(choice) for choice in self._explainer.choices]
         return {name: EvidenceTracker(self._start, self._follows_best) for name in names}
 
     @override
@@ -123,7 +125,7 @@ class EvidenceStage(Stage):
             for what, value in change.numbers.items()
         }
         round.values |= values
-        context.log_numbers(values | self._overlaps(round), count)
+        context.log_numbers(values | self._overlaps(round), count, level=round.log)
         context.require(lambda: self._draw(context, round))
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,10 +176,14 @@ class EvidenceStage(Stage):
         return self._partners
 
     def _predict(self, context: RunContext, samples: SampleSet) -> Tensor:
+        """Return the predicted classes of this process's samples."""
         model = explained_model(context.pl_module, self._explainer.forward)
         with isolated_share(context, model, samples) as share, torch.no_grad():
-            logits = clean_logits(model, share.images, batches_for("auto", share.images))
-        return logits.argmax(1).cpu()
+            parts = [
+                class_logits(part(share.images[which].clone())).argmax(1)
+                for part, which in self._models(context, share)
+            ]
+        return torch.cat(parts).cpu()
 
     def _measure(
         self, context: RunContext, samples: SampleSet, partners: Tensor | None
@@ -185,17 +191,35 @@ class EvidenceStage(Stage):
         """Return the shares of this process's samples, by the choice of class."""
         model = explained_model(context.pl_module, self._explainer.forward)
         mine = context.numbers_of_this_rank(len(samples))
+        ours = None if partners is None else partners[mine]
         everything = to_model_input(context, samples).images
         choices = self._explainer.choices
+        score = self._score(samples.labels)
+        parts: list[list[EvidenceShares]] = []
         with isolated_share(context, model, samples) as share, torch.no_grad():
-            batches = batches_for("auto", share.images)
-            logits = clean_logits(model, share.images, batches).float()
-            classes = [chosen_classes(share, logits, choice) for choice in choices]
-            ours = None if partners is None else partners[mine]
-            removals = Removals(share.images, everything, ours, self._settings)
-            score = score_of_classes(classes, self._score(samples.labels))
-            found = removals.shares(model, score, batches)
-        return dict(zip(map(str, choices), found, strict=True))
+            # One model, or one for each sample that has further inputs.
+            for part, which in self._models(context, share):
+                some = share[which]
+                answer = read_answer(part(some.images.clone()), choices).float()
+                logits = logits_of(answer, choices)
+                targets = [chosen_classes(some, logits, choice) for choice in choices]
+                theirs = None if ours is None else ours[which]
+                removals = Removals(some.images, everything, theirs, self._settings)
+                batches = batches_for("auto", some.images)
+                if any(map(callable, choices)):
+                    # What is called may know which picture is which.
+                    batches = Batches(len(some), some.images.device)
+                parts.append(removals.shares(part, score_of_targets(targets, score), batches))
+        return {
+            choice_name(choice): EvidenceShares(
+                torch.cat([part[row].place for part in parts]),
+                torch.cat([part[row].kind for part in parts]),
+            )
+            for row, choice in enumerate(choices)
+        }
+
+    def _models(self, context: RunContext, share: SampleSet) -> list[tuple[nn.Module, slice]]:
+        return self._explainer.models(context.pl_module, share)
 
     def _score(self, labels: Tensor | None) -> Literal["log_odds", "logit"]:
         if self._settings.score != "auto":

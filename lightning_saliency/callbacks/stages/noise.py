@@ -41,7 +41,7 @@ class NoiseStage(Stage):
             measure = partial(self._trackers[name].measure_noise, explanation)
             noise = context.broadcast(context.require(measure))
             tags = {round.series[name].tag(what): value for what, value in noise.items()}
-            context.log_numbers(tags, len(round.samples))
+            context.log_numbers(tags, len(round.samples), level=round.log)
         for failure in failures.values():
             if failure is not None:
                 raise StageError(failure)
