@@ -2,8 +2,9 @@
 
 from lightning_saliency.callbacks import named
 from lightning_saliency.callbacks.drift_alarm.alarm import DriftAlarm
+from lightning_saliency.callbacks.evidence import EvidenceCallback
 from lightning_saliency.callbacks.named import *  # noqa: F403 (one for each method)
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 
-__all__ = ["DriftAlarm", "SaliencyCallback"]
+__all__ = ["DriftAlarm", "EvidenceCallback", "SaliencyCallback"]
 __all__ += named.__all__

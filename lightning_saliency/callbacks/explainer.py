@@ -157,7 +157,7 @@ class Explainer:
             if context.any_process(entry.name in self._found.inapplicable)
         }
         self.methods = [entry for entry in self.methods if entry.name not in inapplicable]
-        if not self.methods:
+        if not self.methods and inapplicable:
             raise ModelError(
                 "Expected one of the methods at least to apply to the module, but none does: "
                 + " ".join(f"{name}: {why}" for name, why in inapplicable.items())
@@ -270,6 +270,8 @@ class Explainer:
         wanted = self._wanted(methods or self.methods, skip)
         numbers = context.numbers_of_this_rank(len(samples))
         gather = partial(context.gather_shares, count=len(samples))
+        if not wanted:
+            return explanations, failures
         with ExitStack() as stack:
 
             def begin() -> SharedForward:

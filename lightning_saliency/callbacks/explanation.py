@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.extras import Extras
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.callbacks.evidence_change import EvidenceChange
 from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.tags import LogLevel, names_of, value_tag
@@ -270,6 +271,7 @@ class ExplanationRound:
         values: the numbers, by the tags under which they can be monitored.
         drift: by series, how far each sample has moved.
         located: by series, what each map lies on: values (N,) by the name of the number.
+        evidence: by the choice of class, such as ``"label"``, what the network needs.
         log: which numbers the loggers get.
     """
 
@@ -285,12 +287,13 @@ class ExplanationRound:
     values: dict[str, float] = field(default_factory=dict)
     drift: dict[str, DriftResult] = field(default_factory=dict)
     located: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    evidence: dict[str, EvidenceChange] = field(default_factory=dict)
     log: LogLevel = "basic"
 
     @property
     def is_measured(self) -> bool:
-        """Whether the drift stage has filled in its part."""
-        return bool(self.drift)
+        """Whether the drift stage, or that of the evidence, has filled in its part."""
+        return bool(self.drift) or bool(self.evidence)
 
     @property
     def references(self) -> dict[str, ReferencePair]:

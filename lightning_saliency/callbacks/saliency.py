@@ -17,6 +17,7 @@ from lightning_saliency.callbacks.explanation import (
     KnownTags,
     Method,
     Series,
+    choice_name,
 )
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.fallback_metrics import FallbackMetrics
@@ -40,6 +41,7 @@ from lightning_saliency.callbacks.settings import (
     check_reference_settings,
     check_schedule_settings,
     check_tags,
+    checked_evidence,
     checked_trust,
     choices_of,
     methods_of,
@@ -48,6 +50,7 @@ from lightning_saliency.callbacks.settings import (
 from lightning_saliency.callbacks.spawn_metrics import shorten_handed_back_metrics
 from lightning_saliency.callbacks.stage_runner import Stage, StageRunner
 from lightning_saliency.callbacks.stages.drift import DriftStage
+from lightning_saliency.callbacks.stages.evidence import EvidenceStage
 from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.history import HistoryStage
 from lightning_saliency.callbacks.stages.images import FilmstripStage, ImagesStage, Pictures
@@ -59,6 +62,7 @@ from lightning_saliency.callbacks.tags import LogLevel, check_log_level, is_meas
 from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
 from lightning_saliency.network.isolation.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
+from lightning_saliency.trust.evidence import Evidence
 
 # What can fail, beside the stages and the methods.
 _SAMPLES, _EVERYTHING, _LISTENERS = "samples", "all methods", "listeners"
@@ -88,7 +92,9 @@ class SaliencyCallback(pl.Callback):
     - ``saliency_faithfulness/<method>/<measure>`` and ``saliency_sanity/<method>``, if asked for;
     - ``saliency_object/<method>/<measure>``, if there is ground truth: ``energy``, ``pointing`` and
       ``top10_iou``; ``saliency_region/<method>/<name>``: the share of the map's mass in each other
-      region; ``saliency_region_area/<name>``: what that share is for a map that knows nothing.
+      region; ``saliency_region_area/<name>``: what that share is for a map that knows nothing;
+    - ``saliency_evidence/<target>/<what>``, if asked for: how much of the evidence each place and
+      each kind of content holds, measured by removing it, and how that changes.
 
     With ``log="full"`` also:
 
@@ -136,6 +142,8 @@ class SaliencyCallback(pl.Callback):
         noise_every: at the first and every so many explanations, RISE and extremal perturbation
             explain a second time with another seed, to see what their noise is; None for never.
         trust: see :class:`~lightning_saliency.trust.TrustChecks`; None not to look for any.
+        evidence: see :class:`~lightning_saliency.trust.Evidence`; None not to measure it. It wants
+            at least 4 samples, 16 are usual.
         save_maps: keep the maps in the logger's folder, for ``load_maps`` and ``compare``.
         log: which numbers the loggers get: ``"basic"``, those that are read at a glance, or
             ``"full"``.
@@ -170,6 +178,7 @@ class SaliencyCallback(pl.Callback):
         warmup_epochs: int = 0,
         noise_every: int | None = 10,
         trust: TrustChecks | None = None,
+        evidence: Evidence | None = None,
         save_maps: bool = False,
         log: LogLevel = "basic",
         custom_scalars: bool = False,
@@ -195,7 +204,10 @@ class SaliencyCallback(pl.Callback):
         self._failures = FailureLog(on_error)
         self._runner = StageRunner(self._budget, self._failures)
 
-        methods, choices = methods_of(method), choices_of(target)
+        wants_evidence = checked_evidence(evidence, self._samples.count)
+        # Evidence can be measured without any method.
+        methods = [] if wants_evidence and method == [] else methods_of(method)
+        choices = choices_of(target)
         if on_inapplicable not in ("raise", "skip"):
             raise InputError(
                 f"Expected on_inapplicable to be 'raise' or 'skip', got {on_inapplicable!r}."
@@ -216,6 +228,10 @@ class SaliencyCallback(pl.Callback):
             SampleTableStage(self._pictures.class_name, log),
             ImagesStage(self._pictures, prefix),
         ]
+        self._evidence: EvidenceStage | None = None
+        if evidence is not None:
+            self._evidence = EvidenceStage(self._explainer, evidence, pinned, warmup_epochs, prefix)
+            self._explanation_stages.insert(1, self._evidence)
         self._filmstrips = FilmstripStage(self._pictures, prefix)
         self._later_stages: list[Stage] = []
         if noise_every is not None and any(entry.method.stochastic for entry in methods):
@@ -245,6 +261,7 @@ class SaliencyCallback(pl.Callback):
     def tags(self) -> KnownTags:
         """The tags of the numbers, as far as they are known before the samples are."""
         names = self._drift.number_tags(self.series.values())
+        names += self._evidence.number_tags if self._evidence is not None else []
         return KnownTags(tuple(names), may_grow=self._samples.unpack is not None)
 
     def filmstrip(self, method: str | None = None) -> Tensor:
@@ -422,6 +439,7 @@ class SaliencyCallback(pl.Callback):
             "last_epoch": self._last_epoch,
             "made_for": self._fingerprint.state_dict(),
             "history": self._history.state_dict(),
+            **({"evidence": self._evidence.state_dict()} if self._evidence is not None else {}),
             "found": self._explainer.state_dict(),
         }
 
@@ -443,6 +461,8 @@ class SaliencyCallback(pl.Callback):
 
             parts.load("the drift", load_drift, "monitor")
             parts.load("the filmstrips", load_pictures, "monitor")
+            if self._evidence is not None and "evidence" in state_dict:
+                parts.load("the evidence", self._evidence.load_state_dict, "evidence")
         parts.load("the time budget", self._budget.load_state_dict, "budget")
         parts.load("the sanity check", self._sanity.load_state_dict, "trust")
         # Not in checkpoints of version 0.1.0.
@@ -458,7 +478,8 @@ class SaliencyCallback(pl.Callback):
     @override
     def state_key(self) -> str:
         """What this callback's state is filed under in a checkpoint: the tags that it writes."""
-        key = self._generate_state_key(tags=sorted(self._families))
+        # Those of the methods, so that evidence can be added to a run that goes on.
+        key = self._generate_state_key(tags=sorted(self._families or self._written))
         # The Trainer asks for a key at once, and refuses equal ones without saying what to do;
         # setup, which comes before any checkpoint, looks for equal tags and says it. Once known,
         # the key stays: checkpoints are also saved after the run.
@@ -484,6 +505,8 @@ class SaliencyCallback(pl.Callback):
         """Forget the maps of the checkpoint, because they are of other pictures."""
         self._drift.load_state_dict({})
         self._pictures.load_state_dict({})
+        if self._evidence is not None:
+            self._evidence.load_state_dict({})
         indices = self._samples.indices or []
         rank_zero_warn(
             f"The validation data have changed: indices {[indices[n] for n in changed]} of the "
@@ -507,7 +530,8 @@ class SaliencyCallback(pl.Callback):
         tags = {f"saliency/samples/{name}" for name in self.series}
         if len(tags) > 1:
             tags.add("saliency/methods")
-        return {self._prefix + tag for tag in tags}
+        evidence = set() if self._evidence is None else self._evidence.families
+        return {self._prefix + tag for tag in tags} | evidence
 
     def _check_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         callbacks = RunContext(trainer, pl_module).callbacks
@@ -558,7 +582,7 @@ class SaliencyCallback(pl.Callback):
         samples = self._samples.known
         if samples is None or not self._is_due(context) or self._is_disabled():
             return
-        rehearse = partial(self._explain_samples, context, samples[:1], step)
+        rehearse = partial(self._rehearse, context, samples[:1], step)
         if self._runner.may_explain(context, len(samples), rehearse):
             self._last_epoch = context.epoch
             self._explain(context, samples, step)
@@ -566,7 +590,13 @@ class SaliencyCallback(pl.Callback):
 
     def _is_disabled(self) -> bool:
         is_disabled = self._failures.is_disabled
-        return is_disabled(_EVERYTHING) or all(map(is_disabled, self.series))
+        parts = list(self.series) or [EvidenceStage.name]
+        return is_disabled(_EVERYTHING) or all(map(is_disabled, parts))
+
+    def _rehearse(self, context: RunContext, sample: SampleSet, step: int) -> None:
+        self._explain_samples(context, sample, step)
+        if self._evidence is not None:
+            self._evidence.rehearse(context, sample)
 
     def _explain(self, context: RunContext, samples: SampleSet, step: int) -> None:
         """Explain, and run the stages that follow; what fails is reported and left out."""
@@ -611,6 +641,7 @@ class SaliencyCallback(pl.Callback):
             explanations=explanations,
             failures=failures,
             pictures=self._pictures,
+            count=self._budget.made + 1,
             log=self._log,
         )
 
@@ -623,7 +654,10 @@ class SaliencyCallback(pl.Callback):
 
     def _is_number(self, tag: str) -> bool:
         """Whether a number is logged under a tag, sooner or later."""
-        return tag in self.tags or is_measured_apart(tag, self._prefix, self.series)
+        known = list(self.series)
+        if self._evidence is not None:
+            known += [f"evidence/{choice_name(choice)}" for choice in self._explainer.choices]
+        return tag in self.tags or is_measured_apart(tag, self._prefix, known)
 
 
 def _unchanged(entries: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:

@@ -13,6 +13,10 @@ from lightning_saliency.callbacks.run_context import followed_checkpoint, is_fas
 from lightning_saliency.errors import InputError
 from lightning_saliency.loggers import adapters_of
 from lightning_saliency.trust.checks import TrustChecks
+from lightning_saliency.trust.evidence import Evidence
+
+FEWEST_SAMPLES = 4
+"""The mean evidence of fewer samples says nothing of the network."""
 
 Pinned: TypeAlias = Literal["first", "best"] | int
 """Which explanation is pinned: the first, that of the best checkpoint so far, or an epoch's."""
@@ -219,6 +223,28 @@ def checked_trust(trust: object) -> TrustChecks:
             f"None, got {trust!r}."
         )
     return trust or TrustChecks()
+
+
+def checked_evidence(evidence: object, count: int) -> bool:
+    """Return whether a user asked for evidence.
+
+    Args:
+        evidence: the setting as the user gave it.
+        count: how many samples are asked for.
+
+    Raises:
+        InputError: it is neither an ``Evidence`` nor None, or there are too few samples for it.
+    """
+    if not isinstance(evidence, Evidence | None):
+        raise InputError(
+            f"Expected evidence to be Evidence(grid=5, ...) or None, got {evidence!r}."
+        )
+    if evidence is not None and count < FEWEST_SAMPLES:
+        raise InputError(
+            f"Expected at least {FEWEST_SAMPLES} samples to measure the evidence of, got {count}. "
+            "Raise samples, 16 are usual, or leave evidence out."
+        )
+    return evidence is not None
 
 
 def _is_index(value: object) -> bool:

@@ -20,7 +20,10 @@ _FAR = 32.0
 _OLD_PARTS = {f"drift_{part}": f"similarity_{part}" for part in ("stable", "flipped", "worst")}
 _OLD_PARTS["drift_level"] = "similarity_level"
 # Measured only where somebody asks for them.
-_ASKED_FOR = ("object", "region", "region_area", "faithfulness", "sanity", "alarm", "overhead")
+_ASKED_FOR = (
+    *("object", "region", "region_area", "faithfulness", "sanity", "alarm", "overhead"),
+    "evidence",
+)
 _BASIC_OF_TARGET = ("flips", "degenerate_frac")
 
 
@@ -105,6 +108,8 @@ def bounds_of(tag: str) -> tuple[float, float]:
     _, kind, rest = _parts(tag)
     last = rest.rpartition("/")[2]
     if is_drift(tag) or kind in ("overhead", "object", "region", "region_area"):
+        return 0.0, 1.0
+    if kind.startswith("evidence") and last != "place_index":
         return 0.0, 1.0
     if kind == "target":
         return (-_FAR, 0.0) if last == "log_probability" else (0.0, 1.0)

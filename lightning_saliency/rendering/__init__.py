@@ -2,6 +2,7 @@
 
 from lightning_saliency.renamed import keep_old_names
 from lightning_saliency.rendering.colors import ColorScale, apply_colormap, color_scale
+from lightning_saliency.rendering.evidence import evidence_card, evidence_strip
 from lightning_saliency.rendering.filmstrip import (
     Column,
     Curves,
@@ -29,6 +30,8 @@ __all__ = [
     "color_scale",
     "compare_panel",
     "displayable",
+    "evidence_card",
+    "evidence_strip",
     "film_frame",
     "filmstrip",
     "grid",

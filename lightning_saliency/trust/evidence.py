@@ -157,45 +157,46 @@ def measure_evidence(
     with guarded(model, image) as images, torch.no_grad():
         if callable(target) and not isinstance(target, Tensor):
             batches = Batches(len(images), images.device)
-            of_output: Callable[[object, Tensor], Tensor] = partial(_called, target)
+            classes: Target = target
         else:
             batches = batches_for(batch_size, images)
             classes = target_classes(clean_logits(model, images, batches), target)
-            of_output = score_of_classes([classes], score)
             partners = choose_partners(classes) if partners is None else partners
+        of_output = score_of_targets([classes], score)
         removals = Removals(images, images, partners, settings)
         return removals.shares(model, of_output, batches)[0]
 
 
-def _called(target: Callable[..., Tensor], output: object, owner: Tensor) -> Tensor:
-    return class_scores(output, target, len(owner))[:, None]
-
-
-def score_of_classes(
-    classes: Sequence[Tensor], score: Literal["log_odds", "logit"]
+def score_of_targets(
+    targets: Sequence[Target], score: Literal["log_odds", "logit"]
 ) -> Callable[[object, Tensor], Tensor]:
-    """Return the function from a model's output to the scores of chosen classes.
+    """Return the function from a model's output to the scores of chosen targets.
 
     Args:
-        classes: K choices, each (N,), one class for each picture.
-        score: of a class.
+        targets: K choices: for each the classes, (N,), one for each picture, or a callable.
+        score: of a class; those of a callable are taken as they are.
 
     Returns:
         Takes an output for some of the pictures, and which ones they are, (rows,); returns (rows,
         K), float32 at least.
     """
-    return partial(_scores_of, classes, score)
+    return partial(_scores_of, targets, score)
 
 
 def _scores_of(
-    classes: Sequence[Tensor], score: Literal["log_odds", "logit"], output: object, owner: Tensor
+    targets: Sequence[Target], score: Literal["log_odds", "logit"], output: object, owner: Tensor
 ) -> Tensor:
-    if score == "log_odds":
-        logits = class_logits(output, len(owner))
-        return torch.stack([log_odds(logits, each[owner]) for each in classes], 1)
-    scores = all_class_scores(output, count=len(owner))
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return torch.cat([scores.gather(1, each[owner][:, None]) for each in classes], 1)
+    found = []
+    for target in targets:
+        if not isinstance(target, Tensor):
+            scores = class_scores(output, target, len(owner))
+        elif score == "log_odds":
+            scores = log_odds(class_logits(output, len(owner)), target[owner])
+        else:
+            every = all_class_scores(output, count=len(owner))
+            scores = every.gather(1, target[owner][:, None])[:, 0]
+        found.append(scores.to(torch.promote_types(scores.dtype, torch.float32)))
+    return torch.stack(found, 1)
 
 
 class Removals:

@@ -33,6 +33,7 @@ MEASUREMENTS = {
     "callback_cost": "callback_cost",
     "budget_share": "budget_share",
     "drift_cost": "drift_cost",
+    "evidence_cost": "evidence_cost",
     "snapshot_cost": "snapshot_cost",
     "pointing_cost": "pointing_cost",
     "two_processes": "two_processes",
@@ -40,6 +41,7 @@ MEASUREMENTS = {
 # Runs of half an hour, for whoever changes what they measure.
 BY_NAME_ONLY = {
     "alarm_rates": "alarm_rates",
+    "evidence_runs": "evidence_runs",
     "shortcut_seeds": "shortcut_seeds",
     "tetrominoes": "bench_tetrominoes",
 }

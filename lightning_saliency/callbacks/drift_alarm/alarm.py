@@ -10,6 +10,11 @@ from typing import Any
 import lightning.pytorch as pl
 from typing_extensions import override
 
+from lightning_saliency.callbacks.drift_alarm.evidence_report import (
+    EvidenceReport,
+    evidence_of,
+    gain_tags,
+)
 from lightning_saliency.callbacks.drift_alarm.report import Finding, Report
 from lightning_saliency.callbacks.drift_alarm.rules import (
     Rules,
@@ -38,7 +43,10 @@ class DriftAlarm(pl.Callback):
       the last ``window`` ones by more than ``factor`` * max(1.4826 MAD, 0.02)? See
       :func:`~lightning_saliency.metrics.change_detection.spike_score`;
     - drift from the ``pinned`` explanation: did it rise above its trend? See
-      :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`.
+      :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`;
+    - where the evidence is measured (:class:`~lightning_saliency.trust.Evidence`), the gain of one
+      place, or of one kind of content, within three explanations: is it higher than usual? This
+      hears a shortcut that joins valid evidence, when the maps hardly move.
 
     A drift sounds when two of its measures agree; as many drifts are watched, each must then be out
     of the usual by twice that. Similarities, and what lies on an object, count as 1 - value, so
@@ -63,7 +71,7 @@ class DriftAlarm(pl.Callback):
     Args:
         monitor: which numbers: tags that a saliency callback logs, in full or with ``*`` for any
             part; one or several. None for ``top10_iou``, ``spearman`` and ``ssim`` of all methods,
-            against both references.
+            against both references, and the gains of the evidence, if it is measured.
         warmup: first explanations that are not judged, nor judged by: every network finds its way
             then.
         window: explanations that the newest one is compared with.
@@ -141,7 +149,8 @@ class DriftAlarm(pl.Callback):
         if not context.is_fitting:
             return
         self._tags.check_again(_sources(context.callbacks), list(round.values))
-        tags = self._tags.watched(source, [*round.values, *_still_to_come(source, round)])
+        come_later = [*_still_to_come(source, round), *gain_tags(round)]
+        tags = self._tags.watched(source, dict.fromkeys([*round.values, *come_later]))
         for tag in tags:
             self._watched.setdefault(tag, Watched(tag))
         members = Counter(self._watched[tag].group for tag in tags)
@@ -151,7 +160,7 @@ class DriftAlarm(pl.Callback):
         scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
         judged = {tag: score for tag, score in scores.items() if math.isfinite(score)}
         context.log_numbers(judged, len(round.samples), level=round.log)
-        found = self._new_alarms(findings, source)
+        found = self._new_alarms(findings, source, round)
         # The numbers are the same on all processes; that all do the same must not depend on it.
         if trainer.strategy.reduce_boolean_decision(bool(found), all=False):
             self._raise_alarm(context, round, found)
@@ -186,7 +195,9 @@ class DriftAlarm(pl.Callback):
         self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int
     ) -> Finding:
         watched, value = self._watched[tag], round.values.get(tag, math.nan)
-        pinned = round.references[str(series_of(tag, source))].pinned.epoch
+        pinned = None
+        if evidence_of(tag, round) is None:
+            pinned = round.references[str(series_of(tag, source))].pinned.epoch
         alone = min(self._rules.agree, members) == 1
         score = watched.judge(value, self._rules, pinned, alone)
         usual = watched.usual(self._rules)
@@ -195,7 +206,7 @@ class DriftAlarm(pl.Callback):
         return Finding(tag, value, score, usual, limit_said(tag, value, self._rules))
 
     def _new_alarms(
-        self, findings: Mapping[str, Finding], source: SaliencyCallback
+        self, findings: Mapping[str, Finding], source: SaliencyCallback, round: ExplanationRound
     ) -> dict[tuple[str, str], list[Finding]]:
         """Return what sounds now and did not before, by series and reference."""
         groups: dict[str, list[Finding]] = {}
@@ -210,7 +221,9 @@ class DriftAlarm(pl.Callback):
                 self._watched[finding.tag].sounding = sounds and finding.score > 1
             if sounds and not did:
                 tag = loud[0].tag
-                key = str(series_of(tag, source)), self._watched[tag].reference
+                change = evidence_of(tag, round)
+                series = str(series_of(tag, source)) if change is None else change.name
+                key = series, "evidence" if change else self._watched[tag].reference
                 found.setdefault(key, []).extend(loud)
         return found
 
@@ -222,8 +235,12 @@ class DriftAlarm(pl.Callback):
     ) -> None:
         trainer = context.trainer
         for (series, reference), findings in found.items():
-            report = Report(series, reference, findings, round)
-            round.pictures.mark_alarm(series)
+            report: Report | EvidenceReport
+            if reference == "evidence":
+                report = EvidenceReport(round.evidence[series], findings, round)
+            else:
+                report = Report(series, reference, findings, round)
+                round.pictures.mark_alarm(series)
             _log.info("%s", report.line())
             warn(report.line())
             if context.is_rank_zero:
@@ -256,9 +273,12 @@ def _still_to_come(source: SaliencyCallback, round: ExplanationRound) -> list[st
     return [tag for tag in tags if series_of(tag, source) in round.drift]
 
 
-def _show(report: Report, context: RunContext, round: ExplanationRound) -> None:
-    prefix = round.series[report.series].prefix
-    tag = f"{prefix}saliency_alarm/{report.series}/{report.reference}"
+def _show(report: Report | EvidenceReport, context: RunContext, round: ExplanationRound) -> None:
+    if isinstance(report, EvidenceReport):
+        prefix, tag = report.prefix, report.tag
+    else:
+        prefix = round.series[report.series].prefix
+        tag = f"{prefix}saliency_alarm/{report.series}/{report.reference}"
     picture_tag = f"{prefix}saliency/alarm/{report.series}"
     try:
         picture = report.picture()

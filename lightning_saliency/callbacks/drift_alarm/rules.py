@@ -16,6 +16,11 @@ from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 _TOGETHER = 2.0
 
 
+# Lower bounds of the deviation: shares of single places move less than maps do.
+_FLOORS = {"place_gain": 0.01}
+_FLOOR = 0.02
+
+
 @dataclass(frozen=True)
 class Rules:
     """When a number is out of the usual.
@@ -130,7 +135,9 @@ class Watched:
             warmup = max(0, rules.warmup - self.begin)
             score = self.creep.add(amount, warmup, factor=rules.factor)
         else:
-            score = spike_score(self.amounts, self._warmup(rules), rules.window, rules.factor)
+            floor = _FLOORS.get(self.tag.rpartition("/")[2], _FLOOR)
+            warmup = self._warmup(rules)
+            score = spike_score(self.amounts, warmup, rules.window, rules.factor, floor)
         score = score if alone else score / _TOGETHER
         scores = [score, amount / rules.limit] if rules.limit else [score]
         return max((each for each in scores if math.isfinite(each)), default=math.nan)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from lightning_saliency.callbacks.drift_alarm.evidence_report import WATCHED_GAINS
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.callbacks.tags import is_drift, logged_tag, names_of, series_in
@@ -15,6 +16,8 @@ _DEFAULT = tuple(
     for reference in ("previous", "pinned")
     for measure in SIMILARITIES
 )
+# Watched too where it is logged, which it need not be.
+_EVIDENCE = tuple(f"*saliency_evidence/*/{gain}" for gain in WATCHED_GAINS)
 # Numbers of an epoch and of a sample, which patterns may match too.
 _NO_AMOUNT = ("/pinned/epoch", "/sample")
 _WHY = (
@@ -34,6 +37,7 @@ class WatchedTags:
     """
 
     def __init__(self, monitor: str | Sequence[str] | None) -> None:
+        self._optional = _EVIDENCE if monitor is None else ()
         monitor = _DEFAULT if monitor is None else monitor
         given = [monitor] if isinstance(monitor, str) else list(monitor)
         if not given or not all(isinstance(name, str) and name for name in given):
@@ -103,14 +107,19 @@ class WatchedTags:
             source: that has logged them.
             logged: the tags.
         """
-        mine = (tag for tag in logged if series_of(tag, source) is not None)
-        return [tag for tag in mine if self._includes(tag, source)]
+        return [
+            tag for tag in logged if _can_be_watched(tag, source) and self._includes(tag, source)
+        ]
 
     def _missing(self, logged: Sequence[str]) -> list[str]:
+        if any(_matches(tag, name) for tag in logged for name in self._optional):
+            # Who measures the evidence alone has no drift.
+            return []
         return [name for name in self.patterns if not any(_matches(tag, name) for tag in logged)]
 
     def _matching(self, logged: Iterable[str]) -> set[str]:
-        return {tag for tag in logged if any(_matches(tag, name) for name in self.patterns)}
+        names = [*self.patterns, *self._optional]
+        return {tag for tag in logged if any(_matches(tag, name) for name in names)}
 
     def _includes(self, tag: str, source: SaliencyCallback) -> bool:
         in_full = bool(set(names_of(tag)) & set(self.patterns))
@@ -157,8 +166,12 @@ def series_of(tag: str, source: SaliencyCallback) -> str | None:
     Returns:
         None if the number is of no series of this callback.
     """
-    prefix = next(iter(source.series.values())).prefix
+    prefix = next((series.prefix for series in source.series.values()), "")
     return series_in(tag, prefix, source.series)
+
+
+def _can_be_watched(tag: str, source: SaliencyCallback) -> bool:
+    return series_of(tag, source) is not None or "saliency_evidence/" in tag
 
 
 def _is_insensitive(tag: str, source: SaliencyCallback) -> bool:
