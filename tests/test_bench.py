@@ -67,7 +67,7 @@ def rows_of_a_soak(**growth: float) -> list[dict[str, int]]:
     noise = torch.randn(101, generator=torch.Generator().manual_seed(0))
     start = {
         "memory": 9e8, "heap": 2e8, "blocks": 2e6, "hooks": 0, "files": 6, "threads": 4,
-        "tensors": 4000, "events": 100, "milliseconds": 0,
+        "tensors": 4000, "checkpoint": 3e6, "events": 100, "milliseconds": 0,
     }  # fmt: skip
     rows = []
     for number, shake in enumerate(noise.tolist()):
@@ -91,6 +91,7 @@ def test_a_soak_sees_what_grows(load: object, capsys: pytest.CaptureFixture[str]
     # For five epochs.
     paces = {
         "memory": 5e4, "heap": 500, "blocks": 6, "hooks": 1, "files": 0.2, "tensors": 0.1,
+        "checkpoint": 1,
     }  # fmt: skip
     for name, pace in paces.items():
         assert not grew.nothing_grew(rows_of_a_soak(**{name: pace}))

@@ -59,6 +59,26 @@ def test_the_host_does_not_wait_more_often(
     assert sum(waits[more].values()) <= MOST_WAITS, waits[more]
 
 
+def test_a_callback_in_training(tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    script = Path(__file__).with_name("pretend_fit.py")
+    ended = subprocess.run(
+        [sys.executable, str(script), str(out)], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert len(found["cpu"]["numbers"]) > 50
+    assert repr(found["6 samples"]["numbers"]) == repr(found["cpu"]["numbers"])
+    few, more = (
+        [sum(lines.values()) for lines in found[case]["waits"]]
+        for case in ("3 samples", "6 samples")
+    )
+    assert len(few) == 3
+    assert more == few
+    # Of both methods, their pictures and numbers; the first also checks the samples.
+    assert max(few) <= 24, found["3 samples"]["waits"]
+
+
 def test_the_device_sees_what_it_should_see() -> None:
     script = """
 import sys; sys.path.insert(0, sys.argv[1])

@@ -157,7 +157,7 @@ def make_callback(name: str, **settings: Any) -> pl.Callback:
 def explanations(folder: Path, name: str) -> int:
     """Return how often the first sample was explained, by what TensorBoard finds."""
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
-    tag = f"saliency/{METHODS[name.removesuffix('Callback')].name}/sample_0"
+    tag = f"saliency/samples/{METHODS[name.removesuffix('Callback')].name}/0"
     return len(events.Images(tag)) if tag in events.Tags()["images"] else 0
 
 

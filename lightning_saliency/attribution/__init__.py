@@ -3,6 +3,7 @@
 from lightning_saliency.attribution.method import AttributionMethod as AttributionMethod
 from lightning_saliency.attribution.method import concrete_methods as _concrete_methods
 from lightning_saliency.attribution.rise_estimation.estimators import RISEEstimate as RISEEstimate
+from lightning_saliency.network.grid import TokenGrid as TokenGrid
 
 # A method enrolls everywhere by one line here. They stand in the order of the tables.
 # isort: off
@@ -16,6 +17,7 @@ from lightning_saliency.attribution.excitation_backprop import (
 from lightning_saliency.attribution.excitation_backprop import (
     ContrastiveExcitationBackprop as ContrastiveExcitationBackprop,
 )
+from lightning_saliency.attribution.attn_lrp import AttnLRP as AttnLRP
 from lightning_saliency.attribution.rise import RISE as RISE
 from lightning_saliency.attribution.grad_cam import GradCAM as GradCAM
 from lightning_saliency.attribution.grad_cam_plus_plus import GradCAMPlusPlus as GradCAMPlusPlus

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from typing_extensions import Self
 
-from lightning_saliency.attribution.gradient_bases import ExcitationMethod
+from lightning_saliency.attribution.gradient_bases import ExcitationMethod, refuse_negative
 from lightning_saliency.attribution.pointing import PointingSetup
 from lightning_saliency.attribution.verdict import Verdict
 from lightning_saliency.errors import LayerError, NoGradientError
 from lightning_saliency.image.saliency_map import ResizeMode
 from lightning_saliency.network.excitation_graph import (
+    check_signs,
     classifier_nodes,
     node_of,
     nodes_below,
@@ -90,6 +91,28 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
 
     signal_map = staticmethod(contrastive_excitation_map)
 
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
+        prepared = super()._prepare(model, image, target)
+        if not callable(target):
+            # The difference of two signals does not show what the signal itself does: whether the
+            # rules hold for the model.
+            plain = prepared.excitation(model, image[:1].detach().clone(), target)
+            refuse_negative(prepared.picture(plain, (image.shape[2], image.shape[3])).sum(1))
+        return prepared
+
+    def excitation(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the signal at the layer without a contrast, of its shape.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W); a copy that the model may write to.
+            target: see :class:`AttributionMethod`.
+        """
+        layer = self.saliency_layer
+        scores, layers, _ = record_excitation(model, image, target, {layer}, layer, self.rules)
+        classifier_nodes(scores, "classifier")
+        return passed_signal(scores, layers[layer], layer)
+
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the difference of the signals at the layer, of its shape.
 
@@ -103,13 +126,15 @@ class ContrastiveExcitationBackprop(ExcitationMethod):
             ModelError: there is no layer with weights between the image and the score.
         """
         names = {self.saliency_layer, self.contrast_layer or "", self.classifier_layer or ""}
-        scores, layers = record_excitation(
+        scores, layers, domain = record_excitation(
             model, image, target, names, self.saliency_layer, self.rules
         )
         start = layers[self.classifier_layer] if self.classifier_layer else scores
         classifier = classifier_nodes(start, "contrast")
         self._check_order(scores, layers, classifier)
-        return passed_signal(scores, layers[self.saliency_layer], self.saliency_layer)
+        signal = passed_signal(scores, layers[self.saliency_layer], self.saliency_layer)
+        check_signs(model, domain)
+        return signal
 
     def _check_order(
         self, scores: Tensor, layers: Mapping[str, Tensor], classifier: Collection[Node]

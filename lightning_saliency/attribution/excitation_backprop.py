@@ -20,10 +20,15 @@ from lightning_saliency.attribution.contrastive_excitation_backprop import (
     contrastive_excitation_backprop,
     contrastive_excitation_map,
 )
-from lightning_saliency.attribution.gradient_bases import ExcitationMethod, warn_of_loss
+from lightning_saliency.attribution.gradient_bases import (
+    ExcitationMethod,
+    refuse_negative,
+    warn_of_loss,
+)
 from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import SIXT, Verdict
 from lightning_saliency.network.excitation_graph import (
+    check_signs,
     classifier_nodes,
     is_bottleneck,
     passed_signal,
@@ -92,6 +97,17 @@ class ExcitationBackprop(ExcitationMethod):
 
     signal_map = staticmethod(excitation_map)
 
+    def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
+        """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`.
+
+        Raises:
+            ModelError: they are no probabilities, because of sums of activations of both signs.
+        """
+        saliency = super().attribute(model, image, target)
+        if not callable(target):
+            refuse_negative(saliency)
+        return saliency
+
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the signal at the layer, of its shape, from 1 at the target.
 
@@ -103,17 +119,20 @@ class ExcitationBackprop(ExcitationMethod):
         Raises:
             ModelError: there is no layer with weights between the image and the score.
         """
-        scores, layers = record_excitation(
+        scores, layers, domain = record_excitation(
             model, image, target, {self.saliency_layer}, self.saliency_layer, self.rules
         )
         layer = layers[self.saliency_layer]
         is_all = is_bottleneck(scores, layer)
         # A callable target starts signals of its own.
         if callable(target):
-            return passed_signal(scores, layer, self.saliency_layer)
+            signal = passed_signal(scores, layer, self.saliency_layer)
+            check_signs(model, domain)
+            return signal
         # Class 0 of a model with one unit is its dual unit, at which a signal of -1 arrives.
         classifier_nodes(scores, "classifier")
         signal = passed_signal(scores, layer, self.saliency_layer)
+        check_signs(model, domain)
         if is_all:
             warn_of_loss(signal)
         return signal

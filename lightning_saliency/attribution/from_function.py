@@ -1,11 +1,18 @@
 """A user's function as an attribution method, with the checks and the isolation of all methods."""
 
+import traceback
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.network.isolation.snapshot import preserved_objects
 from lightning_saliency.network.isolation.undisturbed import keep_weights_held_by
 from lightning_saliency.network.score import Target
 
@@ -16,7 +23,9 @@ class FromFunction(AttributionMethod):
 
     Args:
         function: from (model, image, target) to maps (N, 1, h, w); the model is in eval mode and
-            frozen, gradients are recorded, and the image is a copy that needs no gradient yet.
+            frozen, gradients are recorded, and the image is a copy. It requires no gradient, so
+            that it can be written to; a function that fails for want of one gets an image that
+            does.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
@@ -25,7 +34,67 @@ class FromFunction(AttributionMethod):
     _divisible = False
     function: Callable[[nn.Module, Tensor, Target], Tensor]
 
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            InputError: the function is a class, or another setting is out of its range.
+        """
+        super().__post_init__()
+        if isinstance(self.function, type):
+            raise InputError(
+                "Expected a function from (model, image, target) to maps, or a method with its "
+                f"settings, got the class {self.function.__name__}. Make one: "
+                f"{self.function.__name__}(...)."
+            )
+
+    @property
+    def label(self) -> str:
+        """The function's own name."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return what the function returns; see :meth:`AttributionMethod.attribute`."""
         keep_weights_held_by(self.function)
-        return self.function(model, image, target)
+        original = image.clone()
+        try:
+            return self.function(model, image, target)
+        except RuntimeError as error:
+            if "require grad" not in str(error):
+                raise
+        return self.function(model, original.requires_grad_(), target)
+
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
+        # As in a run, which has a class for each image.
+        classes = torch.zeros(len(image), dtype=torch.long, device=image.device)
+        try:
+            # What the function counts or keeps is as if it had not been tried.
+            with preserved_objects(self.function):
+                saliency = self.attribute(model, image, target if callable(target) else classes)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (MemoryError, torch.OutOfMemoryError):
+            # There may be enough when it counts.
+            return self
+        except BaseException as error:
+            # It may be a fault of the moment, and no fault of an explanation ends a training.
+            warnings.warn(
+                f"Expected {self.label} to explain a sample, but tried once before training it "
+                f"raised {type(error).__name__}{_message_of(error)}. It is tried again at each "
+                "explanation.",
+                SaliencyWarning,
+                stacklevel=2,
+            )
+            with suppress(Exception):
+                # They hold on to the function's tensors.
+                traceback.clear_frames(error.__traceback__)
+        else:
+            self._finished(saliency, image)
+        return self
+
+
+def _message_of(error: BaseException) -> str:
+    # Whatever a user's exception is made of, its words are no reason to end a run.
+    with suppress(Exception):
+        return f": {error}" if str(error) else ""
+    return ""

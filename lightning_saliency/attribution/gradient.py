@@ -4,18 +4,19 @@ Simonyan, Vedaldi, Zisserman. Deep inside convolutional networks: visualising im
 models and saliency maps. ICLR workshop 2014, arXiv:1312.6034.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_saliency.attribution.gradient_bases import (
     DERIVATIVE_STYLE,
     GradientMethod,
     gradient_map,
 )
+from lightning_saliency.attribution.method import ADDED_LATER
 from lightning_saliency.attribution.torchray_functions import map_function
 from lightning_saliency.attribution.verdict import ADEBAYO, Verdict
-from lightning_saliency.network.grid import fold
+from lightning_saliency.network.grid import Layout
 
 __all__ = ["Gradient", "gradient", "gradient_map"]
 
@@ -29,6 +30,8 @@ class Gradient(GradientMethod):
     Args:
         saliency_layer: take the derivative with respect to this layer's output, a picture or the
             tokens of one (:func:`~lightning_saliency.network.grid.fold`); ``""`` for the image.
+        layout: of the layer's output, see
+            :class:`~lightning_saliency.attribution.gradient_bases.LayerMethod`.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
@@ -40,14 +43,11 @@ class Gradient(GradientMethod):
     verdict = Verdict("passes", "The maps change with the weights of every layer.", (ADEBAYO,))
     pointing = DERIVATIVE_STYLE
     saliency_layer: str = ""
-
-    def layer_of(self, model: nn.Module, image: Tensor) -> str:
-        """Return ``saliency_layer``."""
-        return self.saliency_layer
+    layout: Layout = field(default="auto", kw_only=True, metadata=ADDED_LATER)
 
     def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
         """Return :func:`gradient_map` of the layer."""
-        return gradient_map(fold(gradient, size))
+        return gradient_map(self.picture(gradient, size))
 
 
 gradient = map_function(Gradient)

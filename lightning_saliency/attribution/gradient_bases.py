@@ -3,10 +3,11 @@
 ::
 
     AttributionMethod
-    ├── GradientMethod           a map made of one layer's output and gradient
-    │   ├── LayerMethod          of a layer with a spatial output: Grad-CAM, linear approximation
-    │   └── RectifiedGradient    a gradient with another rule for ReLU: guided backprop, DeconvNet
-    └── ExcitationMethod         a signal with its own backward rules: excitation backprop
+    └── SpatialMethod                read at one layer, laid out as a picture
+        ├── GradientMethod           a map made of one layer's output and gradient
+        │   ├── LayerMethod          of a spatial layer: Grad-CAM, linear approximation
+        │   └── RectifiedGradient    another rule for ReLU: guided backprop, DeconvNet
+        └── ExcitationMethod         a signal with its own backward rules: excitation backprop
 """
 
 import warnings
@@ -19,13 +20,17 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_saliency.attribution.guard import require_python_model
-from lightning_saliency.attribution.method import AttributionMethod
+from lightning_saliency.attribution.method import ADDED_LATER, AttributionMethod
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
-from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.network.backward_rules import BackwardRules, Rules
+from lightning_saliency.errors import ModelError, SaliencyWarning
+from lightning_saliency.network.backward_rules import INSTEAD, BackwardRules, Rules
 from lightning_saliency.network.grid import Layout, fold
 from lightning_saliency.network.layer_gradient import GradientRequest, layer_gradient
-from lightning_saliency.network.layer_selection import last_spatial_layer
+from lightning_saliency.network.layer_selection import (
+    FoundLayer,
+    find_layout,
+    last_spatial_layer,
+)
 from lightning_saliency.network.relu_rules import NO_RULE, ReluChoice
 from lightning_saliency.network.score import Target
 
@@ -35,10 +40,69 @@ DERIVATIVE_STYLE = PointingStyle(smooth=0.02)
 # The sums of excitation maps were measured to be off by up to 1e-5 on torchvision's models in
 # float32, where every function has a rule; where one has none, they are off by tenths.
 _SUM_TOLERANCE = 0.02
+_NEGATIVE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class GradientMethod(AttributionMethod):
+class SpatialMethod(AttributionMethod):
+    """A method that reads something at one layer of the model, laid out as a picture.
+
+    Subclasses have the settings ``saliency_layer`` and ``layout``.
+    """
+
+    saliency_layer: str | None
+    layout: Layout
+
+    def located(self, model: nn.Module, image: Tensor, target: Target | None = None) -> Self:
+        """Return the method with its layer and layout filled in; itself if both are.
+
+        Args:
+            model: in eval mode, with frozen parameters.
+            image: (N, C, H, W).
+            target: a callable whose score the layer must lead to; else the largest logit's.
+
+        Raises:
+            LayerError: there is no such layer, or its layout is not clear.
+        """
+        if self.saliency_layer is None:
+            found = last_spatial_layer(model, image, target)
+            # What the user says of the layout wins.
+            layout = found.layout if self.layout == "auto" else self.layout
+            found = FoundLayer(found.name, layout, found.words)
+        elif self.saliency_layer == "":
+            return self if self.layout != "auto" else replace(self, layout="channels_first")
+        elif self.layout == "auto":
+            found = find_layout(model, image, self.saliency_layer)
+        else:
+            return self
+        located = replace(self, saliency_layer=found.name, layout=found.layout)
+        # Not a setting: it says nothing that the settings do not.
+        object.__setattr__(located, "_found", found.words)
+        return located
+
+    @property
+    def found(self) -> str:
+        """What :meth:`prepare` found: layer, grid and tokens that are left out; else empty."""
+        return str(vars(self).get("_found", ""))
+
+    def picture(self, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the layer's output, or a gradient of its shape, as (N, K, h, w).
+
+        Args:
+            value: of a layer, once the method is :meth:`located`.
+            size: (height, width) of the image.
+        """
+        return fold(value, size, self.layout)
+
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
+        # One image shows whether the layer runs once and has a grid, and what the method refuses.
+        prepared = self.located(model, image[:1], target)
+        prepared.attribute(model, image[:1], target)
+        return prepared
+
+
+@dataclass(frozen=True)
+class GradientMethod(SpatialMethod):
     """A method whose map is a function of one layer's output and of a gradient there.
 
     A method states which gradient it needs and computes its map from it. So one pass can serve
@@ -47,17 +111,8 @@ class GradientMethod(AttributionMethod):
     """
 
     @abstractmethod
-    def layer_of(self, model: nn.Module, image: Tensor) -> str:
-        """Return the name of the layer; ``""`` for the image.
-
-        Args:
-            model: in eval mode, with frozen parameters.
-            image: (N, C, H, W).
-        """
-
-    @abstractmethod
     def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the maps (N, 1, h, w).
+        """Return the maps (N, 1, h, w), once the method is :meth:`located`.
 
         Args:
             activation: the layer's output, of any shape.
@@ -65,14 +120,13 @@ class GradientMethod(AttributionMethod):
             size: (height, width) of the image.
         """
 
-    def gradient_request(self, model: nn.Module, image: Tensor) -> GradientRequest | None:
+    def gradient_request(self, model: nn.Module) -> GradientRequest | None:
         """Return the gradient that the map is made of; None if no other method can share the pass.
 
         Args:
             model: in eval mode, with frozen parameters.
-            image: (N, C, H, W).
         """
-        return GradientRequest(self.layer_of(model, image))
+        return GradientRequest(self.saliency_layer or "")
 
     def pass_rules(self, model: nn.Module) -> AbstractContextManager[object] | None:
         """Return the context in which this method's own forward pass runs; None for none.
@@ -84,9 +138,10 @@ class GradientMethod(AttributionMethod):
 
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`."""
-        layer, size = self.layer_of(model, image), (image.shape[2], image.shape[3])
+        method, size = self.located(model, image, target), (image.shape[2], image.shape[3])
+        layer = method.saliency_layer or ""
         activation, gradient = layer_gradient(model, image, target, layer, self.pass_rules(model))
-        return self.map_of(activation, gradient, size)
+        return method.map_of(activation, gradient, size)
 
 
 @dataclass(frozen=True)
@@ -95,11 +150,12 @@ class LayerMethod(GradientMethod):
 
     Args:
         saliency_layer: name of the layer whose output is explained. None takes the last layer with
-            a spatial output; looking for it costs a forward and a backward pass of one image each
-            time, which :meth:`prepare` spares (callbacks call it once).
+            a spatial output that all of the score goes through; looking for it costs a forward and
+            a backward pass of one image and a forward pass of seven each time, which
+            :meth:`prepare` spares (callbacks call it once).
         layout: how the layer's output is laid out, see
-            :data:`~lightning_saliency.network.grid.Layout`; ``"auto"`` is right for convolutional
-            networks and for torchvision's vision transformers.
+            :data:`~lightning_saliency.network.grid.Layout`; ``"auto"`` finds out by noise in single
+            rows and columns of the image.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
     """
 
@@ -119,21 +175,9 @@ class LayerMethod(GradientMethod):
     def layer_map(activation: Tensor, gradient: Tensor) -> Tensor:
         """Return the map (N, 1, h, w) from activation and gradient, (N, K, h, w) both."""
 
-    def layer_of(self, model: nn.Module, image: Tensor) -> str:
-        """Return ``saliency_layer``, or look for the layer."""
-        return self.saliency_layer or last_spatial_layer(model, image)
-
     def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
         """Return :meth:`layer_map` of the layer, laid out as a picture."""
-        return self.layer_map(
-            fold(activation, size, self.layout), fold(gradient, size, self.layout)
-        )
-
-    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
-        # One pass with the predicted class shows whether the layer runs once and has a grid.
-        prepared = replace(self, saliency_layer=self.layer_of(model, image))
-        prepared.attribute(model, image[:1], "predicted")
-        return prepared
+        return self.layer_map(self.picture(activation, size), self.picture(gradient, size))
 
 
 def gradient_map(gradient: Tensor) -> Tensor:
@@ -154,6 +198,7 @@ class RectifiedGradient(GradientMethod):
 
     Args:
         saliency_layer: see :class:`~lightning_saliency.attribution.gradient.Gradient`.
+        layout: of the layer's output, see :class:`LayerMethod`.
         rules: more rules, or other ones, see
             :data:`~lightning_saliency.network.backward_rules.Rules`.
         resize: see :class:`AttributionMethod`, as for ``resize_mode`` and ``smooth``.
@@ -165,6 +210,7 @@ class RectifiedGradient(GradientMethod):
     insensitive_to_late_layers = True
     pointing = DERIVATIVE_STYLE
     saliency_layer: str = ""
+    layout: Layout = field(default="auto", kw_only=True, metadata=ADDED_LATER)
     # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
     rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)
 
@@ -177,44 +223,37 @@ class RectifiedGradient(GradientMethod):
         whatever shape that is.
         """
 
-    def layer_of(self, model: nn.Module, image: Tensor) -> str:
-        """Return ``saliency_layer``."""
-        return self.saliency_layer
-
     def map_of(self, activation: Tensor, gradient: Tensor, size: tuple[int, int]) -> Tensor:
         """Return :func:`gradient_map` of the layer."""
-        return gradient_map(fold(gradient, size))
+        return gradient_map(self.picture(gradient, size))
 
     def pass_rules(self, model: nn.Module) -> BackwardRules:
         """Return the rules for ReLU, and those of the user."""
         method = type(self).__name__
         require_python_model(model, method)
         every_rule = {**ReluChoice(self.relu_rule).rules(), **(self.rules or {})}
-        return BackwardRules(every_rule, refused=NO_RULE, method=method)
+        return BackwardRules(every_rule, refused=NO_RULE, method=method, only_torch=not self.rules)
 
-    def gradient_request(self, model: nn.Module, image: Tensor) -> GradientRequest | None:
+    def gradient_request(self, model: nn.Module) -> GradientRequest | None:
         """Return the gradient by the method's rule; None where there are rules of the user."""
         require_python_model(model, type(self).__name__)
         return None if self.rules else GradientRequest(self.saliency_layer, self.relu_rule)
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
-        # One image shows whether the layer runs once and whether there are ReLUs, and only such.
-        self.attribute(model, image[:1], "predicted")
-        return self
-
 
 @dataclass(frozen=True)
-class ExcitationMethod(AttributionMethod):
+class ExcitationMethod(SpatialMethod):
     """A signal that starts at the class and is passed back by rules of its own.
 
     Args:
         saliency_layer: name of the layer at which the signal is read; ``""`` for the image.
+        layout: of the layer's output, see :class:`LayerMethod`.
         rules: more rules, or other ones, see
             :data:`~lightning_saliency.network.backward_rules.Rules`.
     """
 
     layer_settings: ClassVar[tuple[str, ...]] = ("saliency_layer",)
     saliency_layer: str = ""
+    layout: Layout = field(default="auto", kw_only=True, metadata=ADDED_LATER)
     # Functions have neither a lasting repr nor a dict a hash; equal methods still hash equally.
     rules: Rules | None = field(default=None, kw_only=True, repr=False, hash=False)
 
@@ -226,8 +265,8 @@ class ExcitationMethod(AttributionMethod):
     def attribute(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
         """Return the maps (N, 1, h, w); see :meth:`AttributionMethod.attribute`."""
         require_python_model(model, type(self).__name__)
-        size = (image.shape[2], image.shape[3])
-        return self.signal_map(fold(self.signal(model, image, target), size))
+        method, size = self.located(model, image, target), (image.shape[2], image.shape[3])
+        return self.signal_map(method.picture(method.signal(model, image, target), size))
 
     @abstractmethod
     def signal(self, model: nn.Module, image: Tensor, target: Target) -> Tensor:
@@ -244,10 +283,23 @@ class ExcitationMethod(AttributionMethod):
     def signal_map(signal: Tensor) -> Tensor:
         """Return the map (N, 1, h, w) from a signal (N, K, h, w)."""
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
-        # One image shows whether the layers run once and whether all activations have rules.
-        self.attribute(model, image[:1], "predicted")
-        return self
+
+def refuse_negative(saliency: Tensor) -> None:
+    """Raise if excitation maps have values below 0.
+
+    Args:
+        saliency: (N, 1, h, w).
+
+    Raises:
+        ModelError: they have.
+    """
+    share = saliency.clamp(max=0).sum().abs() / saliency.abs().sum().clamp(min=1e-12)
+    if bool(share > _NEGATIVE_SHARE):
+        raise ModelError(
+            "Expected excitation maps >= 0, but a part of them is negative "
+            f"({float(share):.0%} of their size): the model adds activations of both signs, as "
+            f"branches without a ReLU of their own do. Take {INSTEAD}."
+        )
 
 
 def warn_of_loss(signal: Tensor) -> None:

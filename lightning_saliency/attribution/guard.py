@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,29 @@ def guarded(model: nn.Module, image: Tensor) -> Iterator[Tensor]:
     """
     check_image(image)
     check_model(model, image)
-    with undisturbed(model):
+    with undisturbed(model), _differentiable_recurrence(model):
         yield image.detach().clone()
+
+
+@contextmanager
+def _differentiable_recurrence(model: nn.Module) -> Iterator[None]:
+    """Take another implementation of LSTM, GRU and RNN than cuDNN's, if the model has them.
+
+    cuDNN's has no backward pass in eval mode. The switch is of the whole process, so it is only
+    touched where it matters.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in every_module(model))
+    if not recurrent or not torch.backends.cudnn.enabled:
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    with cudnn.flags(
+        enabled=False,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=cudnn.allow_tf32,
+    ):
+        yield
 
 
 def run_guarded(

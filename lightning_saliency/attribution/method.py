@@ -1,9 +1,11 @@
 """What all attribution methods have in common: facts, checks, isolation, resizing."""
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -15,15 +17,19 @@ from lightning_saliency.attribution.guard import run_guarded
 from lightning_saliency.attribution.pointing import PointingSetup, PointingStyle
 from lightning_saliency.attribution.validation import check_choice
 from lightning_saliency.attribution.verdict import Verdict
-from lightning_saliency.errors import InputError, MethodError
+from lightning_saliency.errors import InputError, MethodError, SaliencyWarning
 from lightning_saliency.image.blur import gaussian_blur
 from lightning_saliency.image.saliency_map import ResizeMode, resize
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.layers import is_sharded
-from lightning_saliency.network.score import Target, part_of
+from lightning_saliency.network.score import Target, part_of, probability_function
 
 # These settings change how an explanation is computed, not what it is.
 _IMMATERIAL = ("batch_size", "autocast")
+
+ADDED_LATER: Mapping[str, bool] = MappingProxyType({"added_later": True})
+"""Metadata of a setting that older checkpoints know nothing of: at its default it is not part of a
+method's description."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,8 @@ class AttributionMethod(ABC):
         not_for: where the method does not apply, for a table; empty if it always does.
         layer_settings: names of the settings that name a layer of the model.
         signed: whether maps can have negative values.
+        when_zero: what it means that a map is zero everywhere, in a few words for pictures; empty
+            if nothing more can be said.
         stochastic: whether maps depend on a setting ``seed``.
         needs_gradient: whether the score must be differentiable.
         verdict: what papers found of the dependence of maps on weights.
@@ -64,6 +72,7 @@ class AttributionMethod(ABC):
     not_for: ClassVar[str] = ""
     layer_settings: ClassVar[tuple[str, ...]] = ()
     signed: ClassVar[bool] = False
+    when_zero: ClassVar[str] = ""
     stochastic: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = True
     verdict: ClassVar[Verdict] = Verdict("not tested", "No paper that is named here has tested it.")
@@ -179,6 +188,7 @@ class AttributionMethod(ABC):
             f"{field.name}={_in_words(getattr(self, field.name))}"
             for field in fields(self)
             if field.name not in _IMMATERIAL
+            and not (field.metadata == ADDED_LATER and getattr(self, field.name) == field.default)
         )
         return f"{type(self).__name__}({settings})"
 
@@ -220,7 +230,7 @@ class AttributionMethod(ABC):
             (N, 1, h, w), of any size and floating dtype.
         """
 
-    def prepare(self, model: nn.Module, image: Tensor) -> Self:
+    def prepare(self, model: nn.Module, image: Tensor, target: Target = "predicted") -> Self:
         """Check that the method applies to ``model``, and fill in what depends on the model.
 
         A callback does this once, before the first training step. The method that is returned
@@ -229,6 +239,7 @@ class AttributionMethod(ABC):
         Args:
             model: the model that will be explained.
             image: (N, C, H, W), one batch that it takes; one image is enough.
+            target: what will be explained; matters if it is a callable.
 
         Returns:
             This method, or a copy with the open settings filled in.
@@ -237,9 +248,22 @@ class AttributionMethod(ABC):
             LayerError: a layer that the method needs does not exist.
             ModelError: the method does not apply to this model.
         """
-        return run_guarded(self._prepare, model, image)
+        prepared = run_guarded(lambda m, x: self._prepare(m, x, target), model, image)
+        if not callable(target):
+            run_guarded(_warn_of_probabilities, model, image[:1])
+        return prepared
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
+    @property
+    def label(self) -> str:
+        """What messages call the method."""
+        return type(self).__name__
+
+    @property
+    def found(self) -> str:
+        """What :meth:`prepare` found out about the model, in words for a log; empty if nothing."""
+        return ""
+
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
         """Override to check the model; called inside ``undisturbed(model)``."""
         return self
 
@@ -261,7 +285,7 @@ class AttributionMethod(ABC):
         else:
             return saliency
         raise MethodError(
-            f"Expected {type(self).__name__} to return float maps of shape ({count}, 1, h, w) for "
+            f"Expected {self.label} to return float maps of shape ({count}, 1, h, w) for "
             f"{count} images, got {came}."
         )
 
@@ -273,6 +297,26 @@ class AttributionMethod(ABC):
             sigma = self.smooth * max(saliency.shape[2:])
             saliency = gaussian_blur(saliency, sigma, truncate=4)
         return saliency
+
+
+def _warn_of_probabilities(model: nn.Module, image: Tensor) -> None:
+    """Say so if the model puts out probabilities, which are read as logits."""
+    function = probability_function(model(image.requires_grad_().clone()))
+    if function is None:
+        return
+    logits = {
+        "softmax": "module(images).clamp(min=1e-12).log()",
+        "sigmoid": "torch.logit(module(images), eps=1e-6)",
+    }
+    warnings.warn(
+        f"Expected logits, but the model puts out probabilities, of a {function}. They are read as "
+        "logits: the score that is explained is the probability itself, and probabilities and "
+        "predictions that are derived from it are wrong. Let the model return its logits, in a "
+        f"callback by forward=lambda module, images: {logits[function]}, or explain the "
+        "probability on purpose, with a callable as target such as lambda output: output[:, 0].",
+        SaliencyWarning,
+        stacklevel=3,
+    )
 
 
 def concrete_methods(found: Iterable[object]) -> tuple[type[AttributionMethod], ...]:
@@ -293,6 +337,8 @@ def concrete_methods(found: Iterable[object]) -> tuple[type[AttributionMethod], 
 def _in_words(value: object) -> str:
     if isinstance(value, AttributionMethod):
         return value.describe()
+    if is_dataclass(value):
+        return repr(value)
     # The repr of a function or an object has its address in memory.
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else repr(value)
 

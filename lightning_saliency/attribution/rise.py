@@ -191,7 +191,7 @@ class RISE(AttributionMethod):
             saliency = estimate.mean(self._estimator.centered).div_(self._estimator.divisor(self.p))
             return self._finish(saliency, images)
 
-    def _prepare(self, model: nn.Module, image: Tensor) -> Self:
+    def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
         self._blocks(image)
         return self
 

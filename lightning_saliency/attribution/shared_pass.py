@@ -1,10 +1,9 @@
 """Maps of several methods and targets from one forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.layer_gradient import GradientRequest, LayerGradient, SharedPass
 from lightning_saliency.network.layers import is_sharded
-from lightning_saliency.network.score import class_logits
+from lightning_saliency.network.score import Target, class_logits
 
 __all__ = ["SharedMaps", "shared_maps"]
 
@@ -25,7 +24,7 @@ class SharedMaps:
     """What one forward pass gave.
 
     Attributes:
-        logits: (N, classes), the model's on the images as they are, detached.
+        logits: (N, classes), the model's on the images as they are, detached; what ``read`` gave.
         maps: by the places of method and target in their lists, maps as the method's own call
             returns them, (N, 1, H, W). A missing pair has to be explained by that call.
     """
@@ -38,7 +37,8 @@ def shared_maps(
     methods: Sequence[AttributionMethod],
     model: nn.Module,
     image: Tensor,
-    choose: Callable[[Tensor], Sequence[Tensor]],
+    choose: Callable[[Tensor], Sequence[Target]],
+    read: Callable[[object], Tensor] = class_logits,
 ) -> SharedMaps:
     """Explain with all methods that can share a pass, and return the logits of that pass.
 
@@ -55,8 +55,9 @@ def shared_maps(
         methods: in any number.
         model: any module, in any state; it is not changed.
         image: (N, C, H, W), see :meth:`AttributionMethod.__call__`.
-        choose: from the logits (N, classes) to the targets, each int64, (N,). Called only if
-            something is shared.
+        choose: from the logits (N, classes) to the targets, each int64, (N,), or a callable. Called
+            only if something is shared.
+        read: from the model's output on N images to what is kept of it, (N, ...).
 
     Raises:
         InputError: the images cannot be used.
@@ -68,60 +69,65 @@ def shared_maps(
         if shared is None:
             with torch.no_grad():
                 parts = Batches(len(images), images.device).run(
-                    lambda batch: class_logits(model(images[batch].clone())), len(images)
+                    lambda batch: read(model(images[batch].clone())), len(images)
                 )
                 return SharedMaps(torch.cat(parts), {})
-        logits = class_logits(shared.output).detach()
+        logits = read(shared.output).detach()
         maps: dict[tuple[int, int], Tensor] = {}
-        explained: list[Tensor] = []
+        explained: list[Target] = []
         for column, target in enumerate(choose(logits)):
-            same = next(
-                (i for i, other in enumerate(explained) if torch.equal(other, target)), None
-            )
+            same = next((i for i, other in enumerate(explained) if _equal(other, target)), None)
             explained.append(target)
             found = shared.gradients(target) if same is None else {}
-            for row, request in requests.items():
+            for row, (method, request) in requests.items():
                 if same is not None and (row, same) in maps:
                     maps[row, column] = maps[row, same]
                 elif request in found:
                     with suppress(Exception):
-                        maps[row, column] = _map(methods[row], found[request], image)
+                        maps[row, column] = _map(method, found[request], image)
         return SharedMaps(logits, maps)
+
+
+def _equal(one: Target, other: Target) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other
+
+
+_Requests: TypeAlias = dict[int, tuple[GradientMethod, GradientRequest]]
 
 
 def _record(
     methods: Sequence[AttributionMethod], model: nn.Module, images: Tensor
-) -> tuple[SharedPass | None, dict[int, GradientRequest]]:
+) -> tuple[SharedPass | None, _Requests]:
     """Return a pass, and by the methods' positions the gradient that each needs of it."""
-    requests: dict[int, GradientRequest] = {}
+    requests: _Requests = {}
     if not is_sharded(model):
         for row, method in enumerate(methods):
             with suppress(Exception):
-                request = _request(method, model, images)
-                if request is not None:
-                    requests[row] = request
+                if _can_share(method):
+                    located = method.located(model, images)
+                    request = located.gradient_request(model)
+                    if request is not None:
+                        requests[row] = located, request
     shared = None
     if requests:
         with suppress(Exception):
-            shared = SharedPass(model, images.clone(), requests.values())
+            shared = SharedPass(model, images.clone(), [each for _, each in requests.values()])
     return shared, requests
 
 
-def _request(method: AttributionMethod, model: nn.Module, images: Tensor) -> GradientRequest | None:
+def _can_share(method: AttributionMethod) -> TypeGuard[GradientMethod]:
     # A method that does anything else in its call, or makes its maps in another way, does so alone.
     kind = type(method)
-    if (
+    return (
         isinstance(method, GradientMethod)
         and kind.__call__ is AttributionMethod.__call__
         and kind.attribute is GradientMethod.attribute
-    ):
-        return method.gradient_request(model, images)
-    return None
+    )
 
 
-def _map(method: AttributionMethod, found: LayerGradient, image: Tensor) -> Tensor:
-    if not isinstance(method, GradientMethod):
-        raise TypeError(type(method))
+def _map(method: GradientMethod, found: LayerGradient, image: Tensor) -> Tensor:
     activation, gradient = found
     saliency = method.map_of(activation, gradient, (image.shape[2], image.shape[3]))
     return method._finished(saliency, image)

@@ -1,8 +1,6 @@
 """What comes out of an explanation, and the names under which it is logged."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
@@ -13,13 +11,25 @@ from lightning_saliency.attribution.extras import Extras
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
+from lightning_saliency.callbacks.tags import LogLevel, names_of, value_tag
 from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
+from lightning_saliency.targets import ScoreTarget, name_of_target
 
 Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
 """A method, or a function (model, image, target) -> maps (N, 1, H, W)."""
 
-ClassChoice: TypeAlias = Literal["label", "predicted"] | int
-"""The class that is explained: each sample's label, the class predicted now, or one class."""
+ClassChoice: TypeAlias = Literal["label", "predicted"] | int | ScoreTarget | Callable[[Any], Tensor]
+"""What is explained: each sample's label, the class predicted now, one class, or a score: something
+callable, from the module's output to (N,), see :mod:`lightning_saliency.targets`."""
+
+
+def choice_name(choice: ClassChoice) -> str:
+    """Return what a choice is called in tags.
+
+    Args:
+        choice: of what is explained.
+    """
+    return name_of_target(choice) if callable(choice) else str(choice)
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,13 @@ class Series:
         name: as it stands in the tags, such as ``"grad_cam"`` or ``"grad_cam/predicted"``.
         method: makes the maps.
         prefix: stands before all tags of the callback.
+        score: the callable of the user whose value is explained; None where that is a class.
     """
 
     name: str
     method: AttributionMethod
     prefix: str = ""
+    score: Callable[[Any], Tensor] | None = None
 
     def tag(self, what: str) -> str:
         """Return the tag of a number, such as ``"saliency_drift/grad_cam/previous/ssim"``.
@@ -68,6 +80,9 @@ class KnownTags:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
+    def __contains__(self, tag: object) -> bool:
+        return any(tag in names_of(name) for name in self.names)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -75,11 +90,13 @@ class Explanation:
 
     Attributes:
         saliency: (N, 1, H, W), float32.
-        target: (N,), int64, the explained classes.
-        predicted: (N,), int64, the classes that the model predicts.
-        probability: (N,), float32, the explained classes' probabilities.
-        log_probability: (N,), float32, their natural logarithms.
+        target: (N,), int64, the explained classes; -1 where a score of the user is explained.
+        predicted: (N,), int64, the classes that the model predicts; -1 if it is no classifier.
+        probability: (N,), float32, the explained classes' probabilities; NaN for scores.
+        log_probability: (N,), float32, their natural logarithms; NaN for scores.
         extras: what the method found besides maps; None for most methods.
+        score: (N,), float32, the values of the user's score; None where a class is explained.
+        score_name: what it is called; empty where a class is explained.
     """
 
     saliency: Tensor
@@ -88,11 +105,29 @@ class Explanation:
     probability: Tensor
     log_probability: Tensor
     extras: Extras | None = None
+    score: Tensor | None = None
+    score_name: str = ""
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Explanation:
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Explanation":
         """Return the same with all tensors, of which the first dimension is N, changed alike."""
-        tensors = {name: change(each) for name, each in vars(self).items() if name != "extras"}
-        return Explanation(**tensors, extras=self.extras and self.extras.each(change))
+        tensors: dict[str, Any] = {
+            name: change(each) for name, each in vars(self).items() if isinstance(each, Tensor)
+        }
+        return replace(self, **tensors, extras=self.extras and self.extras.each(change))
+
+    @property
+    def sureness(self) -> Tensor:
+        """The probabilities of the explained classes, or the values of the score, (N,)."""
+        return self.probability if self.score is None else self.score
+
+    def explained(self, index: int, class_name: Callable[[int], str]) -> str:
+        """Return what is explained of a sample, in words.
+
+        Args:
+            index: of the sample.
+            class_name: from a class index to what is shown.
+        """
+        return self.score_name or class_name(int(self.target[index]))
 
 
 @dataclass(frozen=True)
@@ -103,7 +138,7 @@ class Reference:
         maps: (N, 1, h, w), float32, on the CPU, at most 64 x 64.
         target: (N,), the classes that were explained.
         predicted: (N,), the classes that the model predicted.
-        probability: (N,), of the explained classes.
+        probability: (N,), of the explained classes; the values of a score.
         epoch: when it was made.
     """
 
@@ -114,18 +149,18 @@ class Reference:
     epoch: int
 
     @classmethod
-    def of(cls, explanation: Explanation, epoch: int) -> Reference:
+    def of(cls, explanation: Explanation, epoch: int) -> "Reference":
         """Return what is kept of an explanation."""
         return cls(
             canonical(explanation.saliency),
             explanation.target,
             explanation.predicted,
-            explanation.probability,
+            explanation.sureness,
             epoch,
         )
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> Reference:
+    def of_state(cls, state: Mapping[str, Any]) -> "Reference":
         """Return what ``asdict`` made of a reference.
 
         Raises:
@@ -149,14 +184,21 @@ class ReferencePair:
     """What an explanation was compared with.
 
     Attributes:
+        current: the explanation.
         previous: the explanation before; of the first one, itself.
         pinned: the pinned explanation; as long as none is settled, the explanation itself.
         is_settled: whether later explanations are compared with the same pinned one.
     """
 
+    current: Reference
     previous: Reference
     pinned: Reference
     is_settled: bool
+
+    def others(self) -> dict[str, Reference]:
+        """Return those of ``previous`` and ``pinned`` that are not the explanation itself."""
+        both = {"previous": self.previous, "pinned": self.pinned}
+        return {name: one for name, one in both.items() if one is not self.current}
 
 
 @dataclass(frozen=True)
@@ -166,8 +208,8 @@ class DriftResult:
     Attributes:
         numbers: over the samples, by the name that stands in the tags, such as
             ``drift/previous/ssim``.
-        samples: for each reference and measure, such as ``previous/ssim``, one value for each
-            sample, (N,); NaN for degenerate maps.
+        samples: for each reference that the maps were compared with and each measure, such as
+            ``previous/ssim``, one value for each sample, (N,); NaN for degenerate maps.
         flipped: for each reference, which samples have another predicted class, bool, (N,).
         references: what the maps were compared with.
     """
@@ -184,23 +226,28 @@ class Painter(Protocol):
     def show(self, images: Tensor) -> Tensor:
         """Return the model's images (N, C, H, W) as RGB, (N, 3, H, W) in [0, 1], on the CPU."""
 
-    def at_times(
+    def before_and_after(
         self,
         series: str,
         images: Tensor,
-        maps: Sequence[tuple[str, Tensor]],
-        rows: Sequence[str],
-        title: str,
+        before: Reference,
+        now: Reference,
+        amounts: Tensor,
+        labels: Tensor | None = None,
     ) -> Tensor:
-        """Draw samples at a few times, (3, height, width), RGB, uint8.
+        """Draw the samples that moved most, (3, height, width), RGB, uint8.
 
         Args:
             series: for instance ``"grad_cam"``.
             images: (N, C, H, W), as the model takes them.
-            maps: what is written above a column, and its maps (N, 1, h, w), of any size.
-            rows: written beside each sample.
-            title: written above all.
+            before: the explanation before.
+            now: the explanation now.
+            amounts: (N,), how far each sample has moved, NaN where that is not known.
+            labels: (N,), the right classes; None if they are not known.
         """
+
+    def mark_alarm(self, series: str) -> None:
+        """An alarm sounded at the newest explanation of a series."""
 
 
 @dataclass
@@ -220,9 +267,10 @@ class ExplanationRound:
         failures: for each series that was tried, what went wrong, None if nothing did.
         pictures: draws in the colors of the run.
         count: explanations without failure so far, this one included.
-        values: the numbers, by the tags under which they are logged.
+        values: the numbers, by the tags under which they can be monitored.
         drift: by series, how far each sample has moved.
         located: by series, what each map lies on: values (N,) by the name of the number.
+        log: which numbers the loggers get.
     """
 
     epoch: int
@@ -237,6 +285,7 @@ class ExplanationRound:
     values: dict[str, float] = field(default_factory=dict)
     drift: dict[str, DriftResult] = field(default_factory=dict)
     located: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    log: LogLevel = "basic"
 
     @property
     def is_measured(self) -> bool:
@@ -247,28 +296,3 @@ class ExplanationRound:
     def references(self) -> dict[str, ReferencePair]:
         """By series, what the maps were compared with."""
         return {name: drift.references for name, drift in self.drift.items()}
-
-
-def value_tag(series: str, what: str) -> str:
-    """Return the tag of a number, such as ``"saliency_drift/grad_cam/previous/ssim"``.
-
-    Args:
-        series: for instance ``"grad_cam"``.
-        what: for instance ``"drift/previous/ssim"``.
-    """
-    kind, _, rest = what.partition("/")
-    return f"saliency_{kind}/{series}/{rest}"
-
-
-def series_in(tag: str, prefix: str, known: Iterable[str]) -> str | None:
-    """Return the series that stands in the tag of a number, None if it is none of the known.
-
-    Args:
-        tag: of a number.
-        prefix: that stands before all tags of the callback.
-        known: the callback's series.
-    """
-    if not tag.startswith(f"{prefix}saliency_"):
-        return None
-    rest = tag.removeprefix(f"{prefix}saliency_").partition("/")[2]
-    return max((each for each in known if rest.startswith(f"{each}/")), key=len, default=None)

@@ -1,7 +1,5 @@
 """What happens when an explanation fails: training goes on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

@@ -9,8 +9,6 @@ Editors and type checkers, which do not run code, read ``named.pyi`` beside this
 :func:`write_stub` makes it, and ``make stubs`` calls that; it is part of every release.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """Show long explanations in Lightning's progress bar, beside its own bars."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,7 +44,7 @@ def progress_shown(trainer: pl.Trainer, name: str) -> Iterator[None]:
         line.close()
 
 
-def _line_of(trainer: pl.Trainer, description: str) -> _Line | None:
+def _line_of(trainer: pl.Trainer, description: str) -> "_Line | None":
     bar = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
         return _Line(partial(_show_by_tqdm, bar, description))

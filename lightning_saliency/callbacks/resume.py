@@ -1,20 +1,19 @@
 """Whether a checkpoint's references are of the same samples and methods as the run's."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
+from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod, choice_name
 from lightning_saliency.callbacks.failures import describe_error
 from lightning_saliency.callbacks.samples.sample_set import Samples
 from lightning_saliency.errors import SaliencyWarning
 
-STATE_VERSION = 2
-"""Of the callbacks' state in a checkpoint. Version 1 named none, and held samples by index too."""
+STATE_VERSION = 3
+"""Of the callbacks' state in a checkpoint. Version 1 named none, and held samples by index too; the
+filmstrips of version 2 were painted pictures."""
 
 
 class ResumeFingerprint:
@@ -35,7 +34,7 @@ class ResumeFingerprint:
         choices: Sequence[ClassChoice],
     ) -> None:
         self.samples = describe_samples(samples, dataloader_idx)
-        classes = " and ".join(map(str, choices))
+        classes = " and ".join(map(choice_name, choices))
         self.methods = {
             entry.name: f"{entry.method.describe()} for target {classes}" for entry in methods
         }

@@ -1,7 +1,5 @@
 """One run as the callbacks see it: where it is, its processes, its loggers, its folder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.callbacks.failures import PASSED_ON, Failure, StageError, describe_error
+from lightning_saliency.callbacks.tags import LogLevel, is_logged, logged_tag, names_of
 from lightning_saliency.loggers import LogAdapter, adapters_of
 from lightning_saliency.loggers.event_file import LEAST_RESERVE
-from lightning_saliency.metrics.map_similarity import NO_DRIFT
 
 T = TypeVar("T")
 
@@ -192,18 +190,32 @@ class RunContext:
 
     # What it logs.
 
-    def log_numbers(self, values: Mapping[str, float], count: int, reduce_fx: str = "mean") -> None:
+    def log_numbers(
+        self,
+        values: Mapping[str, float],
+        count: int,
+        reduce_fx: str = "mean",
+        level: LogLevel = "basic",
+    ) -> None:
         """Log numbers of this validation run, so that EarlyStopping and ModelCheckpoint find them.
+
+        Every process must call this. All numbers are in ``trainer.callback_metrics``, under each
+        of their names. The results of ``trainer.validate`` and ``trainer.test`` are the user's own:
+        there the loggers get ours directly.
 
         Args:
             values: by tag; the same on all processes.
             count: how many samples they are from.
             reduce_fx: what Lightning makes of several values under one tag.
+            level: which of them the loggers get.
+
+        Raises:
+            StageError: a logger could not be written to, outside of ``fit``.
         """
-        for tag, value in values.items():
-            self.pl_module.log(
-                tag,
-                value,
+        shown = {logged_tag(tag): value for tag, value in values.items() if is_logged(tag, level)}
+        if self.is_fitting:
+            self.pl_module.log_dict(
+                shown,
                 on_step=False,
                 on_epoch=True,
                 batch_size=count,
@@ -212,6 +224,19 @@ class RunContext:
                 # Equal on all processes already; this tells Lightning so.
                 sync_dist=True,
             )
+        else:
+            self.require(lambda: self._log_directly(shown))
+        # Not through the module, which takes longer for each than all of them are worth.
+        metrics = self.trainer.callback_metrics
+        for tag, value in values.items():
+            for name in names_of(tag):
+                if name not in shown or not self.is_fitting:
+                    metrics[name] = torch.tensor(value, device=self.device)
+
+    def _log_directly(self, values: Mapping[str, float]) -> None:
+        if values and self.is_rank_zero:
+            for adapter in self.adapters():
+                adapter.scalars(values, self.step)
 
     def adapters(self) -> list[LogAdapter]:
         """Return the run's loggers, each with the same verbs."""
@@ -225,23 +250,6 @@ class RunContext:
         """Bytes on the disk that are left to the run itself, so that a checkpoint still fits."""
         weights = sum(p.numel() * p.element_size() for p in self.pl_module.parameters())
         return max(LEAST_RESERVE, 4 * weights)
-
-    def set_fallback_metrics(self, families: Iterable[str]) -> None:
-        """Give a value to every monitored number of ours that has never been measured.
-
-        EarlyStopping, ModelCheckpoint and learning rate schedulers end the run if what they monitor
-        is not there, so a first explanation that fails would end it too. They get the value of a
-        first explanation, which has not moved, or 0 where there is none. It is not logged.
-
-        Args:
-            families: the beginnings of the tags of which nothing was logged, each up to the sample
-                or the measure, such as ``"saliency/grad_cam"``.
-        """
-        waiting = [*self.callbacks, *getattr(self.trainer, "lr_scheduler_configs", ())]
-        for tag in [getattr(one, "monitor", None) for one in waiting]:
-            if isinstance(tag, str) and any(_is_of_family(tag, family) for family in families):
-                value = NO_DRIFT.get(tag.rpartition("/")[2], 0.0)
-                self.trainer.callback_metrics.setdefault(tag, torch.tensor(value))
 
     def folder(self) -> Path:
         """Return the run's folder, the same on all processes; every process must call this.
@@ -286,12 +294,6 @@ def best_score(trainer: pl.Trainer) -> float | None:
     if score is None or math.isnan(float(score)):
         return None
     return float(score)
-
-
-def _is_of_family(tag: str, family: str) -> bool:
-    """Whether ``saliency_drift/gradient/...`` is of the family ``saliency/gradient``."""
-    prefix, _, series = family.rpartition("saliency/")
-    return tag.startswith(f"{prefix}saliency_") and f"/{series}/" in tag
 
 
 def move_before_averaging(callback: pl.Callback, trainer: pl.Trainer) -> None:

@@ -1,7 +1,5 @@
 """The callback: explain the same validation samples again and again while a network trains."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +19,9 @@ from lightning_saliency.callbacks.explanation import (
     Series,
 )
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
+from lightning_saliency.callbacks.fallback_metrics import FallbackMetrics
 from lightning_saliency.callbacks.forward import Forward, overrides
+from lightning_saliency.callbacks.found_methods import OnInapplicable
 from lightning_saliency.callbacks.resume import STATE_VERSION, ResumeFingerprint, StateParts
 from lightning_saliency.callbacks.run_context import (
     RunContext,
@@ -50,11 +50,12 @@ from lightning_saliency.callbacks.stage_runner import Stage, StageRunner
 from lightning_saliency.callbacks.stages.drift import DriftStage
 from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.history import HistoryStage
-from lightning_saliency.callbacks.stages.images import ImagesStage, Pictures
+from lightning_saliency.callbacks.stages.images import FilmstripStage, ImagesStage, Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
+from lightning_saliency.callbacks.tags import LogLevel, check_log_level, is_measured_apart
 from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
 from lightning_saliency.network.isolation.undisturbed import lazy_layer
 from lightning_saliency.trust.checks import TrustChecks
@@ -73,28 +74,36 @@ class SaliencyCallback(pl.Callback):
     ``trainer.validate`` and of ``trainer.test``; an epoch that ends without a validation run is
     explained at its end. Logged are, at the step at which Lightning logs the validation metrics:
 
-    - ``saliency/<method>/sample_<i>``: image, map and overlay of one sample;
-    - ``saliency/compare/sample_<i>``: all methods side by side, if there are several;
-    - ``saliency_filmstrip/<method>``: samples down, explained epochs across, the whole history in
-      one image;
-    - ``saliency_pinned/<method>``: the pinned maps; ``saliency_timelapse/<method>``: a final film;
-    - ``saliency_drift/<method>/<reference>/<measure>``: similarity to the ``previous`` and to the
-      ``pinned`` explanation, means over the samples: ``top10_iou``, ``spearman`` and ``ssim`` (1 =
-      has not moved), ``center_shift`` (0 to 1, in image diagonals), ``log2_norm_ratio`` (0 = as
-      strong). NaN if all maps are constant or not finite;
-    - ``saliency_drift_<part>/<method>/<reference>/<measure>``: the same of ``stable`` samples (the
-      answer has not changed), of ``flipped`` ones, ``relative`` to noise and chance, of the
-      ``worst`` sample; ``saliency_drift_samples/<method>``: a table of all of them;
-    - ``saliency_target/<method>/<what>``: ``probability`` and ``log_probability`` of the explained
-      classes, ``flips`` (the share of samples whose predicted class has changed since the previous
-      explanation) and ``degenerate_frac`` (the share of maps that are constant or not finite);
+    - ``saliency/filmstrip/<method>``: samples down, explained epochs across, the whole history in
+      one image; ``saliency/methods``: all methods side by side, if there are several;
+    - ``saliency/samples/<method>/<i>``: image, map and overlay of one sample;
+    - ``saliency/pinned/<method>``: the pinned maps; ``saliency/timelapse/<method>``: a final film;
+    - ``saliency_drift/<method>/<reference>``: how far the maps have moved since the ``previous``
+      and since the ``pinned`` explanation, mean over the samples: 0 not at all, 1 altogether;
+    - ``saliency_target/<method>/empty``: the share of maps that are constant or not finite;
+    - ``saliency_target/flips``: the share of samples whose predicted class has changed since the
+      previous explanation;
     - ``saliency_overhead``: the share of the run's time that explanations took so far;
+    - ``saliency_drift_samples/<method>``: a table of the samples;
     - ``saliency_faithfulness/<method>/<measure>`` and ``saliency_sanity/<method>``, if asked for;
     - ``saliency_object/<method>/<measure>``, if there is ground truth: ``energy``, ``pointing`` and
       ``top10_iou``; ``saliency_region/<method>/<name>``: the share of the map's mass in each other
       region; ``saliency_region_area/<name>``: what that share is for a map that knows nothing.
 
-    The numbers are in ``trainer.callback_metrics`` too, for EarlyStopping and ModelCheckpoint. With
+    With ``log="full"`` also:
+
+    - ``saliency_similarity/<method>/<reference>/<measure>``: ``top10_iou``, ``spearman`` and
+      ``ssim`` (1 = has not moved), ``center_shift`` (0 to 1, in image diagonals),
+      ``log2_norm_ratio`` (0 = as strong), means over the samples;
+    - ``saliency_similarity_<part>/<method>/<reference>/<measure>``: the same of ``stable`` samples
+      (the answer has not changed), of ``flipped`` ones, of the ``worst`` sample;
+      ``saliency_drift_relative/...``: drift between noise (0) and chance (1);
+    - ``saliency_target/<method>/<what>``: ``probability`` and ``log_probability`` of the explained
+      classes.
+
+    All numbers are in ``trainer.callback_metrics``, for EarlyStopping and ModelCheckpoint; drift
+    and similarity from the second explanation on, and before that the worst value for whoever
+    monitors them. The results of ``trainer.validate`` and ``trainer.test`` hold none of them. With
     two targets, ``<method>`` is ``<method>/label`` and ``<method>/predicted``.
 
     Args:
@@ -103,13 +112,17 @@ class SaliencyCallback(pl.Callback):
         samples: that many first validation samples; a list of indices into the validation dataset;
             or a pair of tensors, images (N, C, H, W) as the model takes them and labels (N,).
         dataloader_idx: which validation loader the samples come from.
-        target: the class that is explained: each sample's ``"label"``, the class that is
-            ``"predicted"`` at the time, a class index for all, or both ("label", "predicted").
+        target: what is explained: each sample's ``"label"``, the class that is ``"predicted"`` at
+            the time, a class index for all, a callable from the module's output to scores (N,),
+            such as those of :mod:`lightning_saliency.targets`; or a list of these, as in ("label",
+            "predicted"). A callable's name stands behind the method's in the tags.
         every_n_epochs: explain in the first epoch that can be, and then every so many epochs.
         unpack: from a batch to (images, labels or None), if the batch is not of a usual form; a
-            third entry is ground truth: masks (N, H, W) or boxes (N, 4) of the objects.
+            third entry is ground truth: masks (N, H, W) or boxes (N, 4) of the objects, or None; a
+            fourth is what the module gets beside the images: a tensor (N, ...), or a mapping from
+            names to such. Each sample is then explained with its own.
         forward: from (pl_module, images) to what holds the class scores, if that is not
-            ``pl_module(images)``.
+            ``pl_module(images)``; from (pl_module, images, inputs), if there are further inputs.
         mean: per channel; how the images were normalised, to show them as they were.
         std: per channel, like ``mean``.
         class_names: shown instead of class indices.
@@ -124,12 +137,16 @@ class SaliencyCallback(pl.Callback):
             explain a second time with another seed, to see what their noise is; None for never.
         trust: see :class:`~lightning_saliency.trust.TrustChecks`; None not to look for any.
         save_maps: keep the maps in the logger's folder, for ``load_maps`` and ``compare``.
+        log: which numbers the loggers get: ``"basic"``, those that are read at a glance, or
+            ``"full"``.
         custom_scalars: replace the run's layout of TensorBoard's custom scalars: drift beside loss.
         max_overhead: skip explanations that would take more than this share of the run's time;
             the first may be made early if it fits into the share of the whole run.
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
             switches the callback off after three failures in a row; ``"raise"`` ends the run.
         name: put before all tags; needed when two callbacks use the same method.
+        on_inapplicable: ``"raise"`` ends the run before training if a method does not apply to the
+            module; ``"skip"`` says which and why, and the others run.
 
     Raises:
         InputError: a setting cannot be used. What depends on the module, the data or the other
@@ -141,7 +158,7 @@ class SaliencyCallback(pl.Callback):
         method: list[Method] | Method,
         samples: SampleSpec = 8,
         dataloader_idx: int = 0,
-        target: ClassChoice | tuple[ClassChoice, ClassChoice] = "label",
+        target: ClassChoice | list[ClassChoice] | tuple[ClassChoice, ClassChoice] = "label",
         every_n_epochs: int = 1,
         unpack: Unpack | None = None,
         forward: Forward | None = None,
@@ -154,14 +171,18 @@ class SaliencyCallback(pl.Callback):
         noise_every: int | None = 10,
         trust: TrustChecks | None = None,
         save_maps: bool = False,
+        log: LogLevel = "basic",
         custom_scalars: bool = False,
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
+        on_inapplicable: OnInapplicable = "raise",
     ) -> None:
         super().__init__()
         check_schedule_settings(dataloader_idx, every_n_epochs, noise_every, name)
         check_reference_settings(pinned, warmup_epochs)
+        check_log_level(log)
+        self._log: LogLevel = log
         self._pinned, self._warmup_epochs = pinned, warmup_epochs
         self._every_n_epochs = every_n_epochs
         self._prefix = prefix = f"{name}/" if name else ""
@@ -175,7 +196,11 @@ class SaliencyCallback(pl.Callback):
         self._runner = StageRunner(self._budget, self._failures)
 
         methods, choices = methods_of(method), choices_of(target)
-        self._explainer = Explainer(methods, choices, forward, prefix)
+        if on_inapplicable not in ("raise", "skip"):
+            raise InputError(
+                f"Expected on_inapplicable to be 'raise' or 'skip', got {on_inapplicable!r}."
+            )
+        self._explainer = Explainer(methods, choices, forward, prefix, on_inapplicable)
         self._fingerprint = ResumeFingerprint(self._samples, dataloader_idx, methods, choices)
         self._pictures = Pictures(mean, std, class_names)
 
@@ -188,9 +213,10 @@ class SaliencyCallback(pl.Callback):
         # What belongs to an explanation, and what follows one whose numbers are there.
         self._explanation_stages: list[Stage] = [
             self._drift,
-            SampleTableStage(self._pictures.class_name),
+            SampleTableStage(self._pictures.class_name, log),
             ImagesStage(self._pictures, prefix),
         ]
+        self._filmstrips = FilmstripStage(self._pictures, prefix)
         self._later_stages: list[Stage] = []
         if noise_every is not None and any(entry.method.stochastic for entry in methods):
             self._later_stages.append(
@@ -206,7 +232,9 @@ class SaliencyCallback(pl.Callback):
 
         self._last_epoch: int | None = None
         self._last_round: ExplanationRound | None = None
+        self._undrawn: ExplanationRound | None = None
         self._is_set_up = self._saw_validation = self._was_tried = False
+        self._fallback = FallbackMetrics()
 
     @property
     def series(self) -> dict[str, Series]:
@@ -245,7 +273,7 @@ class SaliencyCallback(pl.Callback):
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Be ready for another trainer; let a process that was spawned hand its numbers back."""
-        self._last_round = None
+        self._last_round = self._undrawn = None
         if RunContext(trainer, pl_module).is_spawned:
             shorten_handed_back_metrics(trainer)
 
@@ -336,16 +364,20 @@ class SaliencyCallback(pl.Callback):
             if changed:
                 self._start_over(changed)
         self._explain_if_due(context, context.step)
+        self._fallback.set(context, self._is_number)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare what was explained with what the data hold now."""
-        self._change_detector.end(RunContext(trainer, pl_module))
+        """Draw the filmstrips; compare what was explained with what the data hold now."""
+        context = RunContext(trainer, pl_module)
+        self._draw_filmstrips(context)
+        self._change_detector.end(context)
 
     # trainer.test runs the same loop under other names.
     on_test_start = on_validation_start
     on_test_batch_start = on_validation_batch_start
     on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -357,6 +389,8 @@ class SaliencyCallback(pl.Callback):
         with averaged_weights(trainer, pl_module):
             # Lightning logs the metrics of an epoch's end one step back, at its last batch.
             self._explain_if_due(context, context.step - 1)
+        self._draw_filmstrips(context)
+        self._fallback.set(context, self._is_number)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -388,6 +422,7 @@ class SaliencyCallback(pl.Callback):
             "last_epoch": self._last_epoch,
             "made_for": self._fingerprint.state_dict(),
             "history": self._history.state_dict(),
+            "found": self._explainer.state_dict(),
         }
 
     @override
@@ -413,6 +448,9 @@ class SaliencyCallback(pl.Callback):
         # Not in checkpoints of version 0.1.0.
         if "history" in state_dict:
             parts.load("the folder of the maps", self._history.load_state_dict, "history")
+        # Not in checkpoints of version 0.2.0.
+        if "found" in state_dict:
+            parts.load("the layers", self._explainer.load_state_dict, "found")
         parts.load("the last epoch", self._load_last_epoch, "last_epoch")
         parts.warn_of_lost(type(self).__name__)
 
@@ -456,16 +494,25 @@ class SaliencyCallback(pl.Callback):
 
     @property
     def _families(self) -> set[str]:
-        """The beginnings of the tags that are written, each up to the sample or the measure."""
-        families = list(self.series)
+        """What the state is filed under in checkpoints: tags of the first version's pictures."""
+        # Of all, also of those that do not apply.
+        families = list(self._explainer.names)
         if len(families) > 1:
             families.append("compare")
         return {f"{self._prefix}saliency/{family}" for family in families}
 
+    @property
+    def _written(self) -> set[str]:
+        """Tags that are written, and no other callback may write."""
+        tags = {f"saliency/samples/{name}" for name in self.series}
+        if len(tags) > 1:
+            tags.add("saliency/methods")
+        return {self._prefix + tag for tag in tags}
+
     def _check_run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         callbacks = RunContext(trainer, pl_module).callbacks
         others = [c for c in callbacks if isinstance(c, SaliencyCallback) and c is not self]
-        check_tags(self._families, [other._families for other in others], type(self).__name__)
+        check_tags(self._written, [other._written for other in others], type(self).__name__)
         if stage == "fit":
             if self._samples.known is None and not trainer.enable_validation:
                 raise InputError(
@@ -488,6 +535,8 @@ class SaliencyCallback(pl.Callback):
             return
         with self._budget.spending():
             outcome = context.attempt(partial(self._prepare, context, probe))
+            if not isinstance(outcome, Failure):
+                self._explainer.settle(context)
         if isinstance(outcome, Failure):
             raise outcome.error
 
@@ -529,21 +578,28 @@ class SaliencyCallback(pl.Callback):
                 self._failures.record(round.failures, context.epoch)
                 for stage in self._explanation_stages:
                     self._runner.run_stage(stage, context, round)
-        context.set_fallback_metrics(self._families_without_numbers(round))
         if round is None or not round.is_measured:
             return
         round.count = self._budget.made
+        self._undrawn = round
         self._last_round = round if self._sanity.at_the_end else None
         for stage in self._later_stages:
             self._runner.run_stage(stage, context, round)
         notify = partial(self._notify_listeners, context, round)
         run(_LISTENERS, lambda: context.require(notify), context)
 
+    def _draw_filmstrips(self, context: RunContext) -> None:
+        """Draw what was explained in this validation run, now that its loss is known."""
+        round, self._undrawn = self._undrawn, None
+        if round is not None:
+            self._runner.run_stage(self._filmstrips, context, round)
+
     def _explain_samples(
         self, context: RunContext, samples: SampleSet, step: int
     ) -> ExplanationRound:
         if not self._explainer.is_prepared:
             context.require(partial(self._prepare, context, samples))
+            self._explainer.settle(context)
         skip = [name for name in self.series if self._failures.is_disabled(name)]
         explanations, failures = self._explainer.explain(context, samples, skip)
         return ExplanationRound(
@@ -555,6 +611,7 @@ class SaliencyCallback(pl.Callback):
             explanations=explanations,
             failures=failures,
             pictures=self._pictures,
+            log=self._log,
         )
 
     def _notify_listeners(self, context: RunContext, round: ExplanationRound) -> None:
@@ -564,12 +621,9 @@ class SaliencyCallback(pl.Callback):
             if listen is not None:
                 listen(context.trainer, context.pl_module, self, round)
 
-    def _families_without_numbers(self, round: ExplanationRound | None) -> set[str]:
-        """Return the beginnings of the tags of which this explanation logged nothing."""
-        lost = set(self.series)
-        if round is not None and round.is_measured:
-            lost = {name for name, failure in round.failures.items() if failure is not None}
-        return {f"{self._prefix}saliency/{name}" for name in lost}
+    def _is_number(self, tag: str) -> bool:
+        """Whether a number is logged under a tag, sooner or later."""
+        return tag in self.tags or is_measured_apart(tag, self._prefix, self.series)
 
 
 def _unchanged(entries: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Give the numbers back to the process that has spawned the training, without it hanging."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

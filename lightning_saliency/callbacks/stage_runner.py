@@ -1,7 +1,5 @@
 """The one place that decides whether a stage is tried, times it, and records what went wrong."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,18 +33,21 @@ _COST_OF_ONE_MORE = 2 / 3
 class Stage(ABC):
     """One thing that is done with an explanation; owns the state that it needs for it.
 
-    :class:`StageRunner` runs it: it need not catch
-    anything, look at the clock or count. What it does on one process alone it does in
-    :meth:`RunContext.require`, so that all processes learn whether it failed.
+    :class:`StageRunner` runs it: it need not catch anything, look at the clock or count. What it
+    does on one process alone it does in :meth:`RunContext.require`, so that all processes learn
+    whether it failed.
 
     Attributes:
         name: in reports of failures.
         needs_room: whether it takes about as long as an explanation, and so is only tried if the
             budget has room for another one.
+        every: it is due at the first and every so many explanations that gave maps, unless it
+            says otherwise.
     """
 
     name: ClassVar[str]
     needs_room: ClassVar[bool] = False
+    every: int = 1
 
     def prepare(self, context: RunContext, probe: SampleSet) -> None:  # noqa: B027 (most need none)
         """Check before the first training step that the settings fit the samples and the module.
@@ -61,7 +62,7 @@ class Stage(ABC):
 
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
         """Return whether there is something to do, the same on all processes."""
-        return True
+        return bool(round.explanations) and (round.count - 1) % self.every == 0
 
     @abstractmethod
     def run(self, context: RunContext, round: ExplanationRound) -> None:

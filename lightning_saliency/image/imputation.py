@@ -10,8 +10,6 @@ preconditioner (Hackbusch. Multi-grid methods and applications. Springer 1985), 
 ten iterations whatever the size of the holes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

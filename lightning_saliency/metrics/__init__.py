@@ -10,6 +10,16 @@ from lightning_saliency.metrics.drift import (
     mean_drift,
     sample_drift,
 )
+from lightning_saliency.metrics.evidence import (
+    EvidenceProfile,
+    evidence_gain,
+    evidence_moved,
+    evidence_overlap,
+    evidence_shares,
+    gained_cells,
+    log_odds,
+    sign_flip_test,
+)
 from lightning_saliency.metrics.faithfulness import (
     FAITHFULNESS,
     Faithfulness,
@@ -50,6 +60,7 @@ from lightning_saliency.metrics.pointing_game import (
 from lightning_saliency.renamed import keep_old_names
 
 __all__ = [
+    "EvidenceProfile",
     "FAITHFULNESS",
     "Faithfulness",
     "MEASURES",
@@ -73,7 +84,13 @@ __all__ = [
     "degenerate",
     "drift_amount",
     "energy_inside",
+    "evidence_gain",
+    "evidence_moved",
+    "evidence_overlap",
+    "evidence_shares",
+    "gained_cells",
     "log2_norm_ratio",
+    "log_odds",
     "mean_drift",
     "page_hinkley_score",
     "point_hit",
@@ -84,6 +101,7 @@ __all__ = [
     "region_share",
     "removal_contrast",
     "sample_drift",
+    "sign_flip_test",
     "spearman",
     "spike_score",
     "ssim",

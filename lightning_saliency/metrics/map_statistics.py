@@ -5,8 +5,6 @@ of another image, and later with the next one. Most of the work, such as ranking
 on one map only.
 """
 
-from __future__ import annotations
-
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -67,7 +65,7 @@ class LocalStatistics(NamedTuple):
     mean: Tensor
     variance: Tensor
 
-    def of(self, index: Tensor) -> LocalStatistics:
+    def of(self, index: Tensor) -> "LocalStatistics":
         """Return the statistics of some of the maps.
 
         Args:
@@ -153,7 +151,7 @@ class MapStatistics:
     def __len__(self) -> int:
         return len(self.maps)
 
-    def of(self, index: Tensor) -> MapStatistics:
+    def of(self, index: Tensor) -> "MapStatistics":
         """Return some of the maps with their statistics; nothing is recomputed.
 
         Args:

@@ -70,35 +70,52 @@ class WeightedSum(Function):
     * ``"contrast"``: the signal of dual units is subtracted.
 
     Where no signal is wanted, only that ``y`` was made of ``x`` is recorded.
+
+    The rule is for inputs >= 0. Those of the first layer, images that have been normalized, are
+    bounded instead, and get the z-B rule of Montavon et al. 2017 (arXiv:1512.02479, equation 14):
+    the shares are those in (x - l) · w⁺ + (h - x) · w⁻ with the least and the largest value l and h
+    of each image and channel. At other layers ``meet`` is told how much of the signal negative
+    inputs get.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, call: _Map, excite: _Signed, has_weights: bool, is_wanted: bool = True
+        ctx: Any,
+        x: Tensor,
+        call: _Map,
+        excite: _Signed,
+        has_weights: bool,
+        is_wanted: bool = True,
+        is_first: bool = False,
+        meet: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Return ``call(x)``."""
         if is_wanted:
             ctx.save_for_backward(x)
         ctx.excite, ctx.has_weights, ctx.role = excite, has_weights, ""
+        ctx.is_first, ctx.meet = is_first, meet
         return call(x)
 
     @staticmethod
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor | None, ...]:
         """Return the signal at ``x``."""
         (x,) = ctx.saved_tensors
         # In half precision the quotients would over- or underflow.
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
         # Sums over positive weights; on an accelerator, a look at the values would wait for it.
         is_positive = ctx.has_weights and x.is_cpu and bool(x.detach().amin() >= 0)
-        result = _passed_back(signal, x, ctx.excite, 1, is_positive)
+        passed_back = _bounded if ctx.is_first and not is_positive else _passed_back
+        result = passed_back(signal, x, ctx.excite, 1, is_positive)
         if ctx.role == "contrast":
-            result = result - _passed_back(signal, x, ctx.excite, -1, is_positive)
+            result = result - passed_back(signal, x, ctx.excite, -1, is_positive)
         elif ctx.role == "classifier":
             is_dual = _is_of_dual_units(signal, x)
             if bool(is_dual.any()):
-                dual = _passed_back(signal, x, ctx.excite, -1, is_positive)
+                dual = passed_back(signal, x, ctx.excite, -1, is_positive)
                 result = torch.where(is_dual, -dual, result)
-        return result, None, None, None, None
+        if ctx.meet is not None and not (ctx.is_first or is_positive):
+            ctx.meet(_share_of_negative(x.detach(), result))
+        return result, *[None] * 6
 
 
 def _passed_back(
@@ -111,6 +128,36 @@ def _passed_back(
     # The gradient of a mean is one number that only looks like many.
     if weighted.is_contiguous() and weighted.dtype == x.dtype:
         return weighted.mul_(x.detach())
+    return x.detach() * weighted
+
+
+def _share_of_negative(x: Tensor, result: Tensor) -> Tensor:
+    size = result.abs()
+    return size.where(x < 0, 0).sum() / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
+
+
+def _bounded(signal: Tensor, x: Tensor, excite: _Signed, sign: int, is_positive: bool) -> Tensor:
+    """Return the signal at the first layer's input by the z-B rule; of images >= 0 as always."""
+    value = x.detach()
+    axes = (2, 3) if value.dim() == 4 else tuple(range(1, value.dim()))
+    least, largest = value.amin(axes, keepdim=True), value.amax(axes, keepdim=True)
+    above, below = value - least, largest - value
+    # One after the other: the positive parts of the weights share their memory.
+    total = excite(above, sign)
+    total = total + excite(below, -sign)
+    quotient = _quotient(signal, _divisor(total))
+    result = _weighted(above, excite, sign, quotient) + _weighted(below, excite, -sign, quotient)
+    positive = value.flatten(1).amin(1).reshape(-1, *[1] * (value.dim() - 1)) >= 0
+    if bool(positive.any()):
+        result = torch.where(positive, _passed_back(signal, x, excite, sign, is_positive), result)
+    return result
+
+
+def _weighted(x: Tensor, excite: _Signed, sign: int, quotient: Tensor) -> Tensor:
+    x = x.requires_grad_()
+    with torch.enable_grad():
+        excitation = excite(x, sign)
+    (weighted,) = torch.autograd.grad(excitation, x, quotient)
     return x.detach() * weighted
 
 
@@ -185,6 +232,9 @@ class PassThrough(Function):
         output = call(x)
         if in_place:
             ctx.mark_dirty(output)
+        elif output._is_view():
+            # The model may write into it, as a ReLU after an instance norm does.
+            output = output.clone()
         return output
 
     @staticmethod

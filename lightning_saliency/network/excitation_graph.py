@@ -8,12 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from lightning_saliency.errors import NoGradientError
-from lightning_saliency.network.backward_rules import BackwardRules, Rules
-from lightning_saliency.network.excitation_rules import REFUSED, excitation_rules
+from lightning_saliency.errors import ModelError, NoGradientError
+from lightning_saliency.network.backward_rules import (
+    INSTEAD,
+    BackwardRules,
+    Rules,
+    refuse_custom_functions,
+)
+from lightning_saliency.network.excitation_rules import REFUSED, Domain, excitation_rules
 from lightning_saliency.network.layer_gradient import score_gradient
 from lightning_saliency.network.layers import capture
 from lightning_saliency.network.score import Target, class_scores
+
+# Of the signal at a layer.
+_NEGLIGIBLE = 1e-3
 
 # The value of a signal of 1 during the pass. The shares of single units of an early layer are about
 # a millionth, which float16 cannot hold; a power of two changes no digit of them.
@@ -45,7 +53,7 @@ def record_excitation(
     layers: Collection[str],
     down_to: str = "",
     rules: Rules | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor], Domain]:
     """Run the model under the rules of excitation backpropagation.
 
     The graph begins at the image, whatever layers are asked for: an addition must know which of
@@ -62,7 +70,8 @@ def record_excitation(
         rules: rules of the user, which come before the built-in ones.
 
     Returns:
-        (scores of shape (N,), the output of each layer).
+        (scores of shape (N,), the output of each layer, what the rules meet; its ``negative`` is
+        filled in by the backward pass, see :func:`check_signs`).
 
     Raises:
         LayerError: a layer does not exist, did not run once, or has no tensor as output.
@@ -73,14 +82,55 @@ def record_excitation(
     with ExitStack() as stack:
         caught = {name: stack.enter_context(capture(model, name)) for name in layers if name}
         has_run = (lambda: caught[down_to].has_run) if down_to else (lambda: True)
-        every_rule = {**excitation_rules(has_run), **(rules or {})}
+        domain = Domain()
+        every_rule = {**excitation_rules(has_run, domain), **(rules or {})}
         stack.enter_context(
             BackwardRules(every_rule, refused=REFUSED, method="excitation backprop")
         )
         # A clone, because a model that writes into its input may not write into a leaf.
         output = model(image.clone())
     found = {name: capture.activation for name, capture in caught.items()}
-    return class_scores(output, target, len(image)), {"": image, **found}
+    if domain.products:
+        raise ModelError(
+            "Expected a model without products of two activations for excitation backprop, but it "
+            f"multiplies some by {' and '.join(sorted(set(domain.products)))}, as attention and "
+            f"gates do, for which there is no rule. Take {INSTEAD}, or give rules of your own."
+        )
+    scores = class_scores(output, target, len(image))
+    if not rules:
+        refuse_custom_functions(scores, "excitation backprop")
+    return scores, {"": image, **found}, domain
+
+
+def check_signs(model: nn.Module, domain: Domain) -> None:
+    """Raise if a part of the signal went to negative inputs of a layer.
+
+    Args:
+        model: that was explained.
+        domain: after the backward pass.
+
+    Raises:
+        ModelError: it did; the message names the layers.
+    """
+    if not domain.negative:
+        return
+    shares = torch.stack([share.float() for _, share in domain.negative]).tolist()
+    bad = [
+        weight
+        for (weight, _), share in zip(domain.negative, shares, strict=True)
+        if share > _NEGLIGIBLE
+    ]
+    if not bad:
+        return
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    layers = [names.get(id(w), "").rpartition(".")[0] or "a product with a constant" for w in bad]
+    shown = ", ".join(f"'{layer}'" for layer in reversed(layers[-3:]))
+    raise ModelError(
+        "Expected the inputs of all layers to be >= 0 for excitation backprop, but there are "
+        f"negative ones, to which a part of the signal goes, at {len(layers)} layers ({shown}, "
+        "...), as after linear bottlenecks; the map would be no probability. Name a "
+        f"saliency_layer after them, or take {INSTEAD}."
+    )
 
 
 def node_of(tensor: Tensor) -> Node:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.errors import LayerError, ModelError, NoGradientError
-from lightning_saliency.network.backward_rules import BackwardRules
+from lightning_saliency.network.backward_rules import BackwardRules, refuse_custom_functions
 from lightning_saliency.network.layers import Capture, capture
 from lightning_saliency.network.relu_rules import (
     NO_RULE,
@@ -18,7 +18,7 @@ from lightning_saliency.network.relu_rules import (
     ReluRule,
     ordinary,
 )
-from lightning_saliency.network.score import Target, class_scores
+from lightning_saliency.network.score import Target, class_logits, class_scores
 
 
 def layer_gradient(
@@ -60,6 +60,10 @@ def layer_gradient(
             # A clone, because a model that writes into its input may not write into a leaf.
             output = model(activation.clone())
     scores = class_scores(output, target, len(image))
+    if isinstance(rules, BackwardRules) and rules.only_torch:
+        refuse_custom_functions(scores, rules.method)
+    if isinstance(rules, BackwardRules) and rules.check is not None:
+        rules.check(scores)
     return activation.detach(), score_gradient(scores, activation, layer)
 
 
@@ -162,7 +166,7 @@ class SharedPass:
         self._requests = [
             request
             for request in unique
-            if request.layer in self._activations and _serves(rules, request)
+            if request.layer in self._activations and _serves(rules, request, self.output)
         ]
 
     def gradients(self, target: Target) -> dict[GradientRequest, LayerGradient]:
@@ -197,9 +201,12 @@ class SharedPass:
         }
 
 
-def _serves(rules: BackwardRules | None, request: GradientRequest) -> bool:
+def _serves(rules: BackwardRules | None, request: GradientRequest, output: object) -> bool:
     if rules is None:
         return True
     if request.rule is None:
         return set(rules.replaced) <= SAME_DERIVATIVE
-    return rules.problem is None
+    with suppress(ModelError):
+        refuse_custom_functions(class_logits(output), rules.method)
+        return rules.problem is None
+    return False

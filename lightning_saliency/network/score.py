@@ -23,7 +23,8 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
 
     Understood are a tensor (N, classes); score maps (N, classes, H, W), which are averaged over
     space; an object or a mapping with ``logits`` (or ``out``, as torchvision's segmentation models
-    call it); a tuple or list whose first entry is one of these; and one unit, (N,) or (N, 1).
+    call it); a tuple or list whose first entry is one of these, unless another entry might be the
+    logits as well; and one unit, (N,) or (N, 1).
 
     One unit stands for two classes, 0 and 1, whose logits are minus and plus what the unit puts
     out: (N, 2) comes back, with half the value in each, so that their softmax is the unit's
@@ -37,6 +38,15 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
         ModelError: there are no logits in it, or not one row for each image.
     """
     logits = _find_logits(output)
+    if logits.dim() == 3:
+        raise ModelError(
+            "Expected logits (N, classes) or a picture of them (N, classes, H, W), but the model "
+            f"returned {tuple(logits.shape)}, of which it is not clear what are the classes. Say "
+            "what is explained, with a callable as target, such as "
+            "target=lambda output: output[..., 3].amax(1) for class 3 of (N, T, classes), or wrap "
+            "the model so that it returns its logits, in a callback by "
+            "forward=lambda module, images: module(images).mean(1)."
+        )
     if count not in (None, len(logits)):
         raise ModelError(
             f"Expected the model to return one row of logits for each of {count} images, but it "
@@ -52,6 +62,24 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
     return logits
 
 
+def spatial_logits(output: object) -> Tensor:
+    """Return a segmentation's logits, (N, classes, H, W).
+
+    Args:
+        output: what the model returned; see :func:`class_logits`.
+
+    Raises:
+        ModelError: there are none in it.
+    """
+    logits = _find_logits(output)
+    if logits.dim() != 4:
+        raise ModelError(
+            "Expected a model that returns logits for each pixel, (N, classes, H, W), but it "
+            f"returned {tuple(logits.shape)}."
+        )
+    return logits
+
+
 def _find_logits(output: object) -> Tensor:
     found = output
     if isinstance(found, Mapping) and ("logits" in found or "out" in found):
@@ -59,6 +87,7 @@ def _find_logits(output: object) -> Tensor:
     elif not isinstance(found, Tensor) and hasattr(found, "logits"):
         found = found.logits
     elif isinstance(found, (tuple, list)) and found:
+        _refuse_ambiguous(found)
         return _find_logits(found[0])
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() < 1:
         keys = f" with the keys {sorted(map(str, found))}" if isinstance(found, Mapping) else ""
@@ -69,6 +98,58 @@ def _find_logits(output: object) -> Tensor:
             "give a callable as target."
         )
     return found
+
+
+def _refuse_ambiguous(parts: Sequence[object]) -> None:
+    """Raise if it is not clear which of several tensors are the logits."""
+    first = parts[0]
+    if not isinstance(first, Tensor):
+        return
+    tables = [part for part in parts[1:] if isinstance(part, Tensor) and part.dim() == 2]
+    others = [table for table in tables if len(table) == len(first) and table.shape[1] > 1]
+    if any(first.dim() != 2 or table.shape != first.shape for table in others):
+        shapes = " and ".join(str(tuple(part.shape)) for part in (first, *others))
+        raise ModelError(
+            f"Expected logits, but the model returned tensors of shapes {shapes}, and it is not "
+            "clear which they are. Say so with a callable as target, such as "
+            "target=lambda output: output[1][:, 3], or wrap the model so that it returns its "
+            "logits alone, in a callback by forward=lambda module, images: module(images)[1]."
+        )
+
+
+# In half precision, too.
+_SUMS_TO_ONE = 0.01
+# What passes a number on without changing it.
+_VIEWS = (
+    *("Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze"),
+    *("TBackward", "ToCopy", "Transpose", "Unsafe", "Unsqueeze", "View"),
+)
+
+
+def probability_function(output: object) -> str | None:
+    """Return "softmax" or "sigmoid" if the model's output is probabilities, not logits; else None.
+
+    Rows that lie in [0, 1] and sum to 1 are taken for those of a softmax. Others in [0, 1] are
+    probabilities if the model's last function is a sigmoid.
+
+    Args:
+        output: what the model returned, with its graph.
+    """
+    try:
+        found = _find_logits(output)
+    except ModelError:
+        return None
+    values = found.detach().float()
+    if found.dim() == 3 or not bool(((values >= 0) & (values <= 1)).all()):
+        return None
+    has_classes = found.dim() > 1 and found.shape[1] > 1
+    if has_classes and bool(((values.sum(1) - 1).abs() < _SUMS_TO_ONE).all()):
+        return "softmax"
+    node = found.grad_fn
+    while node is not None and node.name().startswith(_VIEWS) and node.next_functions:
+        node = node.next_functions[0][0]
+    is_sigmoid = node is not None and node.name().lower().startswith(("sigmoid", "hardsigmoid"))
+    return "sigmoid" if is_sigmoid else None
 
 
 def class_scores(output: object, target: Target, count: int | None = None) -> Tensor:

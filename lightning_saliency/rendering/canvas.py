@@ -1,8 +1,11 @@
 """A white canvas for pictures and text; all drawing goes through here."""
 
+import math
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -11,46 +14,48 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lightning_saliency.rendering.colors import DIVERGING, SEQUENTIAL, ColorScale, apply_colormap
+from lightning_saliency.rendering.colors import TICKS, ColorScale, ramp_colors, ramp_opacity
 from lightning_saliency.rendering.pixels import from_pillow, resized, to_pillow
 
 
-@lru_cache(maxsize=16)
-def font(size: int) -> ImageFont.FreeTypeFont:
+@lru_cache(maxsize=32)
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return the font of all pictures, DejaVu Sans, which comes with matplotlib.
 
     Args:
         size: height of a line in pixels, roughly.
+        bold: whether its letters are bold.
     """
-    return ImageFont.truetype(
-        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
-    )
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 
 
 @lru_cache(maxsize=512)
-def text_width(text: str, size: int) -> int:
+def text_width(text: str, size: int, bold: bool = False) -> int:
     """Return how many pixels wide a line is.
 
     Args:
         text: one line.
         size: font size.
+        bold: whether its letters are bold.
     """
-    return round(font(size).getlength(text) + 0.5)
+    return round(font(size, bold).getlength(text) + 0.5)
 
 
-def shorten(text: str, width: int, size: int) -> str:
+def shorten(text: str, width: int, size: int, bold: bool = False) -> str:
     """Return ``text`` as one line that fits, truncated with an ellipsis if needed.
 
     Args:
         text: any text; line breaks and tabs become spaces.
         width: pixels that it may take.
         size: font size.
+        bold: whether its letters are bold.
 
     Returns:
         The text; empty if not even the ellipsis fits.
     """
     line = re.sub(r"\s*[\r\n]\s*|\t", " ", text).strip()
-    if text_width(line, size) <= width:
+    if text_width(line, size, bold) <= width:
         return line
 
     def shortened(kept: int) -> str:
@@ -58,17 +63,18 @@ def shorten(text: str, width: int, size: int) -> str:
 
     # The width grows with the number of characters kept.
     kept = range(len(line) + 1)
-    fitting = bisect_right(kept, width, key=lambda count: text_width(shortened(count), size))
+    fitting = bisect_right(kept, width, key=lambda count: text_width(shortened(count), size, bold))
     return shortened(fitting - 1) if fitting else ""
 
 
-def wrap(text: str, width: int, size: int) -> list[str]:
+def wrap(text: str, width: int, size: int, bold: bool = False) -> list[str]:
     """Return ``text`` as lines that fit, broken after spaces, underscores and slashes.
 
     Args:
         text: any text, such as ``"contrastive_excitation_backprop"``.
         width: pixels that a line may take.
         size: font size.
+        bold: whether its letters are bold.
 
     Returns:
         The lines, none for an empty text. A part that is too long for a line has one of its own.
@@ -79,7 +85,7 @@ def wrap(text: str, width: int, size: int) -> list[str]:
     """
     lines: list[str] = []
     for part in re.findall(r"[^\s_/]*[\s_/]?", text):
-        if part and lines and text_width((lines[-1] + part).rstrip(), size) <= width:
+        if part and lines and text_width((lines[-1] + part).rstrip(), size, bold) <= width:
             lines[-1] += part
         elif part:
             lines.append(part)
@@ -87,8 +93,10 @@ def wrap(text: str, width: int, size: int) -> list[str]:
 
 
 PAPER = (255, 255, 255)
-INK = (34, 34, 34)
-PALE_INK = (110, 110, 110)
+INK = (26, 26, 26)
+PALE_INK = (102, 102, 102)
+LEGEND = ("times the map's own mean", "gray: below its mean")
+"""What the numbers of the color bar are, in two lines."""
 
 _LARGEST_STAMP, _SMALLEST_STAMP = 22, 8
 # Letters have this many shades; more are not visible, and files are a few percent smaller.
@@ -143,13 +151,14 @@ class Canvas:
         size: int,
         align: Literal["left", "center", "right"] = "left",
         ink: tuple[int, int, int] = INK,
+        bold: bool = False,
     ) -> None:
         """Write one line into the box that starts at (top, left), shortened to its width."""
-        line = shorten(text, width, size)
-        free = width - text_width(line, size)
+        line = shorten(text, width, size, bold)
+        free = width - text_width(line, size, bold)
         indent = {"left": 0, "center": free // 2, "right": free}[align]
         if line:
-            self._sheet.paste(ink, (left + indent - size, top - size), _letters(line, size))
+            self._sheet.paste(ink, (left + indent - size, top - size), _letters(line, size, bold))
 
     def stamp(self, word: str, top: int, left: int, height: int, width: int) -> None:
         """Write a word on a white plate in the middle of the box, as large as it fits."""
@@ -167,15 +176,70 @@ class Canvas:
         if width > 0:
             self._draw.rectangle((left, top, left + width - 1, top + height - 1), fill=ink)
 
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        ink: tuple[int, int, int],
+        width: int = 2,
+        dash: int = 0,
+    ) -> None:
+        """Draw a line through points (top, left); with gaps as long as its dashes, if any."""
+        places = [(left, top) for top, left in points]
+        if not dash:
+            self._draw.line(places, fill=ink, width=width, joint="curve")
+            return
+        for start, end in _dashes(places, dash):
+            self._draw.line((*start, *end), fill=ink, width=width)
+
+    def dot(self, top: float, left: float, radius: int, ink: tuple[int, int, int]) -> None:
+        """Fill a circle around (top, left)."""
+        box = (left - radius, top - radius, left + radius, top + radius)
+        self._draw.ellipse(box, fill=ink)
+
+    def polygon(
+        self, points: Sequence[tuple[float, float]], ink: tuple[int, int, int], edge: bool = False
+    ) -> None:
+        """Fill the area between points (top, left), with a white edge if wanted."""
+        places = [(left, top) for top, left in points]
+        self._draw.polygon(places, fill=ink, outline=PAPER if edge else None)
+
+    def outline(self, marked: Tensor, top: int, left: int, size: tuple[int, int]) -> None:
+        """Draw the border of marked pixels (h, w), bool, over a picture of a size (height, width).
+
+        It is white with dark edges, to stand out from all colors.
+        """
+        lines = [
+            (
+                left + x * size[1],
+                top + y * size[0],
+                left + to_x * size[1],
+                top + to_y * size[0],
+            )
+            for y, x, to_y, to_x in _edges(marked)
+        ]
+        for ink, width in ((INK, 4), (PAPER, 2)):
+            for line in lines:
+                self._draw.line(line, fill=ink, width=width)
+
+    def frame(
+        self, top: int, left: int, size: tuple[int, int], ink: tuple[int, int, int], width: int = 3
+    ) -> None:
+        """Draw a frame around a picture of a size (height, width), with a white gap of a pixel."""
+        outer = 1 + width
+        box = (left - outer, top - outer, left + size[1] + outer - 1, top + size[0] + outer - 1)
+        self._draw.rectangle(box, outline=ink, width=width)
+
     def legend(
         self, scale: ColorScale, signed: bool, top: int, left: int, size: int, width: int
     ) -> int:
-        """Draw the colors from no color to full color between their labels.
+        """Draw the colors with their values beneath them, and say beside them what these are.
+
+        Two lines of text are high.
 
         Args:
             scale: what full color stands for.
             signed: whether the colors go below zero.
-            top: where the line of text starts, in pixels.
+            top: where the bar starts, in pixels.
             left: where the labels start, in pixels.
             size: font size.
             width: of the colored bar, in pixels.
@@ -183,33 +247,90 @@ class Canvas:
         Returns:
             Its total width in pixels.
         """
-        high = "≥ " + scale.label()
-        # The unit is written at the other end.
-        low = "≤ -" + scale.label().split()[0] if signed else "0"
-        gap = size // 2
-        start = left + text_width(low, size) + gap
-        end = start + width + gap
-        self.text(low, top, left, width=start - left, size=size)
-        self._sheet.paste(_ramp(size - 2, width, signed), (start, top + 3))
-        self.text(high, top, end, width=text_width(high, size), size=size)
-        return end + text_width(high, size) - left
+        ticks = _ticks(scale, signed)
+        margin = text_width(ticks[0][1], size) // 2 + 1
+        start, below = left + margin, top + size + 1
+        self._sheet.paste(_ramp(size, width, signed), (start, top))
+        for place, label in ticks:
+            wide = text_width(label, size)
+            self.text(label, below, start + round(place * width) - wide // 2, width=wide, size=size)
+        end = start + width + text_width(ticks[-1][1], size) // 2 + size
+        if scale.unit == "value":
+            return end - left
+        widest = max(text_width(line, size) for line in LEGEND)
+        for line, place, ink in zip(LEGEND, (top - 1, below), (INK, PALE_INK), strict=True):
+            self.text(line, place, end, width=widest, size=size, ink=ink)
+        return end + widest - left
 
     def picture(self) -> Tensor:
         """Return the canvas (3, height, width), uint8."""
         return from_pillow(self._sheet)
 
 
+def _edges(marked: Tensor) -> list[tuple[float, float, float, float]]:
+    """Return the border lines of marked pixels, as shares of the height and the width.
+
+    Args:
+        marked: (h, w), bool.
+
+    Returns:
+        (top, left, bottom, right) of each line, from 0 to 1.
+    """
+    high, wide = marked.shape
+    padded = torch.zeros(high + 2, wide + 2, dtype=torch.bool)
+    padded[1:-1, 1:-1] = marked.cpu()
+    across = (padded[1:] != padded[:-1])[:, 1:-1].nonzero().tolist()
+    down = (padded[:, 1:] != padded[:, :-1])[1:-1].nonzero().tolist()
+    return [
+        *((y / high, x / wide, y / high, (x + 1) / wide) for y, x in across),
+        *((y / high, x / wide, (y + 1) / high, x / wide) for y, x in down),
+    ]
+
+
+def _ticks(scale: ColorScale, signed: bool) -> list[tuple[float, str]]:
+    """Return the labels of the color bar, each with its place from 0 to 1."""
+    if scale.unit == "value":
+        low, high = (f"-{scale.label()}", 0.5) if signed else ("0", None)
+        middle = [] if high is None else [(high, "0")]
+        return [(0.0, low), *middle, (1.0, scale.label())]
+    full = f"{scale.full:g}x"
+    if signed:
+        return [(0.0, f"-{full}"), (0.5, "\N{PLUS-MINUS SIGN}1x"), (1.0, full)]
+    shares = torch.tensor([share for share in TICKS if share < scale.full], dtype=torch.float64)
+    places = zip(scale.place(shares).tolist(), shares.tolist(), strict=True)
+    return [*((place, f"{share:g}x") for place, share in places), (1.0, full)]
+
+
+def _dashes(
+    places: Sequence[tuple[float, float]], length: int
+) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Return the pieces of a line that are drawn."""
+    pieces = []
+    for (x, y), (to_x, to_y) in pairwise(places):
+        whole = max(1e-9, math.hypot(to_x - x, to_y - y))
+        for start in range(0, math.ceil(whole), 2 * length):
+            first, last = start / whole, min(1.0, (start + length) / whole)
+            pieces.append(
+                (
+                    (x + first * (to_x - x), y + first * (to_y - y)),
+                    (x + last * (to_x - x), y + last * (to_y - y)),
+                )
+            )
+    return pieces
+
+
 @lru_cache(maxsize=8)
 def _ramp(height: int, width: int, signed: bool) -> Image.Image:
-    values = torch.linspace(0, 1, width).expand(1, 1, height, width)
-    return to_pillow(apply_colormap(values, DIVERGING if signed else SEQUENTIAL)[0])
+    values = torch.linspace(-1 if signed else 0, 1, width).expand(1, 1, height, width)
+    gray = torch.full((1, 3, 1, 1), 0.5)
+    return to_pillow((gray + ramp_opacity(values) * (ramp_colors(values) - gray))[0])
 
 
 # The panels of a run have most of their words in common, and drawing letters is slow.
 @lru_cache(maxsize=256)
-def _letters(line: str, size: int) -> Image.Image:
+def _letters(line: str, size: int, bold: bool) -> Image.Image:
     """Return how dark each pixel is when a line is written, with ``size`` pixels left around it."""
-    mask = Image.new("L", (text_width(line, size) + 2 * size, 4 * size))
-    ImageDraw.Draw(mask).text((size, size), line, fill=255, font=font(size))
+    mask = Image.new("L", (text_width(line, size, bold) + 2 * size, 4 * size))
+    ImageDraw.Draw(mask).text((size, size), line, fill=255, font=font(size, bold))
     step = 255 // (_SHADES - 1)
     return mask.point([(shade + step // 2) // step * step for shade in range(256)])

@@ -1,33 +1,23 @@
-"""Colors: look-up tables for values, and the color scale of a run, which says what a color means.
+"""Colors: look-up tables for values, and the color scale, which says what a color means.
 
-``"inferno"`` is for maps that are >= 0: black to pale yellow, perceptually uniform (equal steps in
-the value look like equal steps in the picture) and readable without color vision. ``"RdBu_r"`` is
-for maps with a sign: blue below zero, an exactly neutral light gray at zero, red above. Neither
-contains pure green, so :data:`NON_FINITE` cannot be mistaken for a value.
+Maps differ in size by orders of magnitude, from method to method and over a run. So a color does
+not say how large a value is, but how many times the mean of its map: the *share*. The scale is
+logarithmic and fixed, from the mean (no color: the gray image) over 2, 4 and 8 times to 16 times
+the mean (full color). It means the same for every method, network, epoch and run, nothing is
+calibrated or kept, and it can be read for coarse maps too: a map of 3 x 3 cells has no more than 9
+times its mean anywhere.
 
-The maps of one run differ in size by orders of magnitude: gradients of a logit were measured to
-grow ninefold in fourteen epochs of a small network and 60-fold in longer runs. That leaves three
-ways to choose colors, of which two mislead:
+Other ways were tried and mislead, or show nothing. Stretched to its own minimum and maximum, or by
+ranks, noise looks as certain as a finding. On a linear scale most maps are dim. A scale that is
+settled with the first maps means something else in every run.
 
-* Each map normalized to its own minimum and maximum: noise that is a millionth as strong looks as
-  certain as a real finding, and a constant map seems to show something.
-* One value for full color, fixed at the start: the first pictures are fine, but after a few epochs
-  most of every picture is saturated and unreadable.
-* One *share* for full color: a pixel's color says how many times more of its map's mass it holds
-  than it would if the mass were spread evenly. This is the default.
+Maps with a sign have the same warm colors for positive values and blue ones for negative values.
+How strong a map is as a whole does not show; a map that has almost vanished (below a hundredth of
+the strongest first one) fades in proportion, and a map that shows nothing is hatched (see
+:mod:`lightning_saliency.rendering.heatmap`).
 
-With shares a color means the same in every picture of a run, of every method and of every other
-run: half of full color is five times the average pixel. A diffuse map is dark everywhere and gets
-brighter spots as the network concentrates, so the picture also shows how concentrated the map is.
-At most a tenth of a map can be at full color, whatever its values are. Shares do not show how
-strong the map is as a whole; this is therefore written into each panel, with the ratio to the first
-maps of the run, and drawn as a bar under each frame of a filmstrip. A map that has almost vanished
-(below a hundredth of the strongest first one) fades to black in proportion, and a map that shows
-nothing is hatched (see :mod:`lightning_saliency.rendering.heatmap`).
-
-The unit ``"value"`` is for methods whose values are meaningful in themselves, such as masks in
-[0, 1]: the color is the value itself, full color is the same value in every picture of the run,
-and the fraction of pixels beyond it is written into the panel.
+The unit ``"value"`` is for single pictures of methods whose values are meaningful in themselves,
+such as masks in [0, 1]: there the color is the value itself.
 """
 
 import math
@@ -37,6 +27,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
@@ -45,14 +36,15 @@ from lightning_saliency.image.saliency_map import degenerate
 SEQUENTIAL = "inferno"
 """The colormap of maps without a sign."""
 
-DIVERGING = "RdBu_r"
-"""The colormap of maps with a sign; 0.5 is its neutral middle."""
+NEGATIVE = "Blues_r"
+"""The colormap of negative values."""
 
 NON_FINITE = (0.0, 1.0, 0.0)
 """The color (red, green, blue) of pixels that are NaN or infinite."""
 
-# Odd, so that the middle of a diverging map is an entry and not the border between two.
 _ENTRIES = 257
+# The parts of the colormaps that differ from gray images, and from each other.
+_WARM, _COLD = (0.32, 1.0), (0.05, 0.8)
 
 
 def apply_colormap(values: Tensor, name: str = SEQUENTIAL) -> Tensor:
@@ -60,7 +52,7 @@ def apply_colormap(values: Tensor, name: str = SEQUENTIAL) -> Tensor:
 
     Args:
         values: (N, 1, H, W), floating point; below 0 counts as 0 and above 1 as 1.
-        name: a colormap of matplotlib, for instance ``"inferno"`` or ``"RdBu_r"``.
+        name: a colormap of matplotlib, for instance ``"inferno"`` or ``"Blues_r"``.
 
     Returns:
         (N, 3, H, W), float32 in [0, 1], on the device of ``values``. Pixels that are NaN or
@@ -87,7 +79,7 @@ def _table(name: str) -> Tensor:
     if name not in colormaps:
         raise InputError(
             f"Expected the name of a colormap of matplotlib, such as '{SEQUENTIAL}' or "
-            f"'{DIVERGING}', got '{name}'."
+            f"'{NEGATIVE}', got '{name}'."
         )
     colors = colormaps[name].resampled(_ENTRIES)(np.linspace(0, 1, _ENTRIES))[:, :3]
     return torch.tensor([*colors.tolist(), NON_FINITE], dtype=torch.float32)
@@ -96,24 +88,59 @@ def _table(name: str) -> Tensor:
 ColorUnit: TypeAlias = Literal["share", "value"]
 """What a color stands for: a pixel's share of its map, or the value itself."""
 
+
+def ramp_colors(position: Tensor) -> Tensor:
+    """Color each pixel by its place on the scale: warm above zero, blue below.
+
+    Args:
+        position: (N, 1, H, W), from -1 to 1, see :meth:`ColorScale.position`.
+
+    Returns:
+        (N, 3, H, W), float32 in [0, 1], without what lies beneath a color that is not opaque.
+    """
+    place = position.abs()
+    warm = apply_colormap(_WARM[0] + (_WARM[1] - _WARM[0]) * place, SEQUENTIAL)
+    if not bool((position < 0).any()):
+        return warm
+    cold = apply_colormap(_COLD[0] + (_COLD[1] - _COLD[0]) * place, NEGATIVE)
+    return torch.where(position < 0, cold, warm)
+
+
+def ramp_opacity(position: Tensor) -> Tensor:
+    """Return how opaque the color of each pixel is, in [0, 0.85]; 0 where there is none.
+
+    Args:
+        position: of any shape, from -1 to 1; NaN is opaque.
+    """
+    return (2.2 * position.abs()).clamp(max=_MOST_OPAQUE).nan_to_num(_MOST_OPAQUE).float()
+
+
+# Full color lets a little of the image through.
+_MOST_OPAQUE = 0.85
+
 FAINT = 0.01
 """Maps weaker than this fraction of the strongest first one are faint, and fade."""
 
 # A few outliers must not decide what full color is.
 _FULL_QUANTILE = 0.995
+# Makes the middle of the logarithmic scale brighter.
+_EXPONENT = 0.75
+# The side of the maps whose shares are shown: drift compares them at this size.
+_SIDE = 64
+TICKS = (1, 2, 4, 16)
+"""Shares that are written beside the color bar."""
 
 
 @dataclass(frozen=True)
 class ColorScale:
-    """What full color stands for; determined once, then used for every map of a method in a run.
+    """What full color stands for.
 
-    Three plain values: saved with ``dataclasses.asdict``, they give a resumed run the same colors.
+    Three plain values, for ``dataclasses.asdict``.
 
     Args:
-        unit: ``"share"``, full color is ``full`` times the map's mean absolute value;
-            ``"value"``, full color is the value ``full``.
-        full: what full color stands for; > 0. Ten even shares by default: a mask that keeps
-            a tenth of the image is at full color.
+        unit: ``"share"``, colors stand for 1 to ``full`` times the map's mean absolute value, on a
+            logarithmic scale; ``"value"``, full color is the value ``full``.
+        full: what full color stands for; > 0, of shares > 1.
         reference: strength of the strongest of the run's first maps (see :func:`strength`), or 0
             if there is none to compare with.
 
@@ -122,38 +149,55 @@ class ColorScale:
     """
 
     unit: ColorUnit = "share"
-    full: float = 10.0
+    full: float = 16.0
     reference: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if self.unit not in get_args(ColorUnit):
             raise InputError(f"Expected unit 'share' or 'value', got '{self.unit}'.")
-        if not 0 < self.full < math.inf:
-            raise InputError(f"Expected full to be positive and finite, got {self.full}.")
+        least = 1 if self.unit == "share" else 0
+        if not least < self.full < math.inf:
+            raise InputError(f"Expected full to be finite and above {least}, got {self.full}.")
         if not 0 <= self.reference < math.inf:
             raise InputError(f"Expected reference to be finite and >= 0, got {self.reference}.")
 
     def position(self, saliency: Tensor) -> Tensor:
         """Return where each pixel lies between no color and full color.
 
+        The shares are those of the map reduced to 64 pixels on its longer side.
+
         Args:
             saliency: (N, 1, H, W), floating point.
 
         Returns:
-            (N, 1, H, W), float64: 0 is no color, 1 full color, more than 1 is beyond the scale;
-            negative for negative values; NaN for pixels that are not finite.
+            (N, 1, H, W), float64: 0 is no color, 1 full color or beyond; negative for negative
+            values; NaN for pixels that are not finite.
         """
-        value = saliency.double()
-        value = torch.where(value.isfinite(), value, torch.nan)
+        maps = torch.where(saliency.isfinite(), saliency.double(), torch.nan)
         if self.unit == "value":
-            return value / self.full
-        mean = strength(saliency)
+            return (maps / self.full).clamp(-1, 1)
+        size = maps.shape[2:]
+        maps = reduced(maps)
+        # Divided first, so that no sum of large values is infinite.
+        mean = strength(maps)
         if self.reference > 0:
             # A mean below the faint bound is replaced by the bound, so the share shrinks with it.
             mean = mean.clamp(min=FAINT * self.reference)
         mean = torch.where(mean > 0, mean, 1.0)
-        return value / mean.view(-1, 1, 1, 1) / self.full
+        place = self.place(maps / mean.view(-1, 1, 1, 1))
+        if place.shape[2:] == size:
+            return place
+        return F.interpolate(place, size=size, mode="bilinear", align_corners=False)
+
+    def place(self, share: Tensor) -> Tensor:
+        """Return where shares lie on the logarithmic scale, of the same shape.
+
+        Args:
+            share: values divided by their map's mean absolute value.
+        """
+        height = share.abs().clamp(min=1).log2() / math.log2(self.full)
+        return share.sign() * height.clamp(max=1) ** _EXPONENT
 
     def label(self) -> str:
         """Return what full color stands for, as it is written next to the color bar."""
@@ -207,3 +251,19 @@ def strength(saliency: Tensor) -> Tensor:
     # Divided by the peak first: the sum of values near the largest float is infinite.
     share = magnitude / torch.where(peak > 0, peak, 1.0)[:, None]
     return share.sum(1) / finite.flatten(1).sum(1).clamp(min=1) * peak
+
+
+def reduced(maps: Tensor) -> Tensor:
+    """Return maps with at most 64 pixels on the longer side, each the mean of its area.
+
+    Args:
+        maps: (N, 1, H, W), floating point.
+
+    Returns:
+        (N, 1, h, w), of the same type.
+    """
+    longest = max(maps.shape[2:])
+    if longest <= _SIDE:
+        return maps
+    size = [max(1, round(side * _SIDE / longest)) for side in maps.shape[2:]]
+    return F.interpolate(maps, size=size, mode="area")

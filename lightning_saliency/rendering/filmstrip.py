@@ -1,40 +1,46 @@
-"""The history of all samples: in one picture, samples down and epochs across, and as a film.
+"""The history of all samples in one picture: samples down, explained epochs across.
 
-TensorBoard keeps ten images of a tag by default. A filmstrip is logged again with every
-explanation, so its last image holds the whole history.
+TensorBoard keeps ten images of a tag by default, and halves the width of each. A filmstrip is drawn
+again with every explanation, so its last image holds the whole history; its epochs and class names
+stay legible at half the size.
+
+Each kind of news has a color of its own: warm is the map, blue the prediction, black the movement,
+crimson an alarm.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
-from PIL import Image
 from torch import Tensor
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering.canvas import PALE_INK, Canvas, text_width
+from lightning_saliency.rendering.canvas import INK, PALE_INK, PAPER, Canvas, text_width
 from lightning_saliency.rendering.colors import ColorScale
-from lightning_saliency.rendering.heatmap import Heatmap
-from lightning_saliency.rendering.pixels import fit_cell, resized, to_pillow
+from lightning_saliency.rendering.pixels import fit_cell
 
-_CELL = 64
-_BAR = 4
-_MOST_PIXELS = 330_000
-_GAP, _MARGIN = 3, 8
-_FONT, _LINE = 13, 18
-_LEGEND = 100
-_WIDEST_LABEL = 120
-_NOTES = (
-    "bars: mean of the map, log scale; half = first maps, full = 1000 times that",
-    "bars: mean of the map, log scale; half = first maps",
-    "bars: strength, half = first maps",
-    "bars: strength",
-)
+BLUE, CRIMSON, TINT = (0, 114, 178), (190, 0, 50), (250, 225, 230)
+"""The colors of predictions and of alarms."""
+
+_WIDTH, _MARGIN = 700, 8
+_MOST_CELL, _LEAST_CELL = 64, 24
+# Between two pictures: the frames of both, and some white.
+_BETWEEN = 12
+_FRAME = 4
+_BAR = 6
+_WIDEST_LABEL = 88
+_TITLE, _EPOCH, _CLASS, _SMALL = 18, 20, 16, 13
+_HEAD = 28
+_CHART, _CHART_GAP = 70, 14
+_LEGEND = 150
+_PALE_BAR = (217, 217, 217)
+_CORNER = 16
+_DASH = 5
 
 
 def select_frames(count: int, most: int = 16) -> list[int]:
-    """Choose which of ``count`` explanations a filmstrip shows.
+    """Choose which of ``count`` explanations are kept.
 
     They are evenly spaced: every first, second, fourth, eighth ... one, and the last. The spacing
     doubles when there are too many, and dropped frames never return. So columns keep their place
@@ -66,229 +72,335 @@ def select_frames(count: int, most: int = 16) -> list[int]:
     return chosen
 
 
-@dataclass(frozen=True)
-class Frame:
-    """What a filmstrip keeps of one explanation; 12 KiB for each sample.
+def select_columns(kept: Collection[int], pinned: Collection[int] = (), most: int = 8) -> list[int]:
+    """Choose which of the kept explanations are columns of a filmstrip.
 
-    Plain values: save ``dataclasses.asdict(frame)``, and restore it with ``Frame(**saved)``.
-
-    Attributes:
-        pictures: (N, 3, h, w), uint8, on the CPU; the longer side is at most 64 pixels.
-        fault: for each sample why its map shows nothing, or ``""``; see
-            :class:`~lightning_saliency.rendering.heatmap.Heatmap`.
-        relative_strength: each map's strength divided by that of the strongest first map, or NaN.
-    """
-
-    pictures: Tensor
-    fault: tuple[str, ...]
-    relative_strength: tuple[float, ...]
-
-
-def film_frame(overlaid: Tensor, heat: Heatmap, side: int = _CELL) -> Frame:
-    """Reduce one explanation to what a filmstrip keeps of it.
+    The first, the last and the pinned ones, the newest first; then again and again the one nearest
+    the middle of the widest gap.
 
     Args:
-        overlaid: (N, 3, H, W), in [0, 1]: the maps laid over the images, or the maps alone.
-        heat: the N colored maps.
-        side: greatest length of the longer side of a picture, in pixels.
+        kept: their numbers.
+        pinned: the numbers of those that should be shown.
+        most: greatest number of columns, >= 2.
 
     Returns:
-        Small pictures, and the words to write on them.
+        Ascending numbers, at most ``most``.
 
-    Raises:
-        InputError: the shape or the number of samples does not fit.
+    Example:
+        >>> select_columns(range(20), pinned=[12, 13], most=6)
+        [0, 3, 6, 12, 13, 19]
     """
-    if overlaid.dim() != 4 or overlaid.shape[1] != 3 or len(overlaid) != len(heat):
-        raise InputError(
-            f"Expected pictures of shape ({len(heat)}, 3, H, W), one for each map, got "
-            f"{tuple(overlaid.shape)}."
-        )
-    size = fit_cell((overlaid.shape[2], overlaid.shape[3]), side, side)
-    return Frame(resized(overlaid, size), heat.fault, heat.relative_strength)
+    numbers = sorted(kept)
+    if len(numbers) <= most:
+        return numbers
+    chosen = {numbers[0], numbers[-1]}
+    for number in sorted(set(pinned) & set(numbers), reverse=True):
+        if len(chosen) < most:
+            chosen.add(number)
+    while len(chosen) < most:
+        chosen.add(_in_the_widest_gap(numbers, sorted(chosen)))
+    return sorted(chosen)
+
+
+def _in_the_widest_gap(numbers: Sequence[int], chosen: Sequence[int]) -> int:
+    gaps = sorted(
+        ((end - start, -start, end) for start, end in pairwise(chosen)),
+        reverse=True,
+    )
+    for _, start, end in gaps:
+        inside = [number for number in numbers if -start < number < end]
+        if inside:
+            middle = (end - start) / 2
+            return min(inside, key=lambda number: abs(number - middle))
+    raise AssertionError("there are more numbers than were chosen")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a filmstrip shows of one explanation of N samples.
+
+    Attributes:
+        label: written above it, such as the epoch.
+        pictures: (N, 3, h, w), in [0, 1] or uint8: the maps laid over the images.
+        fault: for each sample why its map shows nothing, or ``""``; see
+            :class:`~lightning_saliency.rendering.heatmap.Heatmap`.
+        moved: for each sample how far its map has moved since the column before, in [0, 1]; NaN
+            where that is not known.
+        wrong: for each sample whether another class is predicted than is right.
+        flipped: for each sample whether another class is predicted than in the column before.
+        alarm: whether an alarm sounded.
+    """
+
+    label: str
+    pictures: Tensor
+    fault: Sequence[str]
+    moved: Sequence[float]
+    wrong: Sequence[bool]
+    flipped: Sequence[bool]
+    alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is drawn beneath the columns, over all explanations.
+
+    Attributes:
+        places: for each explanation where it lies, in columns: 0 is the first, 1.5 between the
+            second and the third.
+        moved: for each the mean movement since the one before, in [0, 1], or NaN.
+        loss: for each the loss, or NaN.
+        loss_name: what it is called.
+    """
+
+    places: Sequence[float] = ()
+    moved: Sequence[float] = ()
+    loss: Sequence[float] = ()
+    loss_name: str = "val loss"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things are, in pixels.
+
+    Attributes:
+        cell: (height, width) of a picture.
+        left: of the first column, the input.
+        top: of the first row.
+        rows: how many there are.
+        columns: how many there are, without the input.
+    """
+
+    cell: tuple[int, int]
+    left: int
+    top: int
+    rows: int
+    columns: int
+    pitch: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pitch = self.cell[0] + 2 * _FRAME + 2 + _BAR + 6, self.cell[1] + _BETWEEN
+        object.__setattr__(self, "pitch", pitch)
+
+    def x(self, column: float) -> int:
+        """The left side of a column; 0 is the first after the input."""
+        return self.left + round((column + 1) * self.pitch[1])
+
+    def center(self, column: float) -> float:
+        return self.x(column) + self.cell[1] / 2
+
+    def y(self, row: int) -> int:
+        return self.top + row * self.pitch[0]
+
+    @property
+    def foot(self) -> int:
+        return self.y(self.rows)
 
 
 def filmstrip(
-    frames: Sequence[Frame],
-    row_labels: Sequence[str],
-    column_labels: Sequence[str],
-    images: Tensor | None = None,
+    images: Tensor,
+    columns: Sequence[Column],
+    classes: Sequence[str],
+    numbers: Sequence[int],
     title: str = "",
+    note: str = "",
+    curves: Curves | None = None,
     legend: tuple[ColorScale, bool] | None = None,
 ) -> Tensor:
-    """Draw the history: one row for each sample, one column for each frame.
+    """Draw the history: one row for each sample, one column for each explanation.
 
-    Under each picture a bar shows the strength of its map relative to the strongest of the run's
-    first maps, on a log scale: no bar at 1/1000, half the width at 1, the whole width at 1000.
-
-    Pictures have at most 64 pixels on a side, and fewer if there are many: together they have at
-    most 330 000 pixels, which stay below one megabyte as a PNG for any content.
+    A blue frame is a wrong prediction, a blue corner one that has changed since the column before.
+    The bar under a picture is how far its map has moved since then. The column of an alarm has a
+    crimson head.
 
     Args:
-        frames: from :func:`film_frame`, all of one shape, oldest first; choose them with
-            :func:`select_frames` if there are many.
-        row_labels: N texts, such as the classes; truncated after 120 pixels.
-        column_labels: for each frame a text, such as the epoch.
-        images: (N, 3, H, W), in [0, 1]: the inputs, shown in a first column; None for none.
-        title: what the strip shows, for instance ``"grad_cam, by epoch"``.
-        legend: the color scale and whether the colors have a sign, for the line below; None for
-            none.
+        images: (N, 3, H, W), in [0, 1] or uint8: the inputs.
+        columns: oldest first, at least one; eight fit well.
+        classes: N names, written beside the rows.
+        numbers: N numbers of the samples.
+        title: what the strip shows, for instance ``"grad_cam"``.
+        note: written beside it.
+        curves: what is drawn beneath; None for nothing.
+        legend: the color scale and whether the colors have a sign; None for none.
 
     Returns:
-        (3, height, width), RGB, uint8, on the CPU.
+        (3, height, 700), RGB, uint8, on the CPU.
 
     Raises:
-        InputError: there is no frame, the shapes differ, or labels are missing.
+        InputError: there is no column, or the numbers of samples differ.
     """
-    _check_strip(frames, row_labels, column_labels, images)
-    rows, _, high, wide = frames[0].pictures.shape
-    shown = len(frames) + (images is not None)
-    cell = _cell_size((high, wide), rows * shown)
-    side = min(_WIDEST_LABEL, max(text_width(label, _FONT) for label in row_labels)) + _MARGIN
-    left = _MARGIN + side
-    top = _MARGIN + (_LINE if title else 0) + _LINE
-    pitch = cell[0] + _BAR + 2 * _GAP, cell[1] + _GAP
-    foot = top + rows * pitch[0]
-    width = left + shown * pitch[1] + _MARGIN
-    sheet = Canvas(foot + (_LINE if legend else 0) + _MARGIN, width)
-    sheet.text(title, _MARGIN, left, width=width - left - _MARGIN, size=_FONT)
-    for row, label in enumerate(row_labels):
-        middle = top + row * pitch[0] + (cell[0] - _LINE) // 2
-        sheet.text(label, middle, _MARGIN, width=side - _MARGIN, size=_FONT, align="right")
-    columns = [
-        (label, frame.pictures, frame.fault, frame.relative_strength)
-        for label, frame in zip(column_labels, frames, strict=True)
-    ]
-    if images is not None:
-        columns.insert(0, ("input", images, ("",) * rows, (math.nan,) * rows))
-    for label, pictures, faults, ratios in columns:
-        sheet.text(
-            label, top - _LINE, left, width=cell[1], size=_FONT, align="center", ink=PALE_INK
-        )
-        sheet.paste_column(pictures, top, left, cell, pitch[0])
-        for row, (fault, ratio) in enumerate(zip(faults, ratios, strict=True)):
-            corner = top + row * pitch[0], left
-            if fault:
-                sheet.stamp(fault, *corner, *cell)
-            sheet.bar(corner[0] + cell[0] + 1, left, _BAR, _bar_length(ratio, cell[1]), PALE_INK)
-        left += pitch[1]
-    if legend:
-        _draw_footer(sheet, legend, foot, _MARGIN + side, width - 2 * _MARGIN - side)
+    _check(images, columns, classes, numbers)
+    label = min(_WIDEST_LABEL, max(text_width(name, _CLASS, bold=True) for name in classes))
+    label = max(label, text_width("val loss", _CLASS, bold=True))
+    left = _MARGIN + label + _MARGIN + _FRAME
+    room = (_WIDTH - left - _MARGIN) // (len(columns) + 1) - _BETWEEN
+    side = max(_LEAST_CELL, min(_MOST_CELL, room))
+    cell = _cell((images.shape[2], images.shape[3]), side)
+    top = _MARGIN + _TITLE + 8 + _HEAD + _FRAME + 2
+    layout = _Layout(cell, left, top, len(images), len(columns))
+    chart = _CHART + 2 * _CHART_GAP if curves is not None else 0
+    high = layout.foot + chart + 3 * _SMALL + 10 + _MARGIN
+    sheet = Canvas(high, max(_WIDTH, layout.x(len(columns)) + _MARGIN))
+    _draw_head(sheet, layout, columns, title, note, layout.foot + chart)
+    _draw_rows(sheet, layout, images, classes, numbers)
+    for place, column in enumerate(columns):
+        _draw_column(sheet, layout, place, column)
+    if curves is not None:
+        _draw_curves(sheet, layout, curves)
+    _draw_legend(sheet, layout.foot + chart + 6, legend)
     return sheet.picture()
 
 
-def _cell_size(size: tuple[int, int], count: int) -> tuple[int, int]:
-    fraction = min(1.0, math.sqrt(_MOST_PIXELS / (count * size[0] * size[1])))
-    return max(1, int(size[0] * fraction)), max(1, int(size[1] * fraction))
+def _cell(size: tuple[int, int], side: int) -> tuple[int, int]:
+    high, wide = fit_cell(size, side, side)
+    # Small images that no integer factor enlarges to this side; pixels may be uneven.
+    factor = side / max(high, wide)
+    return max(1, round(high * factor)), max(1, round(wide * factor))
 
 
-def _bar_length(ratio: float, width: int) -> int:
-    if not ratio > 0:
-        return 0
-    return round(width * min(1.0, max(0.0, 0.5 + math.log10(ratio) / 6)))
-
-
-def _draw_footer(
-    sheet: Canvas, legend: tuple[ColorScale, bool], top: int, left: int, width: int
+def _draw_head(
+    sheet: Canvas, layout: _Layout, columns: Sequence[Column], title: str, note: str, end: int
 ) -> None:
-    used = sheet.legend(*legend, top, left, _FONT, _LEGEND) + 2 * _FONT
-    free = max(0, width - used)
-    # The longest that fits: a strip of few epochs is narrow.
-    note = next((note for note in _NOTES if text_width(note, _FONT) <= free), "")
-    sheet.text(note, top, left + used, width=free, size=_FONT, ink=PALE_INK)
+    wide = min(_WIDTH // 2, text_width(title, _TITLE, bold=True))
+    sheet.text(title, _MARGIN, _MARGIN, width=wide, size=_TITLE, bold=True)
+    start = _MARGIN + wide + 10
+    sheet.text(note, _MARGIN + 4, start, width=_WIDTH - start, size=_SMALL + 1, ink=PALE_INK)
+    top = layout.top - _HEAD - _FRAME - 2
+    labels = layout.left - 2 * _MARGIN - _FRAME
+    below = top + 5
+    sheet.text("epoch", below, _MARGIN, width=labels, size=_CLASS, align="right", ink=PALE_INK)
+    wide = layout.pitch[1]
+    sheet.text(
+        "input", below, layout.x(-1) - _BETWEEN // 2, width=wide, size=_CLASS, align="center",
+        ink=PALE_INK,
+    )  # fmt: skip
+    for place, column in enumerate(columns):
+        left = layout.x(place) - _BETWEEN // 2
+        ink, words = INK, column.label
+        if column.alarm:
+            sheet.bar(layout.top - _FRAME - 2, left, end - layout.top + _FRAME, wide, TINT)
+            sheet.bar(top, left, _HEAD, wide, CRIMSON)
+            ink, words = PAPER, f"\N{BLACK UP-POINTING TRIANGLE} {column.label}"
+        sheet.text(
+            words, top + 1, left, width=wide, size=_EPOCH, align="center", ink=ink, bold=True
+        )
 
 
-def _check_strip(
-    frames: Sequence[Frame],
-    row_labels: Sequence[str],
-    column_labels: Sequence[str],
-    images: Tensor | None,
+def _draw_rows(
+    sheet: Canvas,
+    layout: _Layout,
+    images: Tensor,
+    classes: Sequence[str],
+    numbers: Sequence[int],
 ) -> None:
-    shapes = {tuple(frame.pictures.shape) for frame in frames}
-    shape = next(iter(shapes), ())
-    if len(shapes) != 1 or len(shape) != 4 or shape[1] != 3 or 0 in shape:
-        raise InputError(
-            "Expected at least one frame, all of one shape (N, 3, h, w), got "
-            + (", ".join(map(str, sorted(shapes))) or "none")
-            + "."
+    wide = layout.left - 2 * _MARGIN - _FRAME
+    for row, (name, number) in enumerate(zip(classes, numbers, strict=True)):
+        top = layout.y(row) + layout.cell[0] // 2 - 18
+        sheet.text(
+            f"sample {number}", top, _MARGIN, width=wide, size=_SMALL, align="right", ink=PALE_INK
         )
-    if images is not None and (images.dim() != 4 or tuple(images.shape[:2]) != shape[:2]):
-        raise InputError(
-            f"Expected images of shape ({shape[0]}, 3, H, W), got {tuple(images.shape)}."
-        )
-    if len(row_labels) != shape[0] or len(column_labels) != len(frames):
-        raise InputError(
-            f"Expected {shape[0]} row labels and {len(frames)} column labels, got "
-            f"{len(row_labels)} and {len(column_labels)}."
-        )
+        sheet.text(name, top + 16, _MARGIN, width=wide, size=_CLASS, align="right", bold=True)
+        sheet.paste(images[row], layout.y(row), layout.x(-1), layout.cell)
 
 
-_FILM_CELL = 128
-_FILM_GAP, _FILM_MARGIN = 4, 8
-_FILM_FONT, _FILM_LINE = 14, 20
-_MILLISECONDS, _LAST_MILLISECONDS = 500, 2000
+def _draw_column(sheet: Canvas, layout: _Layout, place: int, column: Column) -> None:
+    high, wide = layout.cell
+    left = layout.x(place)
+    for row, fault in enumerate(column.fault):
+        top = layout.y(row)
+        sheet.paste(column.pictures[row], top, left, layout.cell)
+        if fault:
+            sheet.stamp(fault, top, left, high, wide)
+        if column.wrong[row]:
+            sheet.frame(top, left, layout.cell, BLUE)
+        if column.flipped[row]:
+            right = left + wide + _FRAME
+            tip = top - _FRAME
+            points = [(tip, right - _CORNER), (tip, right), (tip + _CORNER, right)]
+            sheet.polygon(points, BLUE, edge=True)
+        moved = column.moved[row]
+        if math.isfinite(moved):
+            below = top + high + _FRAME + 2
+            sheet.bar(below, left, _BAR, wide, _PALE_BAR)
+            sheet.bar(below, left, _BAR, round(wide * min(1.0, max(0.0, moved))), INK)
 
 
-def timelapse(frames: Sequence[Frame], labels: Sequence[str], title: str = "") -> bytes:
-    """Draw an animated GIF: one frame for each explanation, in it all samples side by side.
+def _draw_curves(sheet: Canvas, layout: _Layout, curves: Curves) -> None:
+    top = layout.foot + _CHART_GAP
+    end = layout.x(layout.columns - 1) + layout.cell[1]
+    for line in (top, top + _CHART):
+        sheet.bar(line, layout.x(0), 1, end - layout.x(0), _PALE_BAR)
+    wide = layout.left - 2 * _MARGIN - _FRAME
+    range_left, range_wide = layout.x(-1) - _FRAME, layout.pitch[1]
+    sheet.text("moved", top, _MARGIN, width=wide, size=_CLASS, align="right", bold=True)
+    sheet.text("0 to 1", top + 3, range_left, width=range_wide, size=_SMALL)
+    known = [value for value in curves.loss if math.isfinite(value)]
+    if known:
+        low, high = min(known), max(known)
+        span = high - low or 1.0
+        below = top + _CHART - 24
+        sheet.text(
+            curves.loss_name, below, _MARGIN, width=wide, size=_CLASS, align="right", ink=BLUE,
+            bold=True,
+        )  # fmt: skip
+        words = f"{low:.2g} to {high:.2g}" if high > low else f"{low:.2g}"
+        size = _SMALL if text_width(words, _SMALL) <= range_wide else _SMALL - 3
+        sheet.text(words, below + 3, range_left, width=range_wide, size=size, ink=BLUE)
+        scaled = [(value - low) / span for value in curves.loss]
+        for piece in _pieces(layout, top, curves.places, scaled):
+            sheet.line(piece, BLUE, 2, _DASH)
+    for piece in _pieces(layout, top, curves.places, curves.moved):
+        sheet.line(piece, INK, 2)
+        for y, x in piece:
+            sheet.dot(y, x, 3, INK)
 
-    Args:
-        frames: from :func:`~lightning_saliency.rendering.film_frame`, all of one shape, oldest
-            first.
-        labels: for each frame a text, such as the epoch.
-        title: written before the label.
 
-    Returns:
-        The file. Each frame is shown for half a second, the last one for two; it starts again.
-
-    Raises:
-        InputError: there is no frame, or labels are missing.
-    """
-    if not frames or len(labels) != len(frames):
-        raise InputError(
-            f"Expected at least one frame and a label for each, got {len(frames)} frames and "
-            f"{len(labels)} labels."
-        )
-    pictures = [
-        _draw_film_frame(frame, f"{title} {label}".strip())
-        for frame, label in zip(frames, labels, strict=True)
+def _pieces(
+    layout: _Layout, top: int, places: Sequence[float], values: Sequence[float]
+) -> list[list[tuple[float, float]]]:
+    """Return the points (top, left) of a curve, without those that are not known."""
+    piece = [
+        (top + _CHART * (1 - min(1.0, max(0.0, value))), layout.center(place))
+        for place, value in zip(places, values, strict=True)
+        if math.isfinite(value)
     ]
-    # One palette for all frames, so that a color means the same in each.
-    palette = _sampled(pictures).quantize(256, Image.Quantize.FASTOCTREE)
-    coded = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    file = BytesIO()
-    coded[0].save(
-        file,
-        "GIF",
-        save_all=True,
-        append_images=coded[1:],
-        duration=[_MILLISECONDS] * (len(coded) - 1) + [_LAST_MILLISECONDS],
-        loop=0,
-    )
-    return file.getvalue()
+    return [piece] if piece else []
 
 
-def _draw_film_frame(frame: Frame, title: str) -> Image.Image:
-    count, _, high, wide = frame.pictures.shape
-    cell = fit_cell((high, wide), _FILM_CELL, _FILM_CELL)
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    width = 2 * _FILM_MARGIN + columns * (cell[1] + _FILM_GAP)
-    sheet = Canvas(2 * _FILM_MARGIN + _FILM_LINE + rows * (cell[0] + _FILM_GAP), width)
-    sheet.text(title, _FILM_MARGIN, _FILM_MARGIN, width=width - 2 * _FILM_MARGIN, size=_FILM_FONT)
-    for index in range(count):
-        top = _FILM_MARGIN + _FILM_LINE + (index // columns) * (cell[0] + _FILM_GAP)
-        left = _FILM_MARGIN + (index % columns) * (cell[1] + _FILM_GAP)
-        sheet.paste(frame.pictures[index], top, left, cell)
-        if frame.fault[index]:
-            sheet.stamp(frame.fault[index], top, left, *cell)
-    return to_pillow(sheet.picture())
+def _draw_legend(sheet: Canvas, top: int, legend: tuple[ColorScale, bool] | None) -> None:
+    used = 0
+    if legend is not None:
+        used = sheet.legend(*legend, top, _MARGIN, _SMALL, _LEGEND) + 20
+    left = _MARGIN + used
+    sheet.frame(top + 3, left + 4, (9, 9), BLUE, 2)
+    left = _word(sheet, "wrong", top, left + 20)
+    corner = [(top, left), (top, left + 13), (top + 13, left + 13)]
+    sheet.polygon(corner, BLUE)
+    left = _word(sheet, "flipped", top, left + 18)
+    sheet.polygon([(top + 13, left), (top + 13, left + 13), (top + 1, left + 6)], CRIMSON)
+    _word(sheet, "alarm", top, left + 18)
+    below = top + _SMALL + 1
+    start = _MARGIN + used
+    sheet.bar(below + 6, start, _BAR, 40, _PALE_BAR)
+    sheet.bar(below + 6, start, _BAR, 22, INK)
+    _word(sheet, "moved since the last column", below, start + 46)
 
 
-def _sampled(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return the pictures in one, every second pixel of each: small ones are enlarged anyway."""
-    width, height = (math.ceil(side / 2) for side in pictures[0].size)
-    sheet = Image.new("RGB", (width, height * len(pictures)))
-    for index, picture in enumerate(pictures):
-        small = picture.resize((width, height), Image.Resampling.NEAREST)
-        sheet.paste(small, (0, index * height))
-    return sheet
+def _word(sheet: Canvas, word: str, top: int, left: int) -> int:
+    """Write a word of the legend, and return where the next entry starts."""
+    wide = text_width(word, _SMALL)
+    sheet.text(word, top, left, width=wide, size=_SMALL)
+    return left + wide + 14
+
+
+def _check(
+    images: Tensor, columns: Sequence[Column], classes: Sequence[str], numbers: Sequence[int]
+) -> None:
+    count = len(images)
+    each = [(c.pictures, c.fault, c.moved, c.wrong, c.flipped) for c in columns]
+    if not columns or count == 0 or images.dim() != 4 or images.shape[1] != 3:
+        raise InputError(
+            f"Expected at least one column and images (N, 3, H, W), got {len(columns)} columns and "
+            f"images of shape {tuple(images.shape)}."
+        )
+    if any(len(part) != count for parts in [*each, (classes, numbers)] for part in parts):
+        raise InputError(f"Expected all of {count} samples in each column, and a label for each.")

@@ -4,8 +4,6 @@ A map that shows nothing is not colored but hatched in gray, and panels and film
 word from :attr:`Heatmap.fault` across it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,17 +13,19 @@ from torch import Tensor
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.rendering.colors import (
-    DIVERGING,
     FAINT,
-    SEQUENTIAL,
+    NON_FINITE,
     ColorScale,
-    apply_colormap,
+    ramp_colors,
+    ramp_opacity,
     strength,
 )
 from lightning_saliency.rendering.pixels import to_bytes
 
 _HATCH_DARK, _HATCH_LIGHT = 0.55, 0.85
 _STRIPES = 8
+# What a map lies on where there is no image.
+_ALONE = 0.2
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,16 @@ class Heatmap:
     """Colored maps, and what a reader has to know about them; indexing selects one sample.
 
     Attributes:
-        color: (N, 3, H, W), float32 in [0, 1], on the CPU; uint8 after :meth:`as_bytes`.
+        color: (N, 3, H, W), float32 in [0, 1], on the CPU: the map alone, on dark gray; uint8
+            after :meth:`as_bytes`.
         opacity: (N, 1, H, W), float32 in [0, 1]: how much each pixel shows of the map when it is
-            laid over the image; 0 where the map is zero, 1 at full color and in hatched maps.
+            laid over the image; 0 up to the map's mean, 1 in hatched maps.
         fault: for each map ``""``, or why it is hatched: it is degenerate, ``"NaN"`` (a pixel is
             not finite), ``"zero"`` or ``"constant"``; or ``"negative"`` (no pixel is positive, and
             ``signed`` is False). See
             :func:`~lightning_saliency.image.saliency_map.degenerate`.
         strength: mean absolute value of each map, in the map's units.
-        clipped: for each map the fraction of its finite pixels beyond full color.
+        clipped: for each map the fraction of its finite pixels at full color or beyond.
         non_finite: for each map the fraction of pixels that are NaN or infinite.
         scale: what the colors mean.
         signed: whether negative values have their own colors.
@@ -59,7 +60,7 @@ class Heatmap:
     def __len__(self) -> int:
         return len(self.fault)
 
-    def __getitem__(self, index: int) -> Heatmap:
+    def __getitem__(self, index: int) -> "Heatmap":
         chosen = range(len(self))[index]
         one = slice(chosen, chosen + 1)
         return replace(
@@ -72,7 +73,7 @@ class Heatmap:
             non_finite=self.non_finite[one],
         )
 
-    def as_bytes(self, steps: int = 256) -> Heatmap:
+    def as_bytes(self, steps: int = 256) -> "Heatmap":
         """Return the same maps with their colors as uint8, for use in several pictures.
 
         Args:
@@ -92,15 +93,14 @@ class Heatmap:
         return tuple(ratio < FAINT for ratio in self.relative_strength)
 
 
-def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatmap:
+def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> "Heatmap":
     """Color maps.
 
     Args:
         saliency: (N, 1, H, W), floating point, on any device; any values.
-        scale: what the colors mean, the same for every map of the method in a run; see
-            :func:`~lightning_saliency.rendering.colors.color_scale`.
-        signed: True gives negative values their own colors (blue; red is positive); False draws
-            them like zero.
+        scale: what the colors mean.
+        signed: True gives negative values colors of their own (blue; warm is positive); False
+            leaves them without.
 
     Returns:
         The pictures, and what they do not show, on the CPU.
@@ -112,21 +112,22 @@ def heatmap(saliency: Tensor, scale: ColorScale, signed: bool = False) -> Heatma
         raise InputError(f"Expected maps of shape (N, 1, H, W), got {tuple(saliency.shape)}.")
     maps = saliency.detach().double().cpu()
     position = scale.position(maps)
-    height = position.abs() if signed else position
-    # The middle of the diverging colormap is its neutral color.
-    place, name = (position / 2 + 0.5, DIVERGING) if signed else (position, SEQUENTIAL)
-    color = apply_colormap(place, name)
-    opacity = height.clamp(0, 1).float()
+    if not signed:
+        position = position.clamp(min=0)
+    finite = maps.isfinite()
+    position = torch.where(finite, position.nan_to_num(0.0), torch.nan)
+    opacity = ramp_opacity(position)
+    color = _ALONE + opacity * (ramp_colors(position) - _ALONE)
+    color = torch.where(finite, color, torch.tensor(NON_FINITE).view(3, 1, 1))
     fault = _faults(maps, signed)
     faulty = torch.tensor([bool(word) for word in fault]).view(-1, 1, 1, 1)
-    finite = maps.isfinite()
-    beyond = (height > 1).flatten(1).sum(1).double() / finite.flatten(1).sum(1).clamp(min=1)
+    full = (position.abs() >= 1).flatten(1).sum(1).double()
     return Heatmap(
         color=torch.where(faulty, _hatch(maps.shape[2], maps.shape[3]), color),
-        opacity=torch.where(faulty, 1.0, opacity),
+        opacity=torch.where(faulty | ~finite, 1.0, opacity),
         fault=fault,
         strength=tuple(strength(maps).tolist()),
-        clipped=tuple(beyond.tolist()),
+        clipped=tuple((full / finite.flatten(1).sum(1).clamp(min=1)).tolist()),
         non_finite=tuple((~finite).double().mean((1, 2, 3)).tolist()),
         scale=scale,
         signed=signed,
@@ -163,10 +164,8 @@ def _hatch(height: int, width: int) -> Tensor:
 
 # Luma of ITU-R BT.601, what the eye takes for brightness.
 _LUMA = (0.299, 0.587, 0.114)
-# The image keeps this range of grays: dark enough for the bright end of the colormap to stand out.
-_DARKEST, _BRIGHTEST = 0.1, 0.65
-# Full color lets a little of the image through.
-_MOST_OPAQUE = 0.9
+# The image keeps this range of grays, from which all colors stand out.
+_DARKEST, _BRIGHTEST = 0.2, 0.8
 
 
 def overlay(image: Tensor, heat: Heatmap) -> Tensor:
@@ -197,9 +196,5 @@ def overlay(image: Tensor, heat: Heatmap) -> Tensor:
     luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
     gray = (image.detach().float().cpu() * luma).sum(1, keepdim=True).clamp(0, 1)
     gray = _DARKEST + (_BRIGHTEST - _DARKEST) * gray
-    # The root brings out the middle of the scale, which is dark in the sequential colormap. In the
-    # diverging one it is nearly white and would lie over the image like a haze.
-    weight = opacity if heat.signed else opacity.sqrt()
-    most = torch.tensor([1.0 if fault else _MOST_OPAQUE for fault in heat.fault])
-    weight = weight * most.view(-1, 1, 1, 1)
-    return (gray + weight * (color - gray)).clamp(0, 1)
+    # The color is that of the map on its own ground, which gives way to the image.
+    return (color + (1 - opacity) * (gray - _ALONE)).clamp(0, 1)

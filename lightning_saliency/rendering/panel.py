@@ -1,7 +1,5 @@
 """Pictures in a grid with their titles and numbers: one sample with its map, or with several."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -34,10 +32,10 @@ class _Type:
     line: int = 20
     small: int = 12
     smallest: int = 11
-    legend: int = 56
+    legend: int = 110
 
     @classmethod
-    def for_slot(cls, slot: int) -> _Type:
+    def for_slot(cls, slot: int) -> "_Type":
         """Return sizes in proportion to the pictures: TensorBoard shows all panels in one width."""
         return cls(*(round(size * max(1.0, slot / _LEAST)) for size in astuple(cls())))
 
@@ -72,8 +70,8 @@ def grid(
         rows: the cells, top to bottom and left to right; rows may be of unequal length. A row
             without titles takes no space for them.
         caption: lines of text below.
-        legends: color scales for the last line, each with whether its colors have a sign.
-        remark: text at the right end of the last line.
+        legends: color scales for the last lines, each with whether its colors have a sign.
+        remark: a line of smaller text below the caption.
 
     Returns:
         (3, height, width), RGB, uint8, on the CPU.
@@ -92,9 +90,10 @@ def grid(
     written = _Type.for_slot(slot)
     heads = [written.line * max(len(_title(c, slot, written)[0]) for c in row) for row in rows]
     foot = _MARGIN + sum(heads) + len(rows) * (size[0] + _GAP)
-    last = bool(legends or remark)
+    lines = len(caption) + bool(remark)
     width = 2 * _MARGIN + max(map(len, rows)) * (slot + _GAP) - _GAP
-    sheet = Canvas(foot + (len(caption) + last) * written.line + _MARGIN, width)
+    high = lines * written.line + len(legends) * (2 * written.small + written.small // 2)
+    sheet = Canvas(foot + high + _MARGIN, width)
     top = _MARGIN
     for row, head in zip(rows, heads, strict=True):
         for place, cell in enumerate(row):
@@ -104,14 +103,24 @@ def grid(
     for line in caption:
         sheet.text(line, top, _MARGIN, width=width - 2 * _MARGIN, size=written.font)
         top += written.line
-    left = _MARGIN
-    for scale, signed in legends:
-        used = sheet.legend(scale, signed, top, left, written.small, written.legend)
-        left += used + 2 * written.small
-    left -= written.small if legends else 0
-    free = max(0, width - _MARGIN - left)
-    sheet.text(remark, top, left, width=free, size=written.small, align="right")
+    _draw_foot(sheet, top, width - 2 * _MARGIN, legends, remark, written)
     return sheet.picture()
+
+
+def _draw_foot(
+    sheet: Canvas,
+    top: int,
+    width: int,
+    legends: Sequence[tuple[ColorScale, bool]],
+    remark: str,
+    written: _Type,
+) -> None:
+    if remark:
+        sheet.text(remark, top, _MARGIN, width=width, size=written.small)
+        top += written.line
+    for scale, signed in legends:
+        sheet.legend(scale, signed, top, _MARGIN, written.small, written.legend)
+        top += 2 * written.small + written.small // 2
 
 
 def _title(cell: Cell, width: int, written: _Type) -> tuple[list[str], int]:
@@ -162,8 +171,8 @@ def panel(
 ) -> Tensor:
     """Draw one sample: input, map and overlay in a row, with text below.
 
-    The last line always shows the color scale, the strength of the map (its mean absolute value,
-    and its ratio to the strongest first map of the run), and what the colors do not show.
+    The last lines always show the strength of the map (its mean absolute value, and its ratio to
+    the strongest first map of the run), what the colors do not show, and the color scale.
 
     Args:
         image: (3, H, W), in [0, 1].

@@ -1,7 +1,5 @@
 """Images from which the pixels that a map calls important are taken away, or only they are left."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +59,7 @@ class Probe:
     batches: Batches
 
     @classmethod
-    def of(cls, model: nn.Module, image: Tensor, target: Target, batches: Batches) -> Probe:
+    def of(cls, model: nn.Module, image: Tensor, target: Target, batches: Batches) -> "Probe":
         """Run the model on the images as they are: one pass for each.
 
         Args:

@@ -156,6 +156,7 @@ def test_methods_differ_from_grad_cam(kind: type[LayerMethod]) -> None:
 def test_all_share_one_pass_with_grad_cam() -> None:
     model, images = make_model(), make_images()
     methods = [GradCAM("features"), *(param.values[0]("features") for param in FORMULAS)]
+    methods = [method.prepare(model, images) for method in methods]
     calls = Tally()
     handle = model.head.register_forward_hook(lambda *_: calls.append(1))
     targets = torch.tensor([1, CLASSES - 1])

@@ -117,7 +117,7 @@ def test_a_convolution_as_classifier_is_as_in_torchray(last: nn.Module) -> None:
         *(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()),
         *(nn.Conv2d(8, 6, 1), last, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     ).double()
-    image = images()[:, :, :10, :12].double()
+    image = images()[:, :, :10, :12].double().abs()
     wanted = ray.excitation_backprop(copy.deepcopy(model), image.clone(), TARGETS)
     assert difference(excitation_backprop(model, image, TARGETS), wanted) < 1e-9
     settings: dict[str, Any] = {"saliency_layer": "1", "contrast_layer": "3"}
@@ -279,7 +279,7 @@ def test_maps_sum_to_1(kind: str, dtype: torch.dtype) -> None:
     assert found.sum((1, 2, 3)).tolist() == pytest.approx([1, 1], abs=close)
 
 
-def test_a_function_without_a_rule_is_warned_of() -> None:
+def test_products_of_activations_are_refused_or_warned_of() -> None:
     class Gated(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -290,8 +290,37 @@ def test_a_function_without_a_rule_is_warned_of() -> None:
             return self.head((x * x.mean((2, 3), keepdim=True)).mean((2, 3)))
 
     torch.manual_seed(0)
-    with pytest.warns(SaliencyWarning, match="sum to 1, got a sum of"):
+    with pytest.raises(ModelError, match=r"products of two activations.*by mul.*AttnLRP"):
         ExcitationBackprop()(Gated(), make_images(), 0)
+    rules = {"mul": None}
+    with pytest.warns(SaliencyWarning, match="sum to 1, got a sum of"):
+        ExcitationBackprop(rules=rules)(Gated(), make_images(), 0)
+
+
+def test_negative_inputs_of_a_layer_are_refused_by_its_name() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Flatten())
+    model.append(nn.LazyLinear(3))
+    model(make_images())
+    for method in (ExcitationBackprop(), ContrastiveExcitationBackprop()):
+        with pytest.raises(ModelError, match=r"at 1 layers \('1'.*saliency_layer after them"):
+            method(model, make_images(), 0)
+    # As the message says: a layer after it.
+    assert ExcitationBackprop("2")(model, make_images(), 0).min() >= 0
+
+
+def test_the_map_of_a_normalized_image_is_a_probability() -> None:
+    model = torchvision.models.resnet18(weights=None).eval()
+    saliency = ExcitationBackprop(resize=False)(model, torch.randn(2, 3, 64, 64), [1, 2])
+    assert saliency.min() >= 0
+    torch.testing.assert_close(saliency.sum((1, 2, 3)), torch.ones(2), rtol=1e-4, atol=1e-4)
+
+
+def test_a_mobile_net_with_linear_bottlenecks_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"negative.*linear bottlenecks"):
+        ExcitationBackprop()(
+            torchvision.models.mobilenet_v2(weights=None).eval(), torch.randn(1, 3, 64, 64), 0
+        )
 
 
 def test_activations_that_can_be_negative_are_refused() -> None:
@@ -471,7 +500,7 @@ def test_only_the_additions_that_a_signal_passes_compute_shares(
     # So that something excites every unit.
     for weight in model.parameters():
         weight.abs_()
-    inner = model.first(make_images()).detach()
+    inner = model.first(make_images().abs()).detach()
     wanted = excitation_backprop(Rest(), inner, 2, saliency_layer="model.two")
     shared: list[int] = []
     plain = SplitSum.forward
@@ -481,13 +510,13 @@ def test_only_the_additions_that_a_signal_passes_compute_shares(
         return plain(ctx, *args)
 
     monkeypatch.setattr(SplitSum, "forward", staticmethod(counted))
-    found = excitation_backprop(model, make_images(), 2, saliency_layer="two")
+    found = excitation_backprop(model, make_images().abs(), 2, saliency_layer="two")
     # The branch around the layer has its share, although the first addition comes before it.
     assert len(shared) == 1
     torch.testing.assert_close(found, wanted)
     assert float(found.sum((1, 2, 3)).max()) < 0.99
     shared.clear()
-    excitation_backprop(model, make_images(), 2)
+    excitation_backprop(model, make_images().abs(), 2)
     assert len(shared) == 2
 
 
@@ -501,7 +530,7 @@ def test_nothing_is_kept_of_what_runs_before_the_layer(name: str, layer: str) ->
     model.requires_grad_(False)
 
     def kept(layer: str) -> list[Tensor]:
-        scores, layers = record_excitation(model, make_images(), 1, {layer}, layer)
+        scores, layers, _ = record_excitation(model, make_images(), 1, {layer}, layer)
         start = layers[layer] if layer else scores
         return [tensor for node in nodes_below(start) for tensor in tensors_of(node)]
 
@@ -526,6 +555,7 @@ def test_nothing_is_kept_of_what_runs_before_the_layer(name: str, layer: str) ->
 def test_the_model_runs_once(method: ExcitationBackprop | ContrastiveExcitationBackprop) -> None:
     runs = Tally()
     model = make_model("vgg")
+    method = method.prepare(model, make_images())
     model.register_forward_pre_hook(lambda _model, inputs: runs.append(len(inputs[0])))
     method(model, make_images(), 1)
     assert runs == [2]

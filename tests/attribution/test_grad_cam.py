@@ -121,7 +121,8 @@ def test_same_layer_by_itself() -> None:
         assert torch.equal(grad_cam(model, images, 1, nothing), wanted)
     assert torch.equal(GradCAM(resize=False)(model, images, 1), wanted)
     prepared = GradCAM(resize=False).prepare(model, images)
-    assert prepared == GradCAM("features", resize=False)
+    assert prepared == GradCAM("features", "channels_first", resize=False)
+    assert prepared.found == "layer 'features', 8 x 10 places, channels first"
 
 
 def test_function_is_the_object_without_resizing() -> None:

@@ -7,7 +7,7 @@ from tiny_models import in_training, make_images, make_model
 from torch import Tensor, nn
 from traces import bits, leaves_no_trace
 
-from lightning_saliency.attribution import ExtremalPerturbation, GradCAM
+from lightning_saliency.attribution import ExtremalPerturbation, GradCAM, Gradient
 from lightning_saliency.attribution.guard import (
     check_image,
     check_model,
@@ -165,3 +165,50 @@ def test_recording_leaves_the_grad_mode_alone() -> None:
     make_method("Gradient")(Looks(), IMAGES, 1)
     assert seen == [False, True]
     assert torch.is_grad_enabled()
+
+
+class Reader(nn.Module):
+    """A recurrent layer over the columns of the image."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rows, self.head = kind(48, 6, batch_first=True), nn.Linear(6, 5)
+        self.seen = Tally()
+
+    def forward(self, x: Tensor) -> Tensor:
+        cudnn = torch.backends.cudnn
+        self.seen.append((cudnn.enabled, cudnn.benchmark))
+        return self.head(self.rows(x.flatten(1, 2).transpose(1, 2))[0].mean(1))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("benchmark", [False, True])
+def test_recurrent_layers_run_without_cudnn(
+    kind: type[nn.RNNBase], benchmark: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In eval mode cuDNN's have no backward pass.
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", benchmark)
+    model = Reader(kind)
+    saliency = Gradient()(model, torch.randn(2, 3, 16, 20), 1)
+    assert saliency.any()
+    assert list(model.seen) == [(False, benchmark)]
+    assert torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.benchmark == benchmark
+
+
+def test_cudnn_stays_on_for_other_models() -> None:
+    seen = Tally()
+    model = make_model()
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.enabled))
+    Gradient()(model, make_images(), 1)
+    assert list(seen) == [True]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_on_a_gpu(kind: type[nn.RNNBase]) -> None:
+    model, images = Reader(kind), torch.randn(2, 3, 16, 20)
+    wanted = Gradient()(model, images, 1)
+    found = Gradient()(model.cuda(), images.cuda(), 1)
+    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-3, atol=1e-5)

@@ -101,8 +101,9 @@ def test_a_layer_alone_starts_the_graph_there() -> None:
 
     model = nn.Sequential(Spy(), make_model().features, Spy(), nn.Flatten(), nn.LazyLinear(5))
     model(make_images())
+    methods = [kind("1").prepare(model, make_images()) for kind in (GradCAM, LinearApprox)]
     recorded.clear()
-    agrees([GradCAM("1"), LinearApprox("1")], model, make_images(), [1, 2])
+    agrees(methods, model, make_images(), [1, 2])
     assert recorded[:2] == [False, True]
 
 
@@ -137,6 +138,8 @@ def test_five_methods_take_one_forward_and_three_backward_passes() -> None:
         GuidedBackprop(),
         DeconvNet(),
     ]
+    five = [method.prepare(model, make_images()) for method in five]
+    model.forwards, model.backwards = Tally(), Tally()
     assert len(shared(five, model, make_images(), [1, 2]).maps) == 5
     assert (len(model.forwards), len(model.backwards)) == (1, 3)
 

@@ -51,7 +51,13 @@ def main(folder: Path, name: str, how: str) -> None:
         ExtremalPerturbation(max_iter=6, areas=(0.1, 0.3)),
     ]
     saliency = SaliencyCallback(
-        methods, samples=4, pinned="best", noise_every=2, regions=["border"], on_error="raise"
+        methods,
+        samples=4,
+        pinned="best",
+        noise_every=2,
+        regions=["border"],
+        on_error="raise",
+        log="full",
     )
     saving = ModelCheckpoint(folder / "saved", monitor="val_loss", save_last=True)
     trainer = make_trainer(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import DeconvNet, GradCAM, Gradient, GuidedBackprop
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched
+from lightning_saliency.callbacks.tags import logged_tag
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.loggers import TensorBoardAdapter
 from lightning_saliency.metrics import page_hinkley_score, spike_score
@@ -97,11 +98,11 @@ def test_it_sounds_at_the_jump_in_any_order_and_rhythm(
         trainer = fit(tmp_path, *order, **settings)
     assert len(heard(said)) == 1
     found = scores(tmp_path)
-    assert list(found) == steps
+    # Four comparisons say what is usual, and the first explanation has none.
+    assert list(found) == steps[5:]
     assert [step for step, score in found.items() if score > 1] == [steps[5]]
     # (1 - 0) / (4 * 0.02): the maps had not moved at all before.
     assert found[steps[5]] == pytest.approx(12.5)
-    assert [found[step] for step in steps[:4]] == [0.0] * 4
     assert trainer.callback_metrics[SCORE] == found[steps[-1]]
     assert [
         event.step for event in events(tmp_path).Tensors(f"{SCORE.rpartition('/')[0]}/text_summary")
@@ -129,10 +130,11 @@ def test_it_sounds_once_and_again_after_it_came_back(tmp_path: Path) -> None:
 
 
 def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Path) -> None:
-    alarm = DriftAlarm(**SOON)
-    saliency = watch([Jumpy(), Gradient()], target=("label", "predicted"))
+    # Nothing sounds, and after seven explanations all is judged.
+    alarm = DriftAlarm(factor=1e9, **SOON)
+    saliency = watch([Jumpy(99), Gradient()], target=("label", "predicted"))
     other = watch(GradCAM(), name="second")
-    fit(tmp_path, saliency, alarm, other)
+    fit(tmp_path, saliency, alarm, other, max_epochs=7)
     watched = {tag for tag in events(tmp_path).Tags()["scalars"] if "saliency_alarm" in tag}
     assert watched == {
         f"{series}/{reference}/{measure}"
@@ -211,7 +213,7 @@ def test_what_is_kept_of_a_series_does_not_grow_and_scores_as_the_whole(referenc
             if reference == "pinned"
             else spike_score(series, 7, 6, 1.0)
         )
-        assert score == (whole if math.isfinite(whole) else 0.0)
+        assert score == whole or (math.isnan(score) and not math.isfinite(whole))
         usual = [each for each in series[7:-1][-6:] if math.isfinite(each)]
         assert watched.usual(rules) == ((min(usual), max(usual)) if usual else None)
         sizes.append(len(pickle.dumps(watched)))
@@ -248,11 +250,11 @@ def test_text_picture_log_and_warning_name_the_samples_that_moved(
     tag = "saliency_alarm/jumpy/previous"
     (text,) = found.Tensors(f"{tag}/text_summary")
     words = text.tensor_proto.string_val[0].decode()
-    assert f"| {PREVIOUS} | 0.500 | 1 | 6.2 |" in words
-    assert f"picture **{tag}** in the Images tab" in words
+    assert f"| {logged_tag(PREVIOUS)} | 0.500 | 1 | 6.2 |" in words
+    assert "picture **saliency/alarm/jumpy** in the Images tab" in words
     assert "### Epoch 5: jumpy looks elsewhere" in words
     assert words.index("| 1 | 1.00 |") < words.index("| 3 | 1.00 |") < words.index("| 0 | 0.00 |")
-    (picture,) = found.Images(tag)
+    (picture,) = found.Images("saliency/alarm/jumpy")
     assert picture.step == text.step == 23
     pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("RGB"))
     # Input, before, now: three pictures of 160 pixels beside each other, four rows.
@@ -329,7 +331,7 @@ def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(tmp_path: Path) 
     assert trainer.current_epoch == 7
 
 
-@pytest.mark.filterwarnings("ignore:Epoch 5")
+@pytest.mark.filterwarnings("ignore:Epoch 5", "ignore:.*is monitored with mode='min' and")
 def test_scores_can_be_monitored_by_lightnings_own_callbacks(tmp_path: Path) -> None:
     stopping = EarlyStopping(SCORE, mode="min", patience=99, stopping_threshold=-99)
     stopping.divergence_threshold = 1.0
@@ -431,9 +433,9 @@ def test_a_region_that_does_not_come_with_the_samples_is_a_warning(tmp_path: Pat
 
     alarm = DriftAlarm(["saliency_region/*/left", "saliency_region/*/lift"])
     with pytest.warns(SaliencyWarning, match="Nothing is watched.*'saliency_region/..lift'.*left"):
-        trainer = fit(tmp_path, watch(unpack=unpack), alarm)
-    assert "saliency_alarm/region/jumpy/left" in trainer.callback_metrics
-    assert trainer.current_epoch == 2
+        trainer = fit(tmp_path, watch(unpack=unpack), alarm, max_epochs=5)
+    assert alarm.state_dict()["watched"].keys() == {"saliency_region/jumpy/left"}
+    assert trainer.current_epoch == 5
 
 
 # --- methods that are insensitive to weights --------------------------------------------------
@@ -442,15 +444,15 @@ def test_a_region_that_does_not_come_with_the_samples_is_a_warning(tmp_path: Pat
 @pytest.mark.filterwarnings("default:DriftAlarm")
 def test_insensitive_methods_are_left_out_and_it_is_said_once(tmp_path: Path) -> None:
     saliency = SaliencyCallback([Gradient(), GuidedBackprop(), DeconvNet()], samples=2)
+    alarm = DriftAlarm()
     with pytest.warns(
         SaliencyWarning, match="does not watch deconvnet and guided_backprop"
     ) as said:
-        trainer = fit(tmp_path, saliency, DriftAlarm())
+        fit(tmp_path, saliency, alarm)
     (only,) = (str(w.message) for w in said if "DriftAlarm" in str(w.message))
     for source in ("Adebayo et al. 2018", "Nie et al. 2018", "Sixt et al. 2020"):
         assert source in only
-    scored = {name for name in trainer.callback_metrics if name.startswith("saliency_alarm")}
-    assert {name.split("/")[1] for name in scored} == {"gradient"}
+    assert {name.split("/")[1] for name in alarm.state_dict()["watched"]} == {"gradient"}
 
 
 @pytest.mark.filterwarnings("default:DriftAlarm")
@@ -458,6 +460,52 @@ def test_named_in_full_they_are_watched(tmp_path: Path) -> None:
     saliency = SaliencyCallback([GuidedBackprop(), DeconvNet()], samples=2)
     alarm = DriftAlarm("saliency_drift/guided_backprop/previous/ssim")
     with pytest.warns(SaliencyWarning, match="may stay silent.*guided_backprop: its maps hardly"):
-        trainer = fit(tmp_path, saliency, alarm)
-    scored = {name for name in trainer.callback_metrics if name.startswith("saliency_alarm")}
-    assert scored == {"saliency_alarm/guided_backprop/previous/ssim"}
+        fit(tmp_path, saliency, alarm)
+    assert alarm.state_dict()["watched"].keys() == {"saliency_drift/guided_backprop/previous/ssim"}
+
+
+# --- names and limits -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "saliency_drift/jumpy/previous/top10_iou",
+        "saliency_similarity/jumpy/previous/top10_iou",
+        "saliency_drift/jumpy/previous",
+        "*_drift/*/previous",
+    ],
+)
+def test_a_number_is_watched_under_each_of_its_names(tmp_path: Path, monitor: str) -> None:
+    alarm = DriftAlarm(monitor, **SOON)
+    with pytest.warns(SaliencyWarning, match=r"Epoch 5: saliency_\w+/jumpy/previous") as said:
+        fit(tmp_path, watch(), alarm, max_epochs=7)
+    assert len(heard(said)) == 1
+    assert len(alarm.state_dict()["watched"]) == 1
+
+
+def test_a_pattern_for_all_does_not_watch_one_number_twice(tmp_path: Path) -> None:
+    alarm = DriftAlarm("*jumpy*top10_iou*", agree=2, **SOON)
+    fit(tmp_path, watch(Jumpy(99)), alarm, max_epochs=2)
+    watched = set(alarm.state_dict()["watched"])
+    assert PREVIOUS in watched
+    assert "saliency_drift/jumpy/previous" not in watched
+
+
+@pytest.mark.parametrize(
+    ("monitor", "says"),
+    [
+        ("saliency_drift/jumpy/previous", "previous is 1, above limit=0.6"),
+        (PREVIOUS, "top10_iou is 0, below 0.4, as limit=0.6 demands"),
+    ],
+)
+def test_an_alarm_by_a_limit_says_which_and_in_which_direction(
+    tmp_path: Path, monitor: str, says: str
+) -> None:
+    alarm = DriftAlarm(monitor, warmup=50, limit=0.6)
+    with pytest.warns(SaliencyWarning, match=says) as said:
+        fit(tmp_path, watch(Jumpy(1)), alarm, max_epochs=3)
+    assert len(heard(said)) == 1
+    tag = "saliency_alarm/jumpy/previous/text_summary"
+    (text,) = events(tmp_path).Tensors(tag)
+    assert says.partition(", ")[2] in text.tensor_proto.string_val[0].decode()

@@ -90,13 +90,14 @@ def test_a_run_logs_the_areas_and_searches_once(
 
     monkeypatch.setattr(MaskSearch, "run", counted)
     method = ExtremalPerturbation(areas=(0.1, 0.3), max_iter=4, variant=variant)
-    fit(tmp_path, SaliencyCallback(method, samples=3, noise_every=None, on_error="raise"))
+    callback = SaliencyCallback(method, samples=3, noise_every=None, on_error="raise", log="full")
+    fit(tmp_path, callback)
     assert searches == [3, 3]
     found = events(tmp_path)
     for what in ("reward_0.1", "reward_0.3", "sufficient", "under_curve"):
         steps = [event.step for event in found.Scalars(f"saliency_area/{method.name}/{what}")]
         assert steps == [3, 7]
     # Input, map and overlay; beneath them the two masks, and beneath these their pixels.
-    picture = found.Images(f"saliency/{method.name}/sample_0")[-1]
+    picture = found.Images(f"saliency/samples/{method.name}/0")[-1]
     plain = 128 + 20
     assert picture.height > 3 * plain

@@ -94,7 +94,7 @@ def run(
         module, loader() if data is None else data, loader() if data is None else data
     )
     found = set(events(folder).Tags()["images"])
-    assert {f"saliency/{name}/sample_2" for name in ("gradient", "grad_cam", "spy")} <= found
+    assert {f"saliency/samples/{name}/2" for name in ("gradient", "grad_cam", "spy")} <= found
     return spy
 
 

@@ -165,7 +165,7 @@ def run(folder: Path, clock: Clock, epochs: int, share: float | None, **settings
     callback = SaliencyCallback(Slow(clock), samples=2, max_overhead=share, **settings)
     fit(folder, Epochs(clock), callback, max_epochs=epochs)
     tags = events(folder).Tags()["images"]
-    images = events(folder).Images("saliency/slow/sample_0") if tags else []
+    images = events(folder).Images("saliency/samples/slow/0") if tags else []
     return [event.step // 4 for event in images]
 
 
@@ -286,6 +286,6 @@ def test_all_processes_skip_together(tmp_path: Path, clock: Clock) -> None:
     fit(tmp_path, Epochs(clock), callback, max_epochs=20, **two)
     found = events(tmp_path)
     # As alone with two samples: each process has two of the four. Two batches an epoch.
-    steps = [event.step for event in found.Images("saliency/slow/sample_0")]
+    steps = [event.step for event in found.Images("saliency/samples/slow/0")]
     assert [step // 2 for step in steps] == [0, 8, 12, 16, 19]
     assert found.Scalars("saliency_overhead")[-1].value == pytest.approx(22 / 222)

@@ -200,7 +200,7 @@ def test_settings_are_checked_at_once(settings: dict[str, Any], says: str) -> No
 def test_two_callbacks_of_the_same_tags_are_refused(second: Make, tmp_path: Path) -> None:
     module = TinyModule()
     trainer = make_trainer(tmp_path, SaliencyCallback([Gradient()], samples=1), second())
-    with pytest.raises(InputError, match=r"'saliency/gradient'.*name='second'"):
+    with pytest.raises(InputError, match=r"'saliency/samples/gradient'.*name='second'"):
         trainer.fit(module, train_loader(), val_loader())
     assert module.steps == 0
 
@@ -214,7 +214,7 @@ def test_two_side_by_side_panels_are_refused_too(tmp_path: Path) -> None:
 
     first = SaliencyCallback([Gradient(), GradCAM()])
     trainer = make_trainer(tmp_path, first, SaliencyCallback([another, third]))
-    with pytest.raises(InputError, match="'saliency/compare'"):
+    with pytest.raises(InputError, match="'saliency/methods'"):
         trainer.fit(TinyModule(), train_loader(), val_loader())
 
 

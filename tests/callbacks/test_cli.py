@@ -282,5 +282,5 @@ def test_callbacks_go_to_spawned_processes(tmp_path: Path) -> None:
     ]
     fit(tmp_path, callback, *named, max_epochs=1, strategy="ddp_spawn", devices=2)
     found = set(events(tmp_path).Tags()["images"])
-    assert {f"saliency/{name}/sample_1" for name in ("gradient", "grad_cam", "brightness")} < found
-    assert {f"named/saliency/{METHODS[name[:-8]].name}/sample_1" for name in NAMED} < found
+    assert {f"saliency/samples/{name}/1" for name in ("gradient", "grad_cam", "brightness")} < found
+    assert {f"named/saliency/samples/{METHODS[name[:-8]].name}/1" for name in NAMED} < found

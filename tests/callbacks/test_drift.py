@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
 from lightning_saliency.callbacks.explanation import Explanation
-from lightning_saliency.callbacks.stages.drift import DriftTracker
+from lightning_saliency.callbacks.stages.drift import DriftTracker, References
 from lightning_saliency.callbacks.stages.sample_table import sample_table
 from lightning_saliency.metrics import NO_DRIFT, SIMILARITIES
 
@@ -80,25 +80,62 @@ def test_all_stable_and_flipped_samples_have_means_of_their_own(reference: str) 
 
 def test_the_worst_sample_is_named() -> None:
     tracker = DriftTracker()
-    first = tracker.measure(BEFORE).numbers
-    assert first["drift_worst/previous/sample"] == -1
-    assert first["drift_worst/previous/top10_iou"] == 1
+    tracker.measure(BEFORE)
+    same = tracker.measure(BEFORE).numbers
+    assert same["drift_worst/previous/sample"] == -1
+    assert same["drift_worst/previous/top10_iou"] == 1
     moved = tracker.measure(AFTER).numbers
     overlaps = naive("top10_iou", AFTER.saliency[:5], BEFORE.saliency[:5])
     assert moved["drift_worst/previous/sample"] == int(np.argmin(overlaps))
     assert moved["drift_worst/previous/top10_iou"] == pytest.approx(min(overlaps))
 
 
-def test_nothing_to_compare_is_nan_and_never_no_drift() -> None:
+NOTHING = explanation(0, saliency=torch.zeros(COUNT, 1, 20, 20))
+
+
+def test_what_was_never_compared_has_no_number() -> None:
     tracker = DriftTracker()
-    nothing = explanation(0, saliency=torch.zeros(COUNT, 1, 8, 8))
-    for _ in range(2):
-        numbers = tracker.measure(nothing).numbers
+    for numbers in (tracker.measure(NOTHING).numbers for _ in range(3)):
         assert numbers["target/degenerate_frac"] == 1
-        assert numbers["drift_worst/pinned/sample"] == -1
-        for name, value in numbers.items():
-            if name.startswith("drift") and not name.endswith(("sample", "epoch")):
-                assert math.isnan(value), name
+        found = {name for name in numbers if name.startswith("drift")}
+        assert found <= {
+            "drift/pinned/epoch",
+            "drift_worst/previous/sample",
+            "drift_worst/pinned/sample",
+        }
+
+
+def test_what_can_no_longer_be_compared_is_nan_and_never_no_drift() -> None:
+    tracker = DriftTracker()
+    for each in (BEFORE, AFTER):
+        tracker.measure(each)
+    numbers = tracker.measure(NOTHING).numbers
+    for name in (
+        "drift/previous",
+        "drift/pinned",
+        "drift/previous/ssim",
+        "drift_stable/pinned/ssim",
+    ):
+        assert math.isnan(numbers[name]), name
+
+
+def test_drift_is_nothing_for_equal_maps_and_all_for_maps_with_nothing_in_common() -> None:
+    tracker = DriftTracker()
+    ramp = torch.linspace(0, 1, 400).view(1, 1, 20, 20).repeat(COUNT, 1, 1, 1)
+    first = tracker.measure(explanation(0, saliency=ramp)).numbers
+    assert not {"drift/previous", "drift/pinned", "target/flips"} & set(first)
+    assert not tracker.measure(explanation(0, saliency=ramp)).samples["previous/ssim"].isnan().any()
+    still = tracker.measure(explanation(0, saliency=ramp)).numbers
+    assert (still["drift/previous"], still["drift/pinned"]) == (0, 0)
+    other = tracker.measure(explanation(0, saliency=ramp.flip(2, 3))).numbers
+    assert (other["drift/previous"], other["drift/pinned"]) == (1, 1)
+
+
+def test_the_pinned_reference_counts_once_it_is_settled() -> None:
+    tracker = DriftTracker(References(2))
+    found = [tracker.measure(explanation(seed), seed).numbers for seed in range(4)]
+    assert ["drift/pinned" in numbers for numbers in found] == [False, False, False, True]
+    assert ["drift/previous" in numbers for numbers in found] == [False, True, True, True]
 
 
 def test_drift_relative_to_chance_is_one_for_samples_exchanged() -> None:
@@ -138,25 +175,32 @@ def test_the_state_holds_all_that_the_next_comparison_needs() -> None:
     )
 
 
+def rows_of(table: str) -> list[list[str]]:
+    lines = table.splitlines()
+    return [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
+
+
 def test_the_table_has_a_row_for_each_sample_the_worst_first() -> None:
     tracker = DriftTracker()
     tracker.measure(BEFORE)
     moved = tracker.measure(AFTER)
-    located = {"object/energy": torch.arange(6.0) / 10, "region/a|b": torch.full((6,), torch.nan)}
-    lines = sample_table(AFTER, moved, located, lambda index: f"class {index}").splitlines()
-    head, _, *rows = ([c.strip() for c in line.strip("|").split(" | ")] for line in lines)
-    assert head[:5] == ["sample", "class", "probability", "predicted", "top10_iou to previous"]
-    assert head[-2:] == ["energy on object", "share in a\\|b"]
+    head, _, *rows = rows_of(sample_table(AFTER, moved, lambda index: f"a|{index}"))
+    assert head == ["#", "class", "predicted", "p", "moved", "from pinned"]
     assert len(rows) == COUNT
     assert all(len(row) == len(head) for row in rows)
     overlaps = naive("top10_iou", AFTER.saliency[:5], BEFORE.saliency[:5])
     assert [int(row[0]) for row in rows] == [*np.argsort(overlaps, kind="stable"), 5]
     by_sample = {int(row[0]): row for row in rows}
-    assert by_sample[1][1:4] == ["class 1", "0.100", "**class 3** (flipped)"]
-    assert by_sample[0][3] == "class 0"
-    assert float(by_sample[0][4]) == pytest.approx(overlaps[0], abs=1e-3)
-    assert by_sample[5][4:9] == ["none"] * 5
-    assert by_sample[4][-2:] == ["0.400", "none"]
+    assert by_sample[1][1:4] == ["a\\|1", "a\\|3 ✗", "0.10"]
+    assert by_sample[0][2] == "a\\|0 ✓"
+    assert float(by_sample[0][4]) == pytest.approx(1 - overlaps[0], abs=6e-3)
+    assert by_sample[0][4] == by_sample[0][5]
+    assert by_sample[5][4:] == ["-", "-"]
+
+
+def test_the_table_of_the_first_explanation_has_dashes_and_no_drift() -> None:
+    _, _, *rows = rows_of(sample_table(BEFORE, DriftTracker().measure(BEFORE), str))
+    assert [row[3:] for row in rows] == [["0.50", "-", "-"]] * COUNT
 
 
 def test_a_long_table_is_cut_off() -> None:
@@ -167,18 +211,19 @@ def test_a_long_table_is_cut_off() -> None:
         predicted=torch.zeros(30).long(),
         probability=torch.ones(30),
     )
-    table = sample_table(many, DriftTracker().measure(many), {}, str)
+    table = sample_table(many, DriftTracker().measure(many), str)
     assert len(table.splitlines()) == 2 + 20 + 2
     assert table.endswith("And 10 more, which moved less.")
 
 
 def test_a_run_logs_the_table_and_the_histograms(tmp_path: Path) -> None:
-    fit(tmp_path, SaliencyCallback(Gradient(), samples=3, class_names=list("abcde")))
+    callback = SaliencyCallback(Gradient(), samples=3, class_names=list("abcde"), log="full")
+    fit(tmp_path, callback)
     found = events(tmp_path)
     tag = "saliency_drift_samples/gradient"
     texts = [e.tensor_proto.string_val[0].decode() for e in found.Tensors(f"{tag}/text_summary")]
     assert len(texts) == 2
     assert "| 0 | a |" in texts[0]
     for reference in ("previous", "pinned"):
-        steps = [e.step for e in found.Histograms(f"{tag}/{reference}/top10_iou")]
-        assert steps == [3, 7]
+        steps = [e.step for e in found.Histograms(f"{tag}/{reference}")]
+        assert steps == [7]

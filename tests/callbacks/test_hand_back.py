@@ -94,6 +94,6 @@ class Bright:
 def test_a_run_of_many_methods_in_forked_processes_ends(tmp_path: Path) -> None:
     methods = [Bright(f"method_{number}") for number in range(8)]
     callback = SaliencyCallback(methods, samples=2, on_error="raise")
-    run = fit(tmp_path, callback, max_epochs=1, strategy="ddp_fork", devices=1)
+    run = fit(tmp_path, callback, max_epochs=2, strategy="ddp_fork", devices=1)
     assert {f"saliency_target/method_{i}/flips" for i in range(8)} < set(run.callback_metrics)
     assert len(run.callback_metrics) > 200

@@ -67,8 +67,8 @@ def test_a_resumed_run_logs_the_same_numbers(how: str, whole: Path, tmp_path: Pa
     assert not [key for key in numbers(tmp_path, "part") if key[0].startswith("saliency_drift/")]
     assert run(tmp_path, "rest", "resume") == 0
     expected, found = numbers(whole, "run"), numbers(tmp_path, "rest")
-    assert len([key for key in expected if key[0].startswith("saliency_drift/")]) > 100
-    assert any(key[0].startswith("saliency_drift_level/rise/noise") for key in expected)
+    assert len([key for key in expected if key[0].startswith("saliency_similarity/")]) > 100
+    assert any(key[0].startswith("saliency_similarity_level/rise/noise") for key in expected)
     # NaN is not equal to itself, and may be there: no sample is stable, for instance.
     assert {key: repr(value) for key, value in found.items()} == {
         key: repr(value) for key, value in expected.items()

@@ -35,7 +35,7 @@ def resumed(tmp_path: Path, first: SaliencyCallback, second: SaliencyCallback) -
     return {
         tag: [event.value for event in found.Scalars(tag)]
         for tag in found.Tags()["scalars"]
-        if tag.startswith("saliency_drift/") and tag.endswith("previous/spearman")
+        if tag.startswith("saliency_drift/") and tag.endswith("previous")
     }
 
 
@@ -60,7 +60,7 @@ def test_other_samples_start_anew_with_a_warning(
     second = SaliencyCallback(Gradient(), samples=after, on_error="raise")
     with pytest.warns(SaliencyWarning, match=f"other samples .*{says}.*start anew"):
         drift = resumed(tmp_path, first, second)
-    assert drift == {"saliency_drift/gradient/previous/spearman": [1.0]}
+    assert drift == {}
 
 
 def test_another_method_starts_anew_and_the_others_go_on(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_another_method_starts_anew_and_the_others_go_on(tmp_path: Path) -> None
         SaliencyWarning, match="'grad_cam' were made by .*net.features'.*features.3'"
     ):
         drift = resumed(tmp_path, first, second)
-    assert drift["saliency_drift/grad_cam/previous/spearman"] == [1.0]
-    assert drift["saliency_drift/gradient/previous/spearman"][0] < 1
+    assert drift.keys() == {"saliency_drift/gradient/previous"}
+    assert drift["saliency_drift/gradient/previous"][0] > 0
 
 
 @pytest.mark.parametrize(

@@ -64,5 +64,5 @@ def test_it_can_be_pickled_for_other_processes(method: str) -> None:
 def test_it_explains_with_its_defaults(method: str, tmp_path: Path) -> None:
     cheap = CHEAP[method] if method in ("RISE", "ExtremalPerturbation") else {}
     fit(tmp_path, named(method)(**cheap, samples=2), max_epochs=1)
-    tag = f"saliency/{METHODS[method].name}/sample_1"
+    tag = f"saliency/samples/{METHODS[method].name}/1"
     assert [event.step for event in events(tmp_path).Images(tag)] == [3]

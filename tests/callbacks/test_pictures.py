@@ -10,11 +10,13 @@ from torch import Tensor
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.callbacks.stages import images as pictures_file
 from lightning_saliency.callbacks.stages.images import Pictures
+from lightning_saliency.callbacks.strip import Kept, Strip, movement
 from lightning_saliency.errors import InputError
+from lightning_saliency.metrics.map_statistics import canonical
 from lightning_saliency.rendering import (
     ColorScale,
-    compare_panel,
     heatmap,
+    methods_picture,
     overlay,
     panel,
     to_bytes,
@@ -45,9 +47,22 @@ def explanation(saliency: Tensor, predicted: int | None = None) -> Explanation:
 
 
 def drawn(pictures: Pictures, saliency: Tensor, epoch: int = 0, **settings: Any) -> list[Tensor]:
-    """Draw one series, ``"cam"``, and return the panels and the filmstrip."""
+    """Draw one series, ``"cam"``, and return the panels."""
     made = explanation(saliency, **settings)
     return [p for _, p in pictures.draw(images(len(saliency)), {"cam": made}, epoch)]
+
+
+def recorded(
+    pictures: Pictures,
+    saliency: Tensor,
+    epoch: int = 0,
+    moved: Tensor | None = None,
+    labels: Tensor | None = None,
+    **settings: Any,
+) -> None:
+    """Add maps to the filmstrip of the series ``"cam"``."""
+    made = explanation(saliency, **settings)
+    pictures.record("cam", images(len(saliency)), made, epoch, moved, labels)
 
 
 def state_of(pictures: Pictures) -> Any:
@@ -74,23 +89,20 @@ def captions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # --- what is drawn ----------------------------------------------------------------------------
 
 
-def test_one_series_has_a_panel_for_each_sample_and_a_filmstrip() -> None:
+def test_one_series_has_a_panel_for_each_sample() -> None:
     tags = [tag for tag, _ in Pictures().draw(images(), {"cam": explanation(maps())}, 0)]
-    assert tags == ["saliency/cam/sample_0", "saliency/cam/sample_1", "saliency_filmstrip/cam"]
+    assert tags == ["saliency/samples/cam/0", "saliency/samples/cam/1"]
 
 
 def test_several_series_also_stand_side_by_side() -> None:
     series = {"gradient": explanation(maps(0)), "cam/predicted": explanation(maps(1))}
     tags = [tag for tag, _ in Pictures().draw(images(), series, 0)]
     assert tags == [
-        "saliency/gradient/sample_0",
-        "saliency/gradient/sample_1",
-        "saliency_filmstrip/gradient",
-        "saliency/cam/predicted/sample_0",
-        "saliency/cam/predicted/sample_1",
-        "saliency_filmstrip/cam/predicted",
-        "saliency/compare/sample_0",
-        "saliency/compare/sample_1",
+        "saliency/samples/gradient/0",
+        "saliency/samples/gradient/1",
+        "saliency/samples/cam/predicted/0",
+        "saliency/samples/cam/predicted/1",
+        "saliency/methods",
     ]
 
 
@@ -109,14 +121,10 @@ def test_the_panels_are_those_of_the_maps() -> None:
         caption = [f"epoch 4: class {index} (0.93), predicted"]
         for name, heat in heats.items():
             expected = panel(inputs[index], heat[index], laid[name][index], caption, name)
-            assert torch.equal(shown[f"saliency/{name}/sample_{index}"], expected)
-        expected = compare_panel(
-            inputs[index],
-            {name: heat[index] for name, heat in heats.items()},
-            {name: pictures[index] for name, pictures in laid.items()},
-            caption,
-        )
-        assert torch.equal(shown[f"saliency/compare/sample_{index}"], expected)
+            assert torch.equal(shown[f"saliency/samples/{name}/{index}"], expected)
+    rows = ["0: class 0", "1: class 1"]
+    expected = methods_picture(inputs, heats, laid, rows, "methods, epoch 4")
+    assert torch.equal(shown["saliency/methods"], expected)
 
 
 def test_images_are_shown_as_before_normalising() -> None:
@@ -158,14 +166,11 @@ def test_classes_are_named(captions: list[str]) -> None:
     ]
 
 
-def test_the_rows_of_a_filmstrip_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[list[str]] = []
-    strip = pictures_file.filmstrip
-    monkeypatch.setattr(
-        pictures_file, "filmstrip", lambda *args: (rows.append(args[1]), strip(*args))[1]
-    )
-    drawn(Pictures(class_names=["cat"]), maps())
-    assert rows == [["0: cat", "1: class 1"]]
+def test_an_empty_map_of_a_rectified_method_says_why(captions: list[str]) -> None:
+    nothing = explanation(torch.zeros(1, 1, SIDE, SIDE))
+    for name in ("grad_cam/predicted", "gradient"):
+        dict(Pictures().draw(images(1), {name: nothing}, 0))
+    assert [line for line in captions if "zero" in line] == ["zero: all evidence negative"]
 
 
 # --- what is settled once ---------------------------------------------------------------------
@@ -181,7 +186,7 @@ def test_scale_and_sign_are_those_of_the_first_maps() -> None:
     drawn(pictures, maps(0))
     first = settled(pictures)
     reference = float(maps(0).double().mean((1, 2, 3)).max())
-    assert first == ({"unit": "share", "full": 10.0, "reference": pytest.approx(reference)}, False)
+    assert first == ({"unit": "share", "full": 16.0, "reference": pytest.approx(reference)}, False)
     drawn(pictures, 9 * maps(1, signed=True), 1)
     assert settled(pictures) == first
 
@@ -226,51 +231,153 @@ def test_each_series_has_its_own() -> None:
 def test_a_restored_run_goes_on_as_if_it_had_not_stopped() -> None:
     whole, part = Pictures(), Pictures()
     for epoch in range(3):
-        drawn(whole, maps(epoch), epoch)
-        drawn(part, maps(epoch), epoch)
+        recorded(whole, maps(epoch), epoch)
+        recorded(part, maps(epoch), epoch)
+    for pictures in (whole, part):
+        pictures.mark_alarm("cam")
+        pictures.set_loss(0.5, "val loss")
     rest = Pictures()
     rest.load_state_dict(state_of(part))
     for epoch in (3, 4):
-        for one, other in zip(
-            drawn(whole, maps(epoch, signed=True), epoch),
-            drawn(rest, maps(epoch, signed=True), epoch),
-            strict=True,
-        ):
-            assert torch.equal(one, other)
+        for pictures in (whole, rest):
+            recorded(pictures, maps(epoch, signed=True), epoch)
+            pictures.set_loss(0.1 * epoch, "val loss")
     assert torch.equal(whole.filmstrip("cam"), rest.filmstrip("cam"))
+    assert [film for _, film in whole.films()] == [film for _, film in rest.films()]
+
+
+def test_painted_filmstrips_of_the_first_version_are_refused() -> None:
+    before = Pictures()
+    recorded(before, maps())
+    old = {"cam": {"scale": None, "signed": False, "count": 1, "frames": {}, "epochs": {0: 0}}}
+    with pytest.raises(ValueError, match=r"version 0\.1"):
+        before.load_state_dict(old)
+    # Nothing has changed.
+    assert before.filmstrip("cam").shape[2] == 700
 
 
 def test_a_state_before_anything_was_settled() -> None:
     before = Pictures()
-    drawn(before, NOTHING[0])
+    recorded(before, NOTHING[0])
     after = Pictures()
     after.load_state_dict(state_of(before))
     assert settled(after) == (None, False)
-    drawn(after, maps(), 1)
+    recorded(after, maps(), 1)
     assert settled(after)[0] is not None
 
 
-def test_a_long_run_keeps_few_frames() -> None:
+def test_a_long_run_keeps_few_maps_and_all_of_its_curve() -> None:
     pictures = Pictures()
     for epoch in range(40):
-        drawn(pictures, maps(epoch, count=1), epoch)
+        recorded(pictures, maps(epoch, count=1), epoch)
     entry = state_of(pictures)["cam"]
     assert entry["count"] == 40
-    assert list(entry["frames"]) == list(entry["epochs"]) == [*range(0, 40, 4), 39]
-    assert list(entry["epochs"].values()) == [*range(0, 40, 4), 39]
-    # Eleven frames of one picture of 64 x 64 pixels, and little else.
+    # The last but one is shown if an alarm sounds.
+    assert list(entry["kept"]) == [*range(0, 40, 4), 38, 39]
+    assert [kept["epoch"] for kept in entry["kept"].values()] == list(entry["kept"])
+    assert [number for number, _, _ in entry["points"]] == list(range(40))
     file = BytesIO()
     torch.save(pictures.state_dict(), file)
-    assert len(file.getvalue()) < 11 * (3 * 64 * 64 + 2048)
+    # Twelve maps of 16 x 16 in half precision, and little else.
+    assert len(file.getvalue()) < 12 * (2 * 16 * 16 + 2048) + 8000
+
+
+def test_maps_of_any_size_are_kept_as_small_as_drift_compares_them() -> None:
+    pictures = Pictures()
+    large = torch.rand(1, 1, 224, 112, generator=torch.Generator().manual_seed(0))
+    pictures.record("cam", images(1), explanation(large), 0)
+    (kept,) = state_of(pictures)["cam"]["kept"].values()
+    assert kept["shares"].shape == (1, 1, 64, 32)
+    assert kept["shares"].dtype == torch.half
+    # Tiny gradients do not vanish in half precision.
+    pictures.record("tiny", images(1), explanation(1e-12 * large), 0)
+    strip = pictures._strips["tiny"]
+    torch.testing.assert_close(
+        strip.kept[0].maps, 1e-12 * canonical(large).double(), rtol=1e-3, atol=0
+    )
+
+
+def test_curves_of_thousands_of_epochs_do_not_grow() -> None:
+    strip = Strip()
+    kept = Kept.of(maps(count=1), torch.zeros(1).long(), 0)
+    for _ in range(3000):
+        strip.add(kept, torch.tensor([0.5]))
+    assert len(strip.points) <= 256
+    assert strip.points[-1].number == 2999
+    assert strip.points[0].number == 0
+
+
+def test_an_alarm_and_the_epoch_before_it_stay() -> None:
+    strip = Strip()
+    for number in range(60):
+        strip.add(Kept.of(maps(count=1), torch.zeros(1).long(), number))
+        if number in (13, 31):
+            strip.mark_alarm()
+    assert {12, 13, 30, 31} <= set(strip.shown)
+    assert len(strip.shown) == 8
+
+
+def test_the_rows_are_those_that_moved_most_in_their_order() -> None:
+    pictures = Pictures()
+    before = maps(0, count=12)
+    now = before.clone()
+    now[[9, 2, 4]] = before[[9, 2, 4]].flip(3)
+    now[11] = 0
+    recorded(pictures, before)
+    recorded(pictures, now, 1, moved=movement(before, now))
+    assert pictures._strips["cam"].most_moved(4) == [2, 4, 9, 11]
+    assert pictures.filmstrip("cam").shape[2] == 700
+
+
+def test_an_empty_map_that_was_not_empty_has_moved_altogether() -> None:
+    some, nothing = maps(count=1), torch.zeros(1, 1, SIDE, SIDE)
+    assert movement(some, nothing).tolist() == movement(nothing, some).tolist() == [1]
+    assert movement(some, some).tolist() == [0]
+    assert movement(nothing, nothing).isnan().all()
+
+
+def test_wrong_and_changed_predictions_and_alarms_are_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+    draw = pictures_file.filmstrip
+    monkeypatch.setattr(
+        pictures_file, "filmstrip", lambda *args: (seen.append(args), draw(*args))[1]
+    )
+    pictures = Pictures(class_names=["cat"])
+    labels = torch.tensor([0, 1])
+    for epoch, predicted in enumerate((0, 1)):
+        recorded(pictures, maps(epoch), epoch, predicted=predicted, labels=labels)
+    pictures.mark_alarm("cam")
+    pictures.filmstrip("cam")
+    _, columns, classes, numbers, title, *_ = seen[0]
+    assert [list(column.wrong) for column in columns] == [[False, True], [True, False]]
+    assert [list(column.flipped) for column in columns] == [[False, False], [True, True]]
+    assert [column.alarm for column in columns] == [False, True]
+    assert [column.label for column in columns] == ["0", "1"]
+    assert all(0 < moved <= 1 for moved in columns[1].moved)
+    assert (classes, numbers, title) == (["cat", "class 1"], [0, 1], "cam")
+
+
+def test_without_labels_nothing_is_called_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    draw = pictures_file.filmstrip
+    monkeypatch.setattr(
+        pictures_file, "filmstrip", lambda *args: (seen.append(args), draw(*args))[1]
+    )
+    pictures = Pictures()
+    recorded(pictures, maps(), predicted=3)
+    pictures.filmstrip()
+    assert not any(seen[0][1][0].wrong)
 
 
 def test_the_filmstrip_by_name() -> None:
     pictures = Pictures()
     with pytest.raises(InputError, match="none yet"):
         pictures.filmstrip()
-    series = {"a": explanation(maps(0)), "b": explanation(maps(1))}
-    shown = dict(pictures.draw(images(), series, 0))
-    assert torch.equal(pictures.filmstrip(), shown["saliency_filmstrip/a"])
-    assert torch.equal(pictures.filmstrip("b"), shown["saliency_filmstrip/b"])
+    for seed, name in enumerate("ab"):
+        pictures.record(name, images(), explanation(maps(seed)), 0)
+    assert torch.equal(pictures.filmstrip(), pictures.filmstrip("a"))
+    assert not torch.equal(pictures.filmstrip("b"), pictures.filmstrip("a"))
     with pytest.raises(InputError, match=r"'a', 'b'.*got 'c'"):
         pictures.filmstrip("c")

@@ -105,15 +105,15 @@ def test_the_best_checkpoint_is_followed(at: str, tmp_path: Path) -> None:
     saving = ModelCheckpoint(
         tmp_path, monitor="score", filename="best", save_on_train_epoch_end=at == "epoch end"
     )
-    callback = SaliencyCallback(Gradient(), samples=2, pinned="best", on_error="raise")
+    callback = SaliencyCallback(Gradient(), samples=2, pinned="best", on_error="raise", log="full")
     trainer = make_trainer(tmp_path, callback, saving, enable_checkpointing=True, max_epochs=6)
     trainer.fit(Scored(), train_loader(), val_loader())
     found = events(tmp_path)
-    epochs = [event.value for event in found.Scalars("saliency_drift/gradient/pinned/epoch")]
+    epochs = [event.value for event in found.Scalars("saliency_similarity/gradient/pinned/epoch")]
     # The best are epochs 0, 1 and 3; each is known when the next explanation is made.
     assert epochs == [0, 0, 1, 1, 3, 3]
     drift = {
-        ref: [event.value for event in found.Scalars(f"saliency_drift/gradient/{ref}/spearman")]
+        ref: [None, *(event.value for event in found.Scalars(f"saliency_drift/gradient/{ref}"))]
         for ref in ("previous", "pinned")
     }
     for epoch in (1, 2, 4):
@@ -122,12 +122,16 @@ def test_the_best_checkpoint_is_followed(at: str, tmp_path: Path) -> None:
         assert drift["previous"][epoch] != drift["pinned"][epoch]
 
 
-def test_numbers_before_the_warm_up_is_over_are_those_of_no_drift(tmp_path: Path) -> None:
-    callback = SaliencyCallback(Gradient(), samples=2, warmup_epochs=2)
+def test_before_the_warm_up_is_over_nothing_is_compared_with_the_pinned_maps(
+    tmp_path: Path,
+) -> None:
+    callback = SaliencyCallback(Gradient(), samples=2, warmup_epochs=2, log="full")
     fit(tmp_path, callback, max_epochs=4)
-    values = [e.value for e in events(tmp_path).Scalars("saliency_drift/gradient/pinned/ssim")]
-    assert values[:3] == [1, 1, 1]
-    assert values[3] < 1
+    found = events(tmp_path)
+    for tag in ("saliency_drift/gradient/pinned", "saliency_similarity/gradient/pinned/ssim"):
+        ((step, value),) = ((e.step, e.value) for e in found.Scalars(tag))
+        assert step == 15
+        assert 0 < value < 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from small_runs import QUIET, fit
 
 from lightning_saliency import DriftAlarm, RISECallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
+from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = [
     *QUIET,
@@ -29,16 +30,15 @@ def test_it_resumes_with_its_references(version: str, tmp_path: Path) -> None:
         RISECallback(num_masks=16, samples=[4, 1], name="second", noise_every=None),
         DriftAlarm(monitor="saliency_drift/*"),
     ]
-    trainer = fit(tmp_path, *callbacks, ckpt_path=checkpoint, max_epochs=3)
+    with pytest.warns(SaliencyWarning, match="the filmstrips .*painted pictures"):
+        trainer = fit(tmp_path, *callbacks, ckpt_path=checkpoint, max_epochs=3)
     wanted = json.loads((DATA / f"version_{version}.json").read_text())
+    # That version gave scores of 0 before there was enough to judge by.
+    wanted = {tag: value for tag, value in wanted.items() if "saliency_alarm/" not in tag}
     metrics = trainer.callback_metrics
     found = {tag: float(metrics[tag]) for tag in wanted if tag in metrics}
     # The weights of the third epoch depend a little on the machine.
     assert found == pytest.approx(wanted, abs=0.05, nan_ok=True)
     assert found["saliency_drift/gradient/previous/spearman"] < 0.999
-    # Both filmstrips go on: three columns, where a new run would have one.
-    fresh = SaliencyCallback([Gradient(), GradCAM("net.features")], samples=3)
-    fit(tmp_path / "fresh", fresh, max_epochs=1)
-    assert callbacks[0].filmstrip().shape[2] > fresh.filmstrip().shape[2]
     keys = torch.load(checkpoint, weights_only=False)["callbacks"]
     assert {callback.state_key for callback in callbacks} <= keys.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,49 +25,61 @@ from torch.utils.data import DataLoader
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
+from lightning_saliency.errors import InputError
 from lightning_saliency.metrics import NO_DRIFT
 
 pytestmark = QUIET
 
 MEASURES = ["top10_iou", "spearman", "ssim", "center_shift", "log2_norm_ratio"]
+REFERENCES = ["previous", "pinned"]
 
 
-def scalar_tags(series: str) -> set[str]:
-    drift = {
-        f"saliency_drift/{series}/{reference}/{measure}"
-        for reference in ("previous", "pinned")
-        for measure in MEASURES
-    }
+def basic_tags(series: str) -> set[str]:
+    drift = {f"saliency_drift/{series}/{reference}" for reference in REFERENCES}
+    return {*drift, f"saliency_target/{series}/empty"}
+
+
+def full_tags(series: str) -> set[str]:
     similarities = MEASURES[:3]
-    parts = {
-        f"saliency_drift_{part}/{series}/{reference}/{measure}"
-        for part in ("stable", "relative")
-        for reference in ("previous", "pinned")
-        for measure in similarities
+    of_references = {
+        *(f"similarity/{{}}/{{}}/{measure}" for measure in MEASURES),
+        *(f"similarity_stable/{{}}/{{}}/{measure}" for measure in similarities),
+        *(f"drift_relative/{{}}/{{}}/{measure}" for measure in similarities),
+        *(f"similarity_worst/{{}}/{{}}/{what}" for what in ("top10_iou", "sample")),
     }
-    worst = {
-        f"saliency_drift_worst/{series}/{reference}/{what}"
-        for reference in ("previous", "pinned")
-        for what in ("top10_iou", "sample")
+    return {
+        *basic_tags(series),
+        *(f"saliency_{tag.format(series, ref)}" for tag in of_references for ref in REFERENCES),
+        *(f"saliency_similarity_level/{series}/chance/{measure}" for measure in similarities),
+        f"saliency_similarity/{series}/pinned/epoch",
+        f"saliency_target/{series}/probability",
+        f"saliency_target/{series}/log_probability",
     }
-    levels = {f"saliency_drift_level/{series}/chance/{measure}" for measure in similarities}
-    target = {
-        f"saliency_target/{series}/{what}"
-        for what in ("probability", "log_probability", "flips", "degenerate_frac")
-    }
-    return drift | parts | worst | levels | target | {f"saliency_drift/{series}/pinned/epoch"}
 
 
-def test_the_event_file_holds_exactly_the_promised_tags_and_steps(tmp_path: Path) -> None:
-    fit(tmp_path, SaliencyCallback([Gradient(), GradCAM("net.features")], samples=3))
+ONCE = {"saliency_target/flips", "saliency_overhead"}
+# They need nothing to compare with.
+FROM_THE_FIRST = ("empty", "probability", "overhead", "chance", "pinned/epoch")
+
+
+@pytest.mark.parametrize(("log", "tags_of"), [("basic", basic_tags), ("full", full_tags)])
+def test_the_event_file_holds_exactly_the_promised_tags_and_steps(
+    tmp_path: Path, log: Any, tags_of: Callable[[str], set[str]]
+) -> None:
+    callback = SaliencyCallback([Gradient(), GradCAM("net.features")], samples=3, log=log)
+    fit(tmp_path, callback, max_epochs=3)
     found = events(tmp_path)
     images = {
-        f"saliency/{series}/sample_{index}"
-        for series in ("gradient", "grad_cam", "compare")
-        for index in range(3)
-    } | {"saliency_filmstrip/gradient", "saliency_filmstrip/grad_cam"}
+        *(
+            f"saliency/samples/{series}/{i}"
+            for series in ("gradient", "grad_cam")
+            for i in range(3)
+        ),
+        *(f"saliency/filmstrip/{series}" for series in ("gradient", "grad_cam")),
+        "saliency/methods",
+    }
     once = {
-        f"saliency_{what}/{series}"
+        f"saliency/{what}/{series}"
         for what in ("pinned", "timelapse")
         for series in ("gradient", "grad_cam")
     }
@@ -75,38 +88,63 @@ def test_the_event_file_holds_exactly_the_promised_tags_and_steps(tmp_path: Path
     scalars = {
         tag
         for tag in found.Tags()["scalars"]
-        if tag.startswith("saliency") and not tag.startswith("saliency_drift_flipped")
+        if tag.startswith("saliency") and "_flipped/" not in tag
     }
-    assert scalars == scalar_tags("gradient") | scalar_tags("grad_cam") | {"saliency_overhead"}
-    # Four batches an epoch: Lightning logs its validation metrics at 3 and 7, the sanity check
+    assert scalars == tags_of("gradient") | tags_of("grad_cam") | ONCE
+    # Four batches an epoch: Lightning logs its validation metrics at 3, 7 and 11, the sanity check
     # nothing at all.
     validation = [event.step for event in found.Scalars("val_loss")]
-    assert validation == [3, 7]
+    assert validation == [3, 7, 11]
     for tag in images:
         assert [event.step for event in found.Images(tag)] == validation, tag
     for tag in once:
-        step = 3 if "pinned" in tag else 7
+        step = 3 if "pinned" in tag else 11
         assert [event.step for event in found.Images(tag)] == [step], tag
     for tag in scalars:
-        assert [event.step for event in found.Scalars(tag)] == validation, tag
+        steps = [event.step for event in found.Scalars(tag)]
+        # What can never be measured before it was finite once: no sample may be stable yet.
+        late = "similarity_stable" in tag or "relative" in tag
+        assert steps == (validation if tag.endswith(FROM_THE_FIRST) or "chance" in tag else steps)
+        assert late or steps == validation[-len(steps) :], tag
+        assert len(steps) == 3 or not tag.endswith(FROM_THE_FIRST), tag
+
+
+@pytest.mark.parametrize(("count", "tags"), [(2, 8), (9, 29), (12, 38)])
+def test_a_run_adds_few_charts_to_the_users_own(count: int, tags: int, tmp_path: Path) -> None:
+    def bright(number: int) -> Any:
+        def explain(model: torch.nn.Module, image: Tensor, target: Any) -> Tensor:
+            return image.abs().mean(1, keepdim=True) + number
+
+        explain.__name__ = f"method_{number}"
+        return explain
+
+    fit(tmp_path, SaliencyCallback([bright(number) for number in range(count)], samples=2))
+    found = events(tmp_path).Tags()["scalars"]
+    assert len([tag for tag in found if "saliency" in tag]) == tags
+
+
+@pytest.mark.parametrize("log", ["all", None, True])
+def test_how_much_is_logged_is_checked(log: Any) -> None:
+    with pytest.raises(InputError, match="log to be 'basic' or 'full'"):
+        SaliencyCallback(Gradient(), log=log)
 
 
 def test_one_method_has_no_side_by_side_panel(tmp_path: Path) -> None:
     fit(tmp_path, SaliencyCallback(Gradient(), samples=1))
     assert set(events(tmp_path).Tags()["images"]) == {
-        "saliency/gradient/sample_0",
-        "saliency_filmstrip/gradient",
-        "saliency_pinned/gradient",
-        "saliency_timelapse/gradient",
+        "saliency/samples/gradient/0",
+        "saliency/filmstrip/gradient",
+        "saliency/pinned/gradient",
+        "saliency/timelapse/gradient",
     }
 
 
 def test_two_targets_are_logged_apart(tmp_path: Path) -> None:
     fit(tmp_path, SaliencyCallback(Gradient(), samples=1, target=("label", "predicted")))
     tags = set(events(tmp_path).Tags()["images"])
-    assert "saliency/gradient/label/sample_0" in tags
-    assert "saliency/gradient/predicted/sample_0" in tags
-    assert "saliency_filmstrip/gradient/predicted" in tags
+    assert "saliency/samples/gradient/label/0" in tags
+    assert "saliency/samples/gradient/predicted/0" in tags
+    assert "saliency/filmstrip/gradient/predicted" in tags
 
 
 def test_a_name_stands_before_all_tags(tmp_path: Path) -> None:
@@ -140,12 +178,12 @@ def test_pictures_stand_at_the_steps_of_the_validation_metrics(
         assert not (tmp_path / "run").exists()
         return
     found = events(tmp_path)
-    logged = [event.step for event in found.Images("saliency/gradient/sample_0")]
+    logged = [event.step for event in found.Images("saliency/samples/gradient/0")]
     assert logged == steps
     validation = [event.step for event in found.Scalars("val_loss")]
     assert set(validation) <= set(steps)
     # Epoch 3 of the fourth case ends without validation, and is explained all the same.
-    assert [event.step for event in found.Scalars("saliency_target/gradient/flips")] == steps
+    assert [event.step for event in found.Scalars("saliency_target/gradient/empty")] == steps
 
 
 def test_without_validation_given_samples_are_explained_at_the_end_of_each_epoch(
@@ -154,14 +192,14 @@ def test_without_validation_given_samples_are_explained_at_the_end_of_each_epoch
     callback = SaliencyCallback(Gradient(), samples=dataset(2).tensors)
     trainer = make_trainer(tmp_path, callback)
     trainer.fit(TinyModule(), train_loader())
-    steps = [event.step for event in events(tmp_path).Images("saliency/gradient/sample_1")]
+    steps = [event.step for event in events(tmp_path).Images("saliency/samples/gradient/1")]
     assert steps == [3, 7]
 
 
 def test_every_n_epochs_counts_from_the_first(tmp_path: Path) -> None:
     callback = SaliencyCallback(Gradient(), samples=1, every_n_epochs=2)
     fit(tmp_path, callback, max_epochs=5)
-    steps = [event.step for event in events(tmp_path).Images("saliency/gradient/sample_0")]
+    steps = [event.step for event in events(tmp_path).Images("saliency/samples/gradient/0")]
     assert steps == [3, 11, 19]
 
 
@@ -244,7 +282,7 @@ def test_validate_and_test_explain_too(tmp_path: Path) -> None:
     trainer.test(TinyModule(), val_loader(), verbose=False)
     assert len(spy.images) == 2
     assert torch.equal(spy.images[0], spy.images[1])
-    assert "saliency/gradient/sample_1" in events(tmp_path).Tags()["images"]
+    assert "saliency/samples/gradient/1" in events(tmp_path).Tags()["images"]
 
 
 @pytest.mark.parametrize(
@@ -258,10 +296,10 @@ def test_the_numbers_can_be_monitored(tmp_path: Path, settings: dict[str, Any]) 
     trainer = fit(
         tmp_path, stopping, callback, saving, enable_checkpointing=True, max_epochs=4, **settings
     )
-    # The first explanation is its own reference, so the best so far is the first one.
-    assert stopping.best_score == 1.0
-    assert saving.best_model_score == 1.0
-    assert -1 <= trainer.callback_metrics[monitor] < 1
+    # The first explanation has nothing to be compared with, and must not be the best one.
+    assert -1 < stopping.best_score < 1
+    assert saving.best_model_score == stopping.best_score
+    assert -1 < trainer.callback_metrics[monitor] < 1
 
 
 def test_constant_weights_do_not_drift(tmp_path: Path) -> None:
@@ -276,7 +314,7 @@ def test_constant_weights_do_not_drift(tmp_path: Path) -> None:
 
     trainer = make_trainer(tmp_path, SaliencyCallback([Gradient(), GradCAM()], samples=4))
     trainer.fit(Still(), train_loader(), val_loader())
-    unmoved = {"flips": 0.0, "epoch": 0.0, **NO_DRIFT}
+    unmoved = {"flips": 0.0, "epoch": 0.0, "previous": 0.0, "pinned": 0.0, **NO_DRIFT}
     for name, value in trainer.callback_metrics.items():
         if name.startswith(("saliency_drift/", "saliency_drift_stable/")) or "flips" in name:
             assert value == unmoved[name.rpartition("/")[2]], name
@@ -306,7 +344,7 @@ def test_a_resumed_run_goes_on_with_samples_references_and_filmstrip(
         return trainer
 
     def drift(folder: Path) -> dict[int, float]:
-        tags = "saliency_drift/grad_cam/previous/spearman", "saliency_drift/gradient/pinned/ssim"
+        tags = "saliency_drift/grad_cam/previous", "saliency_drift/gradient/pinned"
         found = events(folder)
         return {(tag, event.step): event.value for tag in tags for event in found.Scalars(tag)}
 
@@ -332,19 +370,19 @@ def test_a_callable_is_a_method_under_the_same_guards(tmp_path: Path) -> None:
         return image.grad.abs().sum(1, keepdim=True)
 
     fit(tmp_path, SaliencyCallback(careless, samples=2, on_error="raise"))
-    assert "saliency/careless/sample_1" in events(tmp_path).Tags()["images"]
+    assert "saliency/samples/careless/1" in events(tmp_path).Tags()["images"]
 
 
 def test_fewer_samples_than_asked_for_are_said_and_explained(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Expected 50 samples, but the validation run had only 12"):
         fit(tmp_path, SaliencyCallback(Gradient(), samples=50))
-    assert "saliency/gradient/sample_11" in events(tmp_path).Tags()["images"]
+    assert "saliency/samples/gradient/11" in events(tmp_path).Tags()["images"]
 
 
 def test_the_filmstrip_is_the_one_logged_last(tmp_path: Path) -> None:
     callback = SaliencyCallback(Gradient(), samples=2)
     fit(tmp_path, callback)
     strip = callback.filmstrip()
-    logged = events(tmp_path).Images("saliency_filmstrip/gradient")[-1]
+    logged = events(tmp_path).Images("saliency/filmstrip/gradient")[-1]
     assert strip.shape == (3, logged.height, logged.width)
     assert strip.dtype == torch.uint8

@@ -138,11 +138,11 @@ def test_sanity_check_when_training_ends(tmp_path: Path) -> None:
     found = events(tmp_path)
     assert tags(tmp_path, "scalars", "saliency_sanity") == wanted
     assert all(steps(tmp_path, tag) == [11] for tag in wanted)
-    assert tags(tmp_path, "images", "saliency_sanity") == [
-        "saliency_sanity/gradient",
-        "saliency_sanity/linear_approx",
+    assert tags(tmp_path, "images", "saliency/sanity") == [
+        "saliency/sanity/gradient",
+        "saliency/sanity/linear_approx",
     ]
-    picture = found.Images("saliency_sanity/gradient")
+    picture = found.Images("saliency/sanity/gradient")
     assert [(event.step, event.width > 600, event.height > 400) for event in picture] == [
         (11, True, True)
     ]
@@ -171,7 +171,7 @@ def test_sanity_check_of_an_epoch_is_made_once(tmp_path: Path) -> None:
             folder, callback, saver, max_epochs=epochs, enable_checkpointing=True
         )
         trainer.fit(TinyModule(), train_loader(), val_loader(), ckpt_path=checkpoint)
-        found = tags(folder, "images", "mine/saliency_sanity")
+        found = tags(folder, "images", "mine/saliency/sanity")
         return [event.step for tag in found for event in events(folder).Images(tag)]
 
     # Explained are the epochs 0, 2 and 4.
@@ -185,7 +185,7 @@ def test_sanity_check_of_a_trained_model(tmp_path: Path) -> None:
     callback = SaliencyCallback(Gradient(), samples=2, trust=TrustChecks(sanity_check=True))
     trainer = make_trainer(tmp_path, callback)
     trainer.validate(TinyModule(), val_loader(), verbose=False)
-    assert tags(tmp_path, "images", "saliency_sanity") == ["saliency_sanity/gradient"]
+    assert tags(tmp_path, "images", "saliency/sanity") == ["saliency/sanity/gradient"]
 
 
 def test_sanity_check_needs_no_logger_of_images(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_check_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, callback)
     trainer.fit(Fine(), train_loader(), val_loader())
     assert trainer.state.finished
-    assert tags(tmp_path, "images", "saliency_sanity") == []
+    assert tags(tmp_path, "images", "saliency/sanity") == []
 
 
 @pytest.mark.parametrize(
@@ -304,5 +304,5 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     made: pl.Callback = make(parser.parse_path(file)).callback
     assert isinstance(made, GradCAMCallback)
     (faithfulness,) = [s for s in made._later_stages if isinstance(s, FaithfulnessStage)]
-    assert (faithfulness._measures, faithfulness._every) == (["insertion", "road"], 5)
+    assert (faithfulness._measures, faithfulness.every) == (["insertion", "road"], 5)
     assert made._sanity.at_the_end

@@ -45,7 +45,7 @@ def watching(spy: Spy, **settings: Any) -> SaliencyCallback:
 
 
 def steps(folder: Path) -> list[int]:
-    return [event.step for event in events(folder).Images("saliency/grad_cam/sample_2")]
+    return [event.step for event in events(folder).Images("saliency/samples/grad_cam/2")]
 
 
 # --- data -------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def tried(case: Case, folder: Path, **settings: Any) -> str:
     except SaliencyError as error:
         return f"{type(error).__name__}: {error}"
     series = ("grad_cam", "gradient", "linear_approx", "extremal_perturbation")
-    assert {f"saliency/{name}/sample_7" for name in series} <= tags
+    assert {f"saliency/samples/{name}/7" for name in series} <= tags
     return ""
 
 

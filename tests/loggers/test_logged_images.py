@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_saliency.errors import InputError
 from lightning_saliency.loggers import NullAdapter, adapter_for
 
-TAG = "saliency/grad_cam/sample_0"
+TAG = "saliency/samples/grad_cam/0"
 
 
 def picture() -> torch.Tensor:
@@ -172,9 +172,9 @@ def test_weights_and_biases() -> None:
 def test_mlflow() -> None:
     logger = MlflowLogger(MlflowClient())
     assert adapter_for(logger).takes_images
-    assert adapter_for(logger).image("saliency/grad_cam/sample_0:é", picture(), 3)
+    assert adapter_for(logger).image("saliency/samples/grad_cam/0:é", picture(), 3)
     [(run, image, file, key, step)] = logger.experiment.calls
-    assert (run, file, key, step) == ("abc", None, "saliency/grad_cam/sample_0__", 3)
+    assert (run, file, key, step) == ("abc", None, "saliency/samples/grad_cam/0__", 3)
     assert np.array_equal(np.asarray(image), as_png(picture()))
 
 
@@ -182,7 +182,7 @@ def test_mlflow_before_images_had_steps() -> None:
     logger = MlflowLogger(OldMlflowClient())
     assert adapter_for(logger).image(TAG, picture(), 3)
     [(run, _, file)] = logger.experiment.calls
-    assert (run, file) == ("abc", "saliency/grad_cam/sample_0/00000003.png")
+    assert (run, file) == ("abc", "saliency/samples/grad_cam/0/00000003.png")
 
 
 def test_comet() -> None:

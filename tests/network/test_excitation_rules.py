@@ -125,11 +125,24 @@ def test_the_value_is_the_functions_own(name: str) -> None:
     assert rules.replaced
 
 
-def test_a_signed_input_is_weighted_with_its_sign() -> None:
+def test_a_signed_image_is_bounded_at_the_first_layer() -> None:
+    # The z-B rule, by loops; each image has its own bounds, and one of values >= 0 the usual rule.
     x, start = random(2, 5, seed=1), random(2, 4, seed=2).abs()
+    x[1] = x[1].abs()
     found = signal_at_input(lambda x: F.linear(x, MATRIX), x, start)
     wanted = by_loops(lambda x: F.linear(x, MATRIX), x, start)
+    low, high = float(x[0].min()), float(x[0].max())
+    for i in range(5):
+        wanted[0, i] = 0
+        for o in range(4):
+            shares = [
+                (x[0, j] - low) * max(w, 0) + (high - x[0, j]) * max(-w, 0)
+                for j, w in enumerate(MATRIX[o].tolist())
+            ]
+            wanted[0, i] += start[0, o] * shares[i] / sum(shares)
     torch.testing.assert_close(found, wanted)
+    assert found.min() >= 0
+    torch.testing.assert_close(found.sum(1), start.sum(1))
 
 
 def test_a_unit_that_nothing_excites_hands_nothing_down() -> None:

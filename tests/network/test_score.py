@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.errors import InputError, ModelError
@@ -12,6 +13,7 @@ from lightning_saliency.network.score import (
     all_class_scores,
     class_logits,
     class_scores,
+    probability_function,
     target_classes,
 )
 
@@ -23,7 +25,6 @@ MAPS = torch.stack([LOGITS + 1, LOGITS - 1], dim=2)[..., None]
 OUTPUTS: dict[str, Any] = {
     "tensor": LOGITS,
     "score maps": MAPS,
-    "sequence of scores": MAPS[..., 0],
     "tuple": (LOGITS, "more"),
     "list": [LOGITS, None],
     "nested tuple": ((LOGITS, 1), 2),
@@ -200,3 +201,55 @@ def test_count_of_scores_is_checked_where_the_output_has_no_logits() -> None:
         class_scores("text", lambda _: LOGITS)
     with pytest.raises(InputError, match=r"shape \(3,\), but it returned \(2,\)"):
         class_scores("text", lambda _: UNIT, 3)
+
+
+@pytest.mark.parametrize("output", [MAPS[..., 0], {"logits": MAPS[..., 0]}], ids=["plain", "dict"])
+def test_sequences_are_refused_and_what_the_message_says_works(output: Any) -> None:
+    with pytest.raises(ModelError, match=r"\(2, 3, 2\).*not clear.*output\[\.\.\., 3\]\.amax"):
+        class_logits(output)
+    by_place = torch.randn(2, 7, 5)
+    scores = class_scores(by_place, lambda output: output[..., 3].amax(1))
+    assert torch.equal(scores, by_place[:, :, 3].amax(1))
+    assert torch.equal(class_logits(by_place.mean(1)), by_place.mean(1))
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        (torch.zeros(2, 512), LOGITS),
+        [LOGITS, torch.zeros(2, 512)],
+        (torch.zeros(2, 4, 8, 8), LOGITS),
+    ],
+    ids=["features, logits", "logits, features", "masks, labels"],
+)
+def test_tuples_of_which_several_may_be_logits_are_refused(output: Any) -> None:
+    with pytest.raises(ModelError, match=r"not clear which.*output\[1\]\[:, 3\].*\(images\)\[1\]"):
+        class_logits(output)
+    assert class_scores(output, lambda output: output[1][:, 2]).shape == (2,)
+
+
+def test_tuples_with_other_things_are_not() -> None:
+    for more in ([LOGITS + 1], [torch.zeros(2, 8, 7, 7)], [None, "x"], [torch.zeros(9, 4)]):
+        assert class_logits((LOGITS, *more)) is LOGITS
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda x: x.softmax(1), "softmax"),
+        (lambda x: x.log_softmax(1).exp(), "softmax"),
+        (lambda x: (x.softmax(1), "more"), "softmax"),
+        (lambda x: {"logits": x[..., None, None].softmax(1)}, "softmax"),
+        (lambda x: x.sigmoid(), "sigmoid"),
+        (lambda x: x[:, 0].sigmoid(), "sigmoid"),
+        (lambda x: x.sigmoid()[:, :1].squeeze(1), "sigmoid"),
+        (lambda x: F.hardsigmoid(x[:, :1]), "sigmoid"),
+        (lambda x: x, None),
+        (lambda x: x[:, 0] * 0 + 0.4, None),
+        (lambda x: x.sigmoid() * 3, None),
+        (lambda x: "text", None),
+    ],
+)
+def test_probabilities_are_recognized(make: Any, word: str | None) -> None:
+    output = make(LOGITS.clone().requires_grad_())
+    assert probability_function(output) == word

@@ -38,7 +38,8 @@ CLASSES, BATCH, SIDE = 10, 16, 64
 # Of the maps' largest value. The iterations of a search for masks enlarge rounding.
 TOLERANCE = {"ExtremalPerturbation": 2e-2}
 USUAL_TOLERANCE = 1e-4
-BF16_BOUND = 0.15
+# Single pixels of a gradient round most: by 0.23 under the CPU's autocast, layers by 0.02.
+BF16_BOUND = {"Gradient": 0.4, "GradCAM": 0.05, "LinearApprox": 0.05}
 
 
 class Recurrent(nn.Module):
@@ -139,10 +140,10 @@ def compare(device: torch.device) -> bool:
         rows.append([kind.__name__, apart])
     table("Gradient through recurrent layers in eval mode", ["layer", "difference"], rows)
     rows = []
-    for name in ("Gradient", "GradCAM", "LinearApprox"):
+    for name, bound in BF16_BOUND.items():
         apart = difference(device, name, network(), autocast=True)
-        right &= apart <= BF16_BOUND
-        rows.append([name, apart, BF16_BOUND])
+        right &= apart <= bound
+        rows.append([name, apart, bound])
     table("Under autocast to bfloat16", ["method", "difference from float32", "bound"], rows)
     return right
 

@@ -1,7 +1,7 @@
 """Train for 500 epochs with all callbacks, and look for what grows: memory, hooks, files, threads.
 
 make soak
-python tests/performance/soak.py --epochs 100
+python tests/performance/soak.py --epochs 300 --samples 64
 
 What is looked at after each fifth epoch must not grow after the twentieth; the events of
 TensorBoard must grow evenly. Memory is looked at in three ways:
@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import io
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "callbacks")]
@@ -60,7 +62,7 @@ from lightning_saliency.rendering import select_frames  # noqa: E402
 EVERY = 5
 FIRST = 20
 BLOCKS = 16
-NUMBERS = ("memory", "hooks", "files", "threads", "tensors")
+NUMBERS = ("memory", "hooks", "files", "threads", "tensors", "checkpoint")
 IN_THE_SECOND_HALF = ("heap", "blocks")
 # A slope that is no leak, which leaves at least one object behind in each epoch. Numbers above 256
 # are objects of their own in CPython, so that some hundred come when the epochs get there.
@@ -99,11 +101,21 @@ class Watch(pl.Callback):
                 "files": len(os.listdir("/proc/self/fd")),
                 "threads": threading.active_count() + len(os.listdir("/proc/self/task")),
                 "tensors": sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()),
+                "checkpoint": _checkpoint(trainer),
                 "events": sum(file.stat().st_size for file in self.folder.rglob("events.*")),
             }
             # Not kept here, where it would grow. An interrupted run has something to show.
             with self.output.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def _checkpoint(trainer: pl.Trainer) -> int:
+    """Return how many bytes our callbacks add to a checkpoint."""
+    file = io.BytesIO()
+    ours = (SaliencyCallback, DriftAlarm)
+    callbacks = cast("Any", trainer).callbacks
+    torch.save([each.state_dict() for each in callbacks if isinstance(each, ours)], file)
+    return file.tell()
 
 
 def _resident() -> int:
@@ -130,12 +142,18 @@ def _hooks(module: nn.Module) -> int:
     )
 
 
-def run(epochs: int, folder: Path, output: Path) -> list[dict[str, int]]:
+def run(epochs: int, samples: int, folder: Path, output: Path) -> list[dict[str, int]]:
     """Train, and return what was seen; it is also written to ``output``."""
     torch.manual_seed(0)
     kinds = {name: getattr(lightning_saliency, f"{name}Callback") for name in METHODS}
-    named = [kind(samples=1, name="named", **CHEAP.get(name, {})) for name, kind in kinds.items()]
-    generic = SaliencyCallback([make_method(name) for name in METHODS], samples=[1], max_overhead=1)
+    named = [
+        kind(samples=samples, name="named", **CHEAP.get(name, {})) for name, kind in kinds.items()
+    ]
+    # By index, which checkpoints store in another way.
+    indices = list(range(1, samples + 1))
+    generic = SaliencyCallback(
+        [make_method(name) for name in METHODS], samples=indices, max_overhead=1
+    )
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -145,7 +163,7 @@ def run(epochs: int, folder: Path, output: Path) -> list[dict[str, int]]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = DataLoader(dataset(8), batch_size=4)
+    loader = DataLoader(dataset(max(8, samples + 1)), batch_size=4)
     trainer.fit(TinyModule(), loader, loader)
     return [json.loads(line) for line in output.read_text().splitlines()]
 
@@ -175,13 +193,13 @@ def slope(
     return float(fitted[0]), float(stats.t.ppf(0.975, freedom) * error)
 
 
-def main(epochs: int, output: Path) -> bool:
+def main(epochs: int, samples: int, output: Path) -> bool:
     """Train, print what has grown, and return whether nothing has."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        rows = run(epochs, Path(folder), output)
+        rows = run(epochs, samples, Path(folder), output)
     return nothing_grew(rows)
 
 
@@ -201,7 +219,7 @@ def nothing_grew(rows: list[dict[str, int]]) -> bool:
         least = LEAST.get(name, 1e-9 * max(values))
         verdicts[name] = abs(steep) <= max(unsure, least)
         print(
-            f"{name:8s} {values[0]:>12,d} to {values[-1]:>12,d}, slope {steep:+.3g} +- "
+            f"{name:10s} {values[0]:>12,d} to {values[-1]:>12,d}, slope {steep:+.3g} +- "
             f"{unsure:.2g} an epoch{'' if verdicts[name] else '   <-- grows'}"
         )
     written = [row["events"] for row in late]
@@ -209,7 +227,7 @@ def nothing_grew(rows: list[dict[str, int]]) -> bool:
     ratio *= (when[half] - when[0]) / max(1, when[-1] - when[half])
     verdicts["events"] = 0.9 <= ratio <= 1.1
     print(
-        f"events   {written[0]:,d} to {written[-1]:,d} bytes; the second half's growth is "
+        f"events     {written[0]:,d} to {written[-1]:,d} bytes; the second half's growth is "
         f"{ratio:.2f} of the first half's{'' if verdicts['events'] else '   <-- not even'}"
     )
     spent = [row["milliseconds"] for row in late]
@@ -217,15 +235,16 @@ def nothing_grew(rows: list[dict[str, int]]) -> bool:
         (spent[end] - spent[begin]) / (when[end] - when[begin])
         for begin, end in ((0, half // 2), (-1 - half // 2, -1))
     ]
-    print("time     {:.0f} to {:.0f} ms an epoch, means of a quarter each".format(*shares))
+    print("time       {:.0f} to {:.0f} ms an epoch, means of a quarter each".format(*shares))
     return all(verdicts.values())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("build/soak.jsonl"))
     given = parser.parse_args()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.unlink(missing_ok=True)
-    sys.exit(not main(given.epochs, given.output))
+    sys.exit(not main(given.epochs, given.samples, given.output))

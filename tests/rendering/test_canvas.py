@@ -122,13 +122,14 @@ def test_a_bar_without_width_draws_nothing() -> None:
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_legend_shows_the_colors_in_order(signed: bool) -> None:
-    sheet = Canvas(30, 500)
+    sheet = Canvas(50, 500)
     used = sheet.legend(ColorScale(), signed, 4, 10, 15, 100)
     picture = sheet.picture()
     assert 100 < used < 490
     assert bool((picture[:, :, 10 + used :] == 255).all())
-    # Seen along the middle of the bar: dark to bright, or blue to red.
-    row = picture[:, 14]
-    colored = (row.amax(0) - row.amin(0) > 50).nonzero().flatten()
+    # Seen along the middle of the bar: gray to bright, or blue over gray to red.
+    row = picture[:, 12, 10 : 10 + 100].int()
+    colored = (row.amax(0) - row.amin(0) > 40).nonzero().flatten()
     first, last = row[:, colored[0]], row[:, colored[-1]]
-    assert (first[2] > first[0]) == (last[0] > last[2])
+    assert bool(first[2] > first[0]) == signed
+    assert bool(last[0] > last[2])

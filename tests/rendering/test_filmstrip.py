@@ -1,7 +1,9 @@
-import dataclasses
 import itertools
+import math
 from io import BytesIO
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,27 +11,43 @@ from PIL import Image
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import (
     ColorScale,
-    Frame,
+    Column,
+    Curves,
     film_frame,
     filmstrip,
     heatmap,
     overlay,
+    select_columns,
     select_frames,
 )
+from lightning_saliency.rendering.canvas import INK
+from lightning_saliency.rendering.filmstrip import BLUE, CRIMSON, TINT
 
 NAN = float("nan")
 
 
-def plain_frames(count: int, rows: int = 2, size: int = 64) -> list[Frame]:
-    """Return frames of one color each, so that each can be found again in the strip."""
-    return [
-        Frame(
-            torch.full((rows, 3, size, size), 2 * index, dtype=torch.uint8),
-            ("",) * rows,
-            (NAN,) * rows,
-        )
-        for index in range(count)
-    ]
+def column(place: int = 0, rows: int = 2, **changes: Any) -> Column:
+    """Return pictures of one color each, so that each can be found again in the strip."""
+    settings: dict[str, Any] = {
+        "label": str(place),
+        "pictures": torch.full((rows, 3, 64, 64), 40 + 2 * place, dtype=torch.uint8),
+        "fault": ("",) * rows,
+        "moved": (NAN,) * rows,
+        "wrong": (False,) * rows,
+        "flipped": (False,) * rows,
+        **changes,
+    }
+    return Column(**settings)
+
+
+def strip(columns: list[Column], rows: int = 2, **settings: Any) -> torch.Tensor:
+    images = torch.full((rows, 3, 64, 64), 200 / 255)
+    names = [f"class {i}" for i in range(rows)]
+    return filmstrip(images, columns, names, list(range(rows)), **settings)
+
+
+def of_color(picture: torch.Tensor, ink: tuple[int, int, int]) -> torch.Tensor:
+    return (picture == torch.tensor(ink).view(3, 1, 1)).all(0)
 
 
 def png_size(picture: torch.Tensor) -> int:
@@ -77,6 +95,24 @@ def test_thinning_to_fewer_than_two_is_an_error(count: int, most: int) -> None:
         select_frames(count, most)
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 30, 200])
+def test_columns_are_the_first_the_last_and_the_middle_of_the_gaps(count: int) -> None:
+    chosen = select_columns(range(count))
+    assert len(chosen) == min(count, 8)
+    assert chosen[0] == 0
+    assert chosen[-1] == count - 1
+    gaps = [b - a for a, b in itertools.pairwise(chosen)]
+    assert max(gaps, default=1) <= 2.1 * min(gaps, default=1) + 1
+
+
+def test_an_alarm_and_the_epoch_before_it_are_columns() -> None:
+    for alarm in range(1, 40):
+        assert {alarm - 1, alarm} <= set(select_columns(range(40), [alarm - 1, alarm]))
+    # The newest alarms, if there are too many; the first and the last always.
+    chosen = select_columns(range(40), range(10, 30))
+    assert chosen == [0, *range(24, 30), 39]
+
+
 # --- frames -----------------------------------------------------------------------------------
 
 
@@ -102,16 +138,6 @@ def test_frames_are_small(size: tuple[int, int], expected: tuple[int, int]) -> N
     assert film_frame(torch.zeros(1, 3, *size), heat).pictures.shape == (1, 3, *expected)
 
 
-def test_a_frame_survives_a_checkpoint() -> None:
-    frame = plain_frames(1)[0]
-    file = BytesIO()
-    torch.save(dataclasses.asdict(frame), file)
-    file.seek(0)
-    restored = Frame(**torch.load(file, weights_only=True))
-    assert torch.equal(restored.pictures, frame.pictures)
-    assert restored.fault == frame.fault
-
-
 def test_a_frame_of_other_samples_is_an_error() -> None:
     heat = heatmap(torch.ones(2, 1, 8, 8), ColorScale())
     with pytest.raises(InputError, match=r"\(2, 3, H, W\)"):
@@ -121,105 +147,148 @@ def test_a_frame_of_other_samples_is_an_error() -> None:
 # --- strips -----------------------------------------------------------------------------------
 
 
+def corners(picture: torch.Tensor, color: int) -> tuple[int, int, int]:
+    found = of_color(picture, (color, color, color)).nonzero()
+    return int(found[:, 0].min()), int(found[:, 1].min()), len(found)
+
+
 def test_samples_go_down_and_epochs_across() -> None:
-    frames = [
-        Frame(
-            torch.stack([torch.full((3, 64, 64), 10 * c + r, dtype=torch.uint8) for r in range(3)]),
-            ("",) * 3,
-            (NAN,) * 3,
-        )
-        for c in range(4)
-    ]
-    strip = filmstrip(frames, ["a", "b", "c"], list("0123"))
-    corners = torch.empty(3, 4, 2)
+    def paint(place: int, row: int) -> tuple[int, int, int]:
+        return 40 + 10 * place, 50 + row, 7
+
+    def pictures(place: int) -> torch.Tensor:
+        colors = torch.tensor([paint(place, row) for row in range(3)], dtype=torch.uint8)
+        return colors.view(3, 3, 1, 1).expand(3, 3, 64, 64)
+
+    columns = [column(place, 3, pictures=pictures(place)) for place in range(8)]
+    picture = strip(columns, 3)
+    assert picture.shape[2] == 700
+    tops, lefts = torch.zeros(3, 8), torch.zeros(3, 8)
     for r in range(3):
-        for c in range(4):
-            found = (strip == 10 * c + r).all(0).nonzero()
-            assert len(found) == 64 * 64
-            corners[r, c] = found[0].float()
-    assert bool((corners[:, :, 0].diff(dim=0) == 64 + 4 + 6).all())
-    assert bool((corners[:, :, 0].diff(dim=1) == 0).all())
-    assert bool((corners[:, :, 1].diff(dim=1) == 64 + 3).all())
+        for c in range(8):
+            found = of_color(picture, paint(c, r)).nonzero()
+            tops[r, c], lefts[r, c] = found[:, 0].min(), found[:, 1].min()
+            assert 40 * 40 <= len(found) <= 64 * 64
+    assert bool((tops.diff(dim=1) == 0).all())
+    assert bool((lefts.diff(dim=0) == 0).all())
+    assert len(lefts.diff(dim=1).unique()) == 1
+    assert len(tops.diff(dim=0).unique()) == 1
+    assert corners(picture, 200)[1] < int(lefts.min())
 
 
-def test_the_first_column_is_the_input() -> None:
-    images = torch.full((2, 3, 16, 16), 200 / 255)
-    with_images = filmstrip(plain_frames(3), ["a", "b"], list("012"), images)
-    without = filmstrip(plain_frames(3), ["a", "b"], list("012"))
-    assert with_images.shape[2] - without.shape[2] == 67
-    inputs = (with_images == 200).all(0).nonzero()
-    first = (with_images == 0).all(0).nonzero()
-    assert len(inputs) >= 2 * 64 * 64
-    assert int(inputs[:, 1].max()) < int(first[:, 1].min())
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_pictures_have_at_most_64_pixels_and_the_strip_is_as_wide_as_a_card_wants(
+    count: int,
+) -> None:
+    picture = strip([column(place) for place in range(count)])
+    assert picture.shape[2] == 700
+    assert corners(picture, 40)[2] <= 2 * 64 * 64
 
 
-@pytest.mark.parametrize(
-    ("ratio", "share"),
-    [(NAN, 0), (0, 0), (1e-4, 0), (1e-3, 0), (0.1, 1 / 3), (1, 0.5), (1000, 1), (1e9, 1)],
-)
-def test_the_bar_shows_how_strong_a_map_is(ratio: float, share: float) -> None:
-    white = torch.full((1, 3, 60, 60), 255, dtype=torch.uint8)
-    strip = filmstrip([Frame(white, ("",), (ratio,))], [""], [""])
-    bar = (strip != 255).any(0).nonzero()
-    assert len(bar) == 4 * round(share * 60)
+def test_epochs_and_classes_are_legible_at_half_the_width() -> None:
+    from lightning_saliency.rendering.canvas import font
+
+    picture = strip([column(place) for place in range(8)])
+    small = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    small = small.resize((337, round(337 / 700 * picture.shape[1])))
+    gray = torch.from_numpy(np.array(small.convert("L")))
+    # Bold digits of 20 pixels keep strokes that are nearly black.
+    assert font(20, bold=True).getlength("0") > 12
+    assert int((gray[12:32, 110:] < 90).sum()) > 40
 
 
-def test_a_sample_without_a_map_is_named_at_any_size() -> None:
-    white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
-    for count in (1, 200):
-        blank = [Frame(white, ("",), (NAN,))] * count
-        named = [Frame(white, ("constant",), (NAN,))] * count
-        labels = [""] * count
-        inked = (filmstrip(named, [""], labels) != filmstrip(blank, [""], labels)).any(0)
+def test_a_wrong_prediction_has_a_blue_frame_and_a_changed_one_a_blue_corner() -> None:
+    plain = of_color(strip([column()]), BLUE).sum()
+    wrong = of_color(strip([column(wrong=(True, False))]), BLUE)
+    flipped = of_color(strip([column(flipped=(True, False))]), BLUE)
+    frame, corner = wrong.sum() - plain, flipped.sum() - plain
+    # Three pixels around a picture of 64 with a gap of one.
+    assert int(frame) == 4 * 3 * (64 + 2 + 3)
+    assert 80 < int(corner) < 16 * 16
+    # The white gap between the picture and its frame.
+    picture = strip([column(wrong=(True, False))])
+    top, left, _ = corners(picture, 40)
+    assert picture[:, top - 1, left + 5].tolist() == [255, 255, 255]
+    assert tuple(picture[:, top - 2, left + 5].tolist()) == BLUE
+
+
+@pytest.mark.parametrize(("moved", "share"), [(0.0, 0), (0.25, 0.25), (1.0, 1), (NAN, None)])
+def test_the_bar_shows_how_far_a_map_has_moved(moved: float, share: float | None) -> None:
+    def ink(value: float) -> int:
+        white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+        picture = strip([column(0, 1, pictures=white, moved=(value,))], 1)
+        return int(of_color(picture, INK).sum())
+
+    assert ink(moved) - ink(NAN) == 6 * round(64 * (share or 0))
+
+
+def test_an_alarm_has_a_crimson_head_and_a_tinted_column() -> None:
+    quiet, loud = strip([column()]), strip([column(alarm=True)])
+    assert int(of_color(quiet, TINT).sum()) == 0
+    heads = of_color(loud, CRIMSON).sum() - of_color(quiet, CRIMSON).sum()
+    assert int(heads) > 1000
+    assert int(of_color(loud, TINT).sum()) > 500
+
+
+def test_the_curves_lie_beneath_their_columns() -> None:
+    columns = [column(place) for place in range(4)]
+    flat = Curves([0, 1, 2, 3], [NAN, 1.0, 1.0, 0.0], [2.0, 2.0, 1.0, NAN])
+    picture = strip(columns, curves=flat)
+    bare = strip(columns, curves=Curves())
+    drawn = of_color(picture, INK) & ~of_color(bare, INK)
+    rows, places = drawn.nonzero().unbind(1)
+    _, first, _ = corners(picture, 42)
+    _, last, _ = corners(picture, 46)
+    assert first + 20 < int(places.min()) < int(places.max()) < last + 64
+    # Down at the end, where nothing moved.
+    ends = drawn[:, last + 20 : last + 44].nonzero()[:, 0]
+    assert int(ends.max()) > int(rows.min()) + 60
+    loss = of_color(picture, BLUE) & ~of_color(bare, BLUE)
+    assert int(loss.sum()) > 60
+
+
+def test_a_sample_without_a_map_is_named() -> None:
+    white = torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)
+    for count in (1, 8):
+        blank = [column(pictures=white)] * count
+        named = [column(pictures=white, fault=("constant", ""))] * count
+        inked = (strip(named) != strip(blank)).any(0)
         assert int(inked.sum()) > 50 * count
 
 
-def test_labels_are_readable_and_do_not_run_into_each_other() -> None:
-    short = filmstrip(plain_frames(3), ["a", "b"], ["0", "1", "2"], title="t")
-    long = filmstrip(plain_frames(3), ["a" * 500, "b"], ["0" * 500, "1", "2"], title="t" * 900)
-    assert long.shape[1] == short.shape[1]
-    assert long.shape[2] - short.shape[2] <= 120
+def test_long_names_do_not_run_into_the_pictures() -> None:
+    images = torch.full((2, 3, 64, 64), 200 / 255)
+    columns = [column(place) for place in range(8)]
+    long = filmstrip(images, columns, ["a" * 500, "b"], [0, 10**9], "t" * 900, "n" * 900)
+    assert long.shape[2] == 700
+    assert corners(long, 200)[2] == 2 * math.isqrt(corners(long, 200)[2] // 2) ** 2
 
 
-def test_a_legend_is_added_beneath() -> None:
-    without = filmstrip(plain_frames(9), ["a", "b"], list("012345678"))
-    legend = (ColorScale(), False)
-    with_legend = filmstrip(plain_frames(9), ["a", "b"], list("012345678"), legend=legend)
-    assert with_legend.shape[1] - without.shape[1] == 18
-    height = without.shape[1] - 8
-    assert torch.equal(with_legend[:, :height], without[:, :height])
-
-
-@pytest.mark.parametrize("epochs", [16, 100])
-def test_a_strip_stays_below_a_megabyte_whatever_it_shows(epochs: int) -> None:
-    # Nothing compresses less than noise in all three colors.
+def test_a_strip_of_noise_stays_below_a_megabyte() -> None:
     generator = torch.Generator().manual_seed(0)
-    shown = select_frames(epochs)
-    frames = [
-        Frame(
-            torch.randint(0, 256, (8, 3, 64, 64), generator=generator, dtype=torch.uint8),
-            ("",) * 8,
-            (1.0,) * 8,
+    columns = [
+        column(
+            place,
+            8,
+            pictures=torch.randint(0, 256, (8, 3, 64, 64), generator=generator, dtype=torch.uint8),
         )
-        for _ in shown
+        for place in range(8)
     ]
-    images = torch.rand(8, 3, 64, 64, generator=generator)
-    rows = [f"{i}: a class" for i in range(8)]
-    legend = (ColorScale(), False)
-    strip = filmstrip(frames, rows, [str(i) for i in shown], images, "grad_cam, by epoch", legend)
-    assert 500_000 < png_size(strip) < 1_000_000
+    picture = strip(columns, 8, title="grad_cam", legend=(ColorScale(), True))
+    assert png_size(picture) < 1_000_000
 
 
-def test_no_frames_or_frames_that_differ_are_errors() -> None:
-    with pytest.raises(InputError, match="at least one frame"):
-        filmstrip([], [], [])
-    with pytest.raises(InputError, match=r"\(2, 3, 64, 64\).*\(3, 3, 64, 64\)"):
-        filmstrip([*plain_frames(1, 2), *plain_frames(1, 3)], ["a", "b"], ["0", "1"])
-    with pytest.raises(InputError, match=r"images of shape \(2, 3, H, W\)"):
-        filmstrip(plain_frames(1), ["a", "b"], ["0"], torch.zeros(3, 3, 8, 8))
+@pytest.mark.parametrize("shape", [(64, 64), (20, 60), (300, 100), (1, 1)])
+def test_pictures_of_any_shape(shape: tuple[int, int]) -> None:
+    images = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
+    one = column(0, 1, pictures=images)
+    assert filmstrip(images, [one], ["a"], [0], legend=(ColorScale(), False)).shape[2] == 700
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(["a"], ["0"]), (["a", "b"], [])])
-def test_missing_labels_are_errors(rows: list[str], columns: list[str]) -> None:
-    with pytest.raises(InputError, match="2 row labels and 1 column labels"):
-        filmstrip(plain_frames(1), rows, columns)
+def test_what_does_not_fit_together_is_an_error() -> None:
+    with pytest.raises(InputError, match="at least one column"):
+        strip([])
+    with pytest.raises(InputError, match="all of 2 samples"):
+        strip([column(rows=3)])
+    with pytest.raises(InputError, match="a label for each"):
+        filmstrip(torch.zeros(2, 3, 4, 4), [column()], ["a"], [0, 1])

@@ -3,7 +3,7 @@ import torch
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.rendering import ColorScale, heatmap, overlay
-from lightning_saliency.rendering.colors import apply_colormap
+from lightning_saliency.rendering.colors import ramp_colors
 
 UNIT = ColorScale("value", full=1.0)
 
@@ -12,31 +12,17 @@ def test_where_the_map_is_zero_the_image_is_gray() -> None:
     image = torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
     laid = overlay(image, heatmap(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), UNIT))
     luma = 0.299 * 1.0 + 0.587 * 0.5
-    gray = 0.1 + 0.55 * luma
+    gray = 0.2 + 0.6 * luma
     assert laid[0, :, 0, 0].tolist() == pytest.approx([gray] * 3)
 
 
-def test_where_the_map_is_full_its_color_covers_all_but_a_tenth() -> None:
+@pytest.mark.parametrize(("value", "opacity"), [(1.0, 0.85), (0.25, 0.55), (-0.25, 0.55)])
+def test_a_color_lies_over_the_image_as_far_as_it_is_opaque(value: float, opacity: float) -> None:
     image = torch.full((1, 3, 1, 2), 0.4)
-    laid = overlay(image, heatmap(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), UNIT))
-    full = apply_colormap(torch.ones(1, 1, 1, 1)).flatten()
-    expected = 0.9 * full + 0.1 * (0.1 + 0.55 * 0.4)
-    torch.testing.assert_close(laid[0, :, 0, 1], expected)
-
-
-def test_a_quarter_of_full_color_is_half_opaque() -> None:
-    laid = overlay(
-        torch.zeros(1, 3, 1, 2), heatmap(torch.tensor([0.0, 0.25]).view(1, 1, 1, 2), UNIT)
-    )
-    color = apply_colormap(torch.full((1, 1, 1, 1), 0.25)).flatten()
-    torch.testing.assert_close(laid[0, :, 0, 1], 0.1 + 0.45 * (color - 0.1))
-
-
-def test_a_signed_map_is_as_opaque_as_it_is_large() -> None:
-    saliency = torch.tensor([0.0, -0.25]).view(1, 1, 1, 2)
-    laid = overlay(torch.zeros(1, 3, 1, 2), heatmap(saliency, UNIT, signed=True))
-    color = apply_colormap(torch.full((1, 1, 1, 1), 0.375), "RdBu_r").flatten()
-    torch.testing.assert_close(laid[0, :, 0, 1], 0.1 + 0.225 * (color - 0.1))
+    laid = overlay(image, heatmap(torch.tensor([0.0, value]).view(1, 1, 1, 2), UNIT, signed=True))
+    color = ramp_colors(torch.full((1, 1, 1, 1), value)).flatten()
+    gray = 0.2 + 0.6 * 0.4
+    torch.testing.assert_close(laid[0, :, 0, 1], gray + opacity * (color - gray))
 
 
 def test_a_hatched_map_covers_its_image() -> None:

@@ -18,6 +18,8 @@ from lightning_saliency.rendering import (
 )
 
 SCALE = ColorScale(reference=0.5)
+# The numbers beneath the color bar, and what they are.
+LEGEND = ["1x", "2x", "4x", "16x", "times the map's own mean", "gray: below its mean"]
 
 
 def sample(size: int = 64) -> tuple[torch.Tensor, Heatmap, torch.Tensor]:
@@ -46,7 +48,9 @@ def written(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> list
 def test_input_map_and_overlay_stand_side_by_side_enlarged() -> None:
     image, heat, laid = sample(64)
     picture = panel(image, heat, laid, ["epoch 3"])
-    assert picture.shape == (3, 10 + 20 + 128 + 6 + 20 + 20 + 10, 10 + 3 * 128 + 2 * 6 + 10)
+    # Caption, remark, and the legend of two lines.
+    high = 10 + 20 + 128 + 6 + 20 + 20 + 30 + 10
+    assert picture.shape == (3, high, 10 + 3 * 128 + 2 * 6 + 10)
     for place, small in enumerate((image, heat.color[0], laid)):
         left = 10 + place * 134
         shown = picture[:, 30:158, left : left + 128]
@@ -63,7 +67,7 @@ def test_bytes_look_as_the_numbers_do() -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_remark_fits_beside_the_legend(signed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remark_fits_above_the_legend(signed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.zeros(1, 3, 64, 64)
     heat = heatmap(1e-4 * torch.eye(64)[None, None], ColorScale(reference=0.02), signed)
     fitted: list[str] = []
@@ -72,7 +76,7 @@ def test_the_remark_fits_beside_the_legend(signed: bool, monkeypatch: pytest.Mon
         canvas, "shorten", lambda *args: (fitted.append(shorten(*args)), fitted[-1])[1]
     )
     panel(image[0], heat, overlay(image, heat)[0])
-    assert fitted[-1] == "faint, mean 1.6e-6, 7.8e-5x first"
+    assert "faint, mean 1.6e-6, 7.8e-5x first" in fitted
 
 
 def test_a_panel_is_made_of_bytes() -> None:
@@ -85,7 +89,7 @@ def test_a_panel_is_made_of_bytes() -> None:
 def test_any_size_of_image(size: int) -> None:
     picture = panel(*sample(size), ["epoch 3"])
     assert 416 <= picture.shape[2] <= 820
-    assert picture.shape[1] <= 406
+    assert picture.shape[1] <= 470
 
 
 def test_letters_grow_with_the_pictures_since_tensorboard_shows_all_panels_in_one_width() -> None:
@@ -93,7 +97,8 @@ def test_letters_grow_with_the_pictures_since_tensorboard_shows_all_panels_in_on
     for size in (128, 256):
         picture = panel(*sample(size), ["epoch 3"])
         line = 20 * size // 128
-        caption = (picture.amax(0) < 128)[-10 - 2 * line : -10 - line]
+        below = 10 + line + size + 6
+        caption = (picture.amax(0) < 128)[below : below + line]
         assert caption.any()
         parts.append(int(caption.nonzero()[:, 1].max()) / picture.shape[2])
     assert parts[1] == pytest.approx(parts[0], rel=0.1)
@@ -129,9 +134,8 @@ def test_the_text_of_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:
         "overlay",
         "epoch 3",
         "predicted 7",
-        "0",
-        "≥ 10x mean",
         f"mean {mean:.2g}, {mean / 0.5:.2g}x first",
+        *LEGEND,
     ]
 
 
@@ -152,7 +156,7 @@ def test_a_map_without_information_is_named(
     laid = overlay(image, heat)
     lines = written(monkeypatch, lambda: panel(image[0], heat, laid[0]))
     assert lines.count(word) == 2
-    assert lines[-1] == remark
+    assert lines[: -len(LEGEND)][-1] == (remark or "overlay" if value == value else "NaN")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_the_remark_says_what_colors_do_not_show(
     image = torch.zeros(1, 3, 2, 2)
     heat = heatmap(saliency, scale)
     lines = written(monkeypatch, lambda: panel(image[0], heat, overlay(image, heat)[0]))
-    assert lines[-1] == remark
+    assert remark in lines
 
 
 def test_two_draws_are_the_same() -> None:
@@ -207,8 +211,7 @@ def test_methods_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
         "grad_cam",
         "rise",
         "epoch 3",
-        "0",
-        "≥ 10x mean",
+        *LEGEND,
     ]
     picture = compare_panel(image, {"a": heat, "b": heat}, {"a": laid, "b": laid})
     large = to_bytes(laid).repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -245,15 +248,14 @@ def test_each_meaning_of_the_colors_has_its_legend(monkeypatch: pytest.MonkeyPat
         "d": heatmap(maps, ColorScale("value", 2.0)),
     }
     lines = written(monkeypatch, lambda: compare_panel(image, heats, dict.fromkeys(heats, laid)))
-    assert [line for line in lines if "≥" in line] == ["≥ 10x mean", "≥ 10x mean", "≥ 2"]
-    assert [line for line in lines if "≤" in line] == ["≤ -10x"]
+    assert [line for line in lines if line in ("16x", "-16x", "2")] == ["16x", "-16x", "16x", "2"]
 
 
 def test_many_methods_go_on_in_further_rows() -> None:
     image, heat, laid = sample(16)
     names = [f"m{i}" for i in range(7)]
     picture = compare_panel(image, dict.fromkeys(names, heat), dict.fromkeys(names, laid))
-    assert picture.shape == (3, 10 + 2 * 20 + 2 * 134 + 20 + 10, 20 + 6 * 134 - 6)
+    assert picture.shape == (3, 10 + 2 * 20 + 2 * 134 + 30 + 10, 20 + 6 * 134 - 6)
 
 
 def test_any_pictures_stand_in_a_grid() -> None:

@@ -35,9 +35,12 @@ def test_strength_does_not_overflow_in_double() -> None:
 
 
 def test_a_share_is_relative_to_the_mean_of_the_map() -> None:
-    # Mean 2.5, so full color at 10 times that: 25.
-    position = ColorScale().position(as_map(1, 2, 3, 4))
-    assert position.flatten().tolist() == pytest.approx([0.04, 0.08, 0.12, 0.16])
+    # Mean 1: from 1 to 16 times that in four doublings, the middle lifted.
+    position = ColorScale().place(torch.tensor([0.0, 0.5, 1, 2, 4, 8, 16, 100, -4]))
+    expected = [0, 0, 0, 0.25**0.75, 0.5**0.75, 0.75**0.75, 1, 1, -(0.5**0.75)]
+    assert position.tolist() == pytest.approx(expected)
+    saliency = as_map(*[0.0] * 15, 16.0)
+    assert ColorScale().position(saliency).flatten().tolist() == [0.0] * 15 + [1.0]
 
 
 def test_shares_do_not_depend_on_the_size_of_the_gradients() -> None:
@@ -46,18 +49,31 @@ def test_shares_do_not_depend_on_the_size_of_the_gradients() -> None:
     torch.testing.assert_close(scale.position(saliency), scale.position(60 * saliency))
 
 
-def test_at_most_a_tenth_of_a_map_is_at_full_color() -> None:
+def test_a_map_is_measured_as_small_as_drift_compares_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(2, 1, 32, 64, generator=generator) ** 6
+    large = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    noise = torch.rand(2, 1, 128, 256, generator=generator)
+    position = ColorScale().position(large)
+    assert position.shape == large.shape
+    middle = position[:, :, 2::4, 2::4]
+    torch.testing.assert_close(middle, ColorScale().position(small), rtol=0, atol=0.2)
+    # Of single pixels of noise there remains what their areas have in common: nothing.
+    assert float(ColorScale().position(noise).max()) < 0.25
+
+
+def test_at_most_a_sixteenth_of_a_map_is_at_full_color() -> None:
     generator = torch.Generator().manual_seed(0)
     for exponent in (0.1, 1, 5, 30):
         maps = torch.rand(16, 1, 32, 32, generator=generator) ** exponent
         beyond = (ColorScale().position(maps) >= 1).double().mean((1, 2, 3))
-        assert float(beyond.max()) <= 0.1
+        assert float(beyond.max()) <= 1 / 16
 
 
 def test_a_value_means_the_same_in_every_map() -> None:
     scale = ColorScale("value", full=4.0, reference=1.0)
     maps = torch.cat([as_map(1, 2), as_map(2, 800)])
-    assert scale.position(maps).flatten().tolist() == [0.25, 0.5, 0.5, 200.0]
+    assert scale.position(maps).flatten().tolist() == [0.25, 0.5, 0.5, 1.0]
 
 
 def test_positions_keep_the_sign_and_mark_what_is_not_finite() -> None:
@@ -69,17 +85,15 @@ def test_positions_keep_the_sign_and_mark_what_is_not_finite() -> None:
 def test_a_map_that_vanishes_fades_in_proportion() -> None:
     scale = ColorScale(reference=1.0)
     saliency = as_map(0, 0, 0, 4)  # strength 1, share of the last pixel 4
-    assert float(scale.position(saliency).max()) == pytest.approx(0.4)
-    assert float(scale.position(0.01 * saliency).max()) == pytest.approx(0.4)
-    assert float(scale.position(0.001 * saliency).max()) == pytest.approx(0.04)
-    assert float(scale.position(1e-9 * saliency).max()) == pytest.approx(4e-8)
+    found = [float(scale.position(part * saliency).max()) for part in (1, 0.01, 0.005, 1e-9)]
+    assert found == pytest.approx([0.5**0.75, 0.5**0.75, 0.25**0.75, 0])
 
 
 def test_the_first_maps_settle_the_scale() -> None:
     maps = torch.cat([as_map(1, 3), as_map(0, 0), as_map(5, 5), as_map(NAN, NAN), as_map(0, 1)])
     scale = color_scale(maps)
     # Of the maps that show something: strengths 2 and 0.5.
-    assert scale == ColorScale("share", 10.0, reference=2.0)
+    assert scale == ColorScale("share", 16.0, reference=2.0)
 
 
 def test_full_color_of_values_is_a_high_quantile_of_all_first_maps() -> None:
@@ -120,7 +134,7 @@ def test_the_scale_survives_a_checkpoint() -> None:
 
 
 def test_labels_say_what_full_color_is() -> None:
-    assert ColorScale().label() == "10x mean"
+    assert ColorScale().label() == "16x mean"
     assert ColorScale("value", 0.03125).label() == "0.0312"
 
 
@@ -128,7 +142,8 @@ def test_labels_say_what_full_color_is() -> None:
     ("settings", "message"),
     [
         ({"unit": "percent"}, "'share' or 'value'"),
-        ({"full": 0.0}, "full"),
+        ({"full": 1.0}, "full"),
+        ({"unit": "value", "full": 0.0}, "full"),
         ({"full": INF}, "full"),
         ({"full": NAN}, "full"),
         ({"reference": -1.0}, "reference"),

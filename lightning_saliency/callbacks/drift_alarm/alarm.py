@@ -1,8 +1,7 @@
 """An alarm for a network that begins to look elsewhere."""
 
-from __future__ import annotations
-
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,19 @@ import lightning.pytorch as pl
 from typing_extensions import override
 
 from lightning_saliency.callbacks.drift_alarm.report import Finding, Report
-from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched, alarm_amount, alarm_tag
+from lightning_saliency.callbacks.drift_alarm.rules import (
+    Rules,
+    Watched,
+    alarm_amount,
+    limit_said,
+)
 from lightning_saliency.callbacks.drift_alarm.watched_tags import WatchedTags, series_of
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error, warn
 from lightning_saliency.callbacks.resume import STATE_VERSION, StateParts
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.saliency import SaliencyCallback
+from lightning_saliency.callbacks.tags import alarm_tag
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +48,8 @@ class DriftAlarm(pl.Callback):
     before and after of the samples that moved most. It sounds once when a number leaves the usual,
     and again only after it came back. How far each number is from sounding is always logged, and in
     ``trainer.callback_metrics``, as ``saliency_alarm/<method>/<reference>/<measure>`` (for other
-    numbers than drift ``saliency_alarm/<the tag after "saliency_">``): an alarm above 1; 0 as long
-    as there is too little to judge by.
+    numbers than drift ``saliency_alarm/<the tag after "saliency_">``), from the first explanation
+    on that there is enough to judge by: an alarm above 1.
 
     Guided backprop and DeconvNet hardly depend on the later layers' weights, so their maps can stay
     where they are while the network changes: Adebayo et al. Sanity checks for saliency maps.
@@ -136,7 +141,7 @@ class DriftAlarm(pl.Callback):
         if not context.is_fitting:
             return
         self._tags.check_again(_sources(context.callbacks), list(round.values))
-        tags = self._tags.watched(source, round.values)
+        tags = self._tags.watched(source, [*round.values, *_still_to_come(source, round)])
         for tag in tags:
             self._watched.setdefault(tag, Watched(tag))
         members = Counter(self._watched[tag].group for tag in tags)
@@ -144,7 +149,8 @@ class DriftAlarm(pl.Callback):
             tag: self._judge(tag, round, source, members[self._watched[tag].group]) for tag in tags
         }
         scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
-        context.log_numbers(scores, len(round.samples))
+        judged = {tag: score for tag, score in scores.items() if math.isfinite(score)}
+        context.log_numbers(judged, len(round.samples), level=round.log)
         found = self._new_alarms(findings, source)
         # The numbers are the same on all processes; that all do the same must not depend on it.
         if trainer.strategy.reduce_boolean_decision(bool(found), all=False):
@@ -179,14 +185,14 @@ class DriftAlarm(pl.Callback):
     def _judge(
         self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int
     ) -> Finding:
-        watched, value = self._watched[tag], round.values[tag]
+        watched, value = self._watched[tag], round.values.get(tag, math.nan)
         pinned = round.references[str(series_of(tag, source))].pinned.epoch
         alone = min(self._rules.agree, members) == 1
         score = watched.judge(value, self._rules, pinned, alone)
         usual = watched.usual(self._rules)
         if usual is not None and alarm_amount(tag, 0.0) == 1.0:
             usual = 1 - usual[1], 1 - usual[0]
-        return Finding(tag, value, score, usual)
+        return Finding(tag, value, score, usual, limit_said(tag, value, self._rules))
 
     def _new_alarms(
         self, findings: Mapping[str, Finding], source: SaliencyCallback
@@ -217,6 +223,7 @@ class DriftAlarm(pl.Callback):
         trainer = context.trainer
         for (series, reference), findings in found.items():
             report = Report(series, reference, findings, round)
+            round.pictures.mark_alarm(series)
             _log.info("%s", report.line())
             warn(report.line())
             if context.is_rank_zero:
@@ -241,14 +248,23 @@ def _sources(callbacks: Sequence[pl.Callback]) -> list[SaliencyCallback]:
     return [one for one in callbacks if isinstance(one, SaliencyCallback)]
 
 
+def _still_to_come(source: SaliencyCallback, round: ExplanationRound) -> list[str]:
+    """Return the numbers that there will be once there is something to compare with."""
+    tags = [tag for tag in source.tags if tag not in round.values]
+    # Of flipped samples there are numbers now and then.
+    tags = [tag for tag in tags if "saliency_drift_flipped/" not in tag]
+    return [tag for tag in tags if series_of(tag, source) in round.drift]
+
+
 def _show(report: Report, context: RunContext, round: ExplanationRound) -> None:
     prefix = round.series[report.series].prefix
     tag = f"{prefix}saliency_alarm/{report.series}/{report.reference}"
+    picture_tag = f"{prefix}saliency/alarm/{report.series}"
     try:
         picture = report.picture()
         for adapter in context.adapters():
-            adapter.text(tag, report.text(tag), round.step)
-            adapter.image(tag, picture, round.step)
+            adapter.text(tag, report.text(picture_tag), round.step)
+            adapter.image(picture_tag, picture, round.step)
     except Exception as error:
         warn(
             f"The alarm of epoch {context.epoch} could not be logged; training goes on. "

@@ -1,13 +1,13 @@
 """What an alarm says: a line for the log, a text for TensorBoard, a picture of before and after."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
+from lightning_saliency.callbacks.samples.batch import known_labels
+from lightning_saliency.callbacks.tags import logged_tag
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.map_statistics import canonical
 
@@ -23,17 +23,28 @@ class Finding:
         value: as logged.
         score: of the alarm, above 1.
         usual: smallest and largest value it was compared with, as logged; None if there was none.
+        limit: which limit it has passed and in which direction; "" if it has not.
     """
 
     tag: str
     value: float
     score: float
     usual: tuple[float, float] | None
+    limit: str = ""
 
     def __str__(self) -> str:
         """Return the number beside what is usual."""
         usual = "" if self.usual is None else f" (usually {_span(self.usual)})"
-        return f"{self.tag} is {self.value:.3g}{usual}"
+        limit = f", {self.limit}" if self.limit else ""
+        return f"{logged_tag(self.tag)} is {self.value:.3g}{limit}{usual}"
+
+    @property
+    def row(self) -> str:
+        """The number as a row of a table in Markdown."""
+        said = [] if self.usual is None else [_span(self.usual)]
+        said += [self.limit] if self.limit else []
+        beside = "; ".join(said) or "-"
+        return f"| {logged_tag(self.tag)} | {self.value:.3f} | {beside} | {self.score:.1f} |"
 
 
 class Report:
@@ -84,11 +95,7 @@ class Report:
         Args:
             picture_tag: where the picture is found.
         """
-        rows = [
-            f"| {finding.tag} | {finding.value:.3f} | "
-            f"{'-' if finding.usual is None else _span(finding.usual)} | {finding.score:.1f} |"
-            for finding in self.findings
-        ]
+        rows = [finding.row for finding in self.findings]
         samples = [self._row(index) for index in self.most_moved]
         return "\n".join(
             [
@@ -109,21 +116,18 @@ class Report:
         )
 
     def picture(self) -> Tensor:
-        """Draw the samples that moved most: the image, the map before, the map now.
+        """Draw the three samples that moved most: the image, the map before, the map now.
 
         Returns:
-            (3, height, width), RGB in [0, 1].
+            (3, height, width), RGB, uint8.
         """
-        chosen = self.most_moved
-        return self._round.pictures.at_times(
+        return self._round.pictures.before_and_after(
             self.series,
-            self._round.samples.images[chosen],
-            [
-                (self._when(), self._before.maps[chosen]),
-                (f"epoch {self._round.epoch}", self._now.saliency[chosen]),
-            ],
-            [f"{index}: moved {float(self._amounts[index]):.2f}" for index in chosen],
-            f"{self.series}, what moved",
+            self._round.samples.images,
+            self._before,
+            self._round.references[self.series].current,
+            self._amounts,
+            known_labels(self._round.samples.labels),
         )
 
     def _when(self) -> str:
@@ -139,8 +143,8 @@ class Report:
         moved, now, before = float(self._amounts[index]), self._now, self._before
         return (
             f"| {index} | {moved:.2f} | {int(before.predicted[index])} | "
-            f"{int(now.predicted[index])} | {int(now.target[index])} "
-            f"({float(now.probability[index]):.2f}) |"
+            f"{int(now.predicted[index])} | {now.explained(index, str)} "
+            f"({float(now.sureness[index]):.2f}) |"
         )
 
 

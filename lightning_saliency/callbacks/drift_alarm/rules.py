@@ -1,7 +1,5 @@
 """One watched series of numbers: what it is called, how it is judged, and what it was so far."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -52,21 +50,6 @@ class Rules:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (is_number and 0 < value < math.inf):
                 raise InputError(f"Expected {name} to be a number above 0, got {value!r}.")
-
-
-def alarm_tag(tag: str) -> str:
-    """Return the tag under which the score of a watched number is logged.
-
-    Args:
-        tag: for instance ``"saliency_drift/grad_cam/previous/top10_iou"`` or
-            ``"saliency_region/grad_cam/corner"``.
-
-    Returns:
-        For instance ``"saliency_alarm/grad_cam/previous/top10_iou"`` or
-        ``"saliency_alarm/region/grad_cam/corner"``.
-    """
-    before, _, rest = tag.rpartition("saliency_")
-    return f"{before}saliency_alarm/{rest.removeprefix('drift/')}"
 
 
 def alarm_amount(tag: str, value: float) -> float:
@@ -120,7 +103,7 @@ class Watched:
     @property
     def reference(self) -> str:
         """``"pinned"`` or ``"previous"``: what the numbers tell the distance from."""
-        return "pinned" if "/pinned/" in self.tag else "previous"
+        return "pinned" if "/pinned/" in f"{self.tag}/" else "previous"
 
     def judge(
         self, value: float, rules: Rules, pinned: int | None = None, alone: bool = True
@@ -128,14 +111,14 @@ class Watched:
         """Take the newest number and score it.
 
         Args:
-            value: as it is logged.
+            value: as it is logged; NaN if there is none.
             rules: when it is out of the usual.
             pinned: the epoch of the pinned reference, None if it is not known.
             alone: whether this number makes an alarm by itself, or only with others.
 
         Returns:
-            The score, an alarm if above 1; 0 as long as there is nothing to compare with, and for
-            a number that is missing.
+            The score, an alarm if above 1; NaN as long as there is nothing to compare with, and
+            for a number that is missing.
         """
         if pinned != self.pinned:
             # Distances from another reference are another series.
@@ -150,7 +133,7 @@ class Watched:
             score = spike_score(self.amounts, self._warmup(rules), rules.window, rules.factor)
         score = score if alone else score / _TOGETHER
         scores = [score, amount / rules.limit] if rules.limit else [score]
-        return max((each for each in scores if math.isfinite(each)), default=0.0)
+        return max((each for each in scores if math.isfinite(each)), default=math.nan)
 
     def usual(self, rules: Rules) -> tuple[float, float] | None:
         """Return the smallest and largest amount that the newest was compared with.
@@ -169,7 +152,7 @@ class Watched:
         return asdict(self)
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Watched:
+    def of(cls, state: Mapping[str, Any]) -> "Watched":
         """Return what :meth:`state_dict` was made of.
 
         Args:
@@ -180,3 +163,18 @@ class Watched:
     def _warmup(self, rules: Rules) -> int:
         """Return how many of the amounts that are still there belong to the warm-up."""
         return max(0, rules.warmup - (self.count - len(self.amounts)))
+
+
+def limit_said(tag: str, value: float, rules: Rules) -> str:
+    """Say which limit a number has passed and in which direction; "" if it has not.
+
+    Args:
+        tag: that the number is logged under.
+        value: as it is logged.
+        rules: with the limit.
+    """
+    if rules.limit is None or not alarm_amount(tag, value) > rules.limit:
+        return ""
+    if alarm_amount(tag, 0.0) == 1.0:
+        return f"below {1 - rules.limit:g}, as limit={rules.limit:g} demands"
+    return f"above limit={rules.limit:g}"

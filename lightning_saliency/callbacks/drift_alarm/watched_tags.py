@@ -1,14 +1,12 @@
 """Which numbers of a run's saliency callbacks an alarm watches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from lightning_saliency.callbacks.explanation import series_in
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.saliency import SaliencyCallback
+from lightning_saliency.callbacks.tags import is_drift, logged_tag, names_of, series_in
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.map_similarity import SIMILARITIES
 
@@ -40,14 +38,14 @@ class WatchedTags:
         given = [monitor] if isinstance(monitor, str) else list(monitor)
         if not given or not all(isinstance(name, str) and name for name in given):
             raise InputError(
-                "Expected monitor to be a tag ('saliency_drift/grad_cam/previous/top10_iou'), with "
+                "Expected monitor to be a tag ('saliency_drift/grad_cam/previous'), with "
                 f"* for any part of it, or a list of tags, got {monitor!r}."
             )
         self.patterns = given
         self._said = False
         self._checked_again = False
 
-    def check(self, sources: Sequence[SaliencyCallback], others: Iterable[WatchedTags]) -> None:
+    def check(self, sources: Sequence[SaliencyCallback], others: "Iterable[WatchedTags]") -> None:
         """Check that something will be logged under every name, and is watched by one alarm alone.
 
         Args:
@@ -109,14 +107,15 @@ class WatchedTags:
         return [tag for tag in mine if self._includes(tag, source)]
 
     def _missing(self, logged: Sequence[str]) -> list[str]:
-        return [name for name in self.patterns if not any(fnmatchcase(tag, name) for tag in logged)]
+        return [name for name in self.patterns if not any(_matches(tag, name) for tag in logged)]
 
     def _matching(self, logged: Iterable[str]) -> set[str]:
-        return {tag for tag in logged if any(fnmatchcase(tag, name) for name in self.patterns)}
+        return {tag for tag in logged if any(_matches(tag, name) for name in self.patterns)}
 
     def _includes(self, tag: str, source: SaliencyCallback) -> bool:
-        if tag in self.patterns or tag.endswith(_NO_AMOUNT):
-            return tag in self.patterns
+        in_full = bool(set(names_of(tag)) & set(self.patterns))
+        if in_full or tag.endswith(_NO_AMOUNT):
+            return in_full
         return tag in self._matching([tag]) and not _is_insensitive(tag, source)
 
     def _say_what_is_left_out(self, sources: Sequence[SaliencyCallback]) -> None:
@@ -128,13 +127,24 @@ class WatchedTags:
             self._said = True
             series = sorted({str(series_of(tag, source)) for tag in matching})
             named = " and ".join(series)
-            if matching & set(self.patterns):
+            if any(set(names_of(tag)) & set(self.patterns) for tag in matching):
                 said = f"DriftAlarm may stay silent while a network changes, if it watches {named}"
                 advice = "Watch another method beside it."
             else:
                 said = f"DriftAlarm does not watch {named}"
                 advice = "To watch it all the same, give its tag in full as monitor."
             warn(f"{said}: {_WHY}. {advice}")
+
+
+def _matches(tag: str, pattern: str) -> bool:
+    """Whether a pattern names a number, under any of its names.
+
+    The drift is a measure of similarity seen from the other side: a pattern that names both means
+    one of them.
+    """
+    if is_drift(tag) and not pattern.endswith(("previous", "pinned")):
+        return False
+    return any(fnmatchcase(name, pattern) for name in names_of(tag))
 
 
 def series_of(tag: str, source: SaliencyCallback) -> str | None:
@@ -161,9 +171,10 @@ def _of_a_region(pattern: str) -> bool:
 
 
 def _no_such_tag(pattern: str, logged: Sequence[str]) -> str:
-    near = get_close_matches(pattern, logged, n=3, cutoff=0.5) or sorted(logged)[:3]
+    shown = [logged_tag(tag) for tag in logged]
+    near = get_close_matches(pattern, [*shown, *logged], n=3, cutoff=0.5) or sorted(shown)[:3]
     return (
         f"Expected monitor to be a tag that a saliency callback of this Trainer logs, got "
         f"'{pattern}'. Did you mean {' or '.join(repr(tag) for tag in near)}? Use * for any part, "
-        "for instance 'saliency_drift/*/previous/top10_iou'."
+        "for instance 'saliency_drift/*/previous'."
     )

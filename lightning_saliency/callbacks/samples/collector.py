@@ -1,7 +1,5 @@
 """Collect the samples during a validation run, in the form in which the model sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

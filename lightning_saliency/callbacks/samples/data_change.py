@@ -1,7 +1,5 @@
 """Notice that the validation data are others than those that the samples were taken from."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn

@@ -10,8 +10,6 @@ In this order, because it must make no difference to training that we look:
    reaches from it (generators, counters, files opened lazily) are as before afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Places in the images that the maps are measured on: objects, and what should not matter."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias

@@ -1,9 +1,8 @@
 """Measure each explanation: how far the maps have moved, what they lie on, what else was found."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +32,7 @@ from lightning_saliency.metrics.object_measures import OBJECT_MEASURES, region_s
 
 STABLE = 0.1
 """A sample is stable if its predicted class is the same as at the reference, and the probability of
-its explained class has changed by less than this."""
+its explained class has changed by less than this; a score, by less than this share of itself."""
 
 
 class DriftStage(Stage):
@@ -58,12 +57,21 @@ class DriftStage(Stage):
         self._pinned, self._warmup_epochs = pinned, warmup_epochs
         self.trackers = {name: self._new_tracker() for name in series}
 
-    def number_tags(self, series: Iterable[Series]) -> list[str]:
+    def number_tags(self, series: Collection[Series]) -> list[str]:
         """Return the tags of the numbers that are known before the samples are."""
-        names = [*DriftTracker.names(), *location_names(self._regions.names)]
-        return [each.tag(what) for each in series for what in [*names, *each.method.extra_names()]]
+        located = location_names(self._regions.names)
+        tags = [
+            each.tag(what)
+            for each in series
+            for what in [
+                *DriftTracker.names(has_score=each.score is not None),
+                *located,
+                *each.method.extra_names(),
+            ]
+        ]
+        return [*tags, *dict.fromkeys(flips_tag(each) for each in series)]
 
-    def _new_tracker(self) -> DriftTracker:
+    def _new_tracker(self) -> "DriftTracker":
         return DriftTracker(References(self._pinned, self._warmup_epochs))
 
     @override
@@ -71,16 +79,12 @@ class DriftStage(Stage):
         self._regions.check((probe.images.shape[2], probe.images.shape[3]))
 
     @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return bool(round.explanations)
-
-    @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
         values, drift, located = context.require(lambda: self._measure(context, round))
         # What is monitored must be the same everywhere, on unlike machines too.
         round.values = context.broadcast(values)
         round.drift, round.located = drift, located
-        context.log_numbers(round.values, len(round.samples))
+        context.log_numbers(round.values, len(round.samples), level=round.log)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references for a checkpoint."""
@@ -120,6 +124,8 @@ class DriftStage(Stage):
             if explanation.extras is not None:
                 found |= explanation.extras.numbers()
             values |= {series.tag(what): value for what, value in found.items()}
+            if "target/flips" in found:
+                values.setdefault(flips_tag(series), found["target/flips"])
             drift[name], all_located[name] = moved, located
         return values, drift, all_located
 
@@ -132,9 +138,8 @@ class DriftStage(Stage):
 class References:
     """The references of one series of explanations.
 
-    The first explanation is its own reference. As long as the pinned one is not settled, each
-    explanation is the pinned one in its turn: it has not moved. So there are numbers to monitor
-    from the first explanation on.
+    The first explanation is its own reference, and so is each one as long as the pinned one is not
+    settled: then there is nothing to compare with.
 
     Args:
         pinned: see :data:`~.settings.Pinned`. ``"first"`` and ``"best"`` settle after the
@@ -173,7 +178,7 @@ class References:
         if not self._settled:
             self.pinned, self._settled = current, current.epoch >= self._start
         self.last = current
-        return ReferencePair(self.previous, self.pinned or current, self._settled)
+        return ReferencePair(current, self.previous, self.pinned or current, self._settled)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references for a checkpoint; empty before the first explanation."""
@@ -209,11 +214,13 @@ class DriftTracker:
         references: as given.
         noise: the mean similarity of two explanations of the same weights with different seeds,
             by measure; empty as long as it has not been measured.
+        measured: the names of the numbers that were finite at least once.
     """
 
     def __init__(self, references: References | None = None) -> None:
         self.references = references or References()
         self.noise: dict[str, float] = {}
+        self.measured: set[str] = set()
 
     def measure(
         self, explanation: Explanation, epoch: int = 0, best: float | None = None
@@ -226,14 +233,18 @@ class DriftTracker:
             best: the score of the best checkpoint so far, None if there is none.
 
         Returns:
-            Means over the samples, NaN if every map is degenerate, for the references ``previous``
-            and ``pinned``: ``drift/<reference>/<measure>``; ``drift_stable/...``, over the stable
+            What could be compared, and nothing under the names of what could not; NaN where this
+            was possible before, and every map is degenerate now. For the references ``previous``
+            and ``pinned``: ``drift/<reference>``, 0 for maps that have not moved and 1 for maps
+            that have altogether; means over the samples ``drift/<reference>/<measure>``;
+            ``drift_stable/...``, over the stable
             samples alone; ``drift_flipped/...``, over those with another predicted class, if there
             are any; ``drift_relative/...``, 0 where the method's noise is and 1 where chance is.
             ``drift_worst/<reference>/top10_iou`` and ``.../sample``: that of the sample that has
             moved most, and its number, -1 if none has moved. ``drift/pinned/epoch``: of the pinned
             explanation. ``drift_level/chance/<measure>``: similarity of maps of different samples.
-            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes,
+            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes
+            (or ``score``, the mean value, where that is explained),
             ``flips``, the share of samples with another predicted class than at the previous
             explanation, and ``degenerate_frac``, the share of maps that are constant or not finite.
         """
@@ -243,22 +254,31 @@ class DriftTracker:
         numbers: dict[str, float] = {}
         samples: dict[str, Tensor] = {}
         flipped: dict[str, Tensor] = {}
-        for name in ("previous", "pinned"):
-            reference: Reference = getattr(references, name)
+        for name, reference in references.others().items():
             values = similarity(current.described, reference.described)
             means = mean_drift(values)
+            numbers[f"drift/{name}"] = float(RANKING.amount(means[RANKING.name]))
             numbers |= _named(f"drift/{name}", means, MEASURES)
             flipped[name] = current.predicted != reference.predicted
-            numbers |= _of_some(name, values, current, reference)
+            numbers |= _of_some(name, values, current, reference, explanation.score is not None)
             relative = calibrated_drift(means, chance, self._noise())
             numbers |= _named(f"drift_relative/{name}", relative)
             samples |= {f"{name}/{measure}": value for measure, value in values.items()}
-        numbers["drift/pinned/epoch"] = float(references.pinned.epoch)
+        if references.is_settled:
+            numbers["drift/pinned/epoch"] = float(references.pinned.epoch)
         numbers |= _named("drift_level/chance", chance)
-        numbers["target/probability"] = float(explanation.probability.mean())
-        numbers["target/log_probability"] = float(explanation.log_probability.mean())
-        numbers["target/flips"] = float(flipped["previous"].float().mean())
+        if explanation.score is not None:
+            numbers["target/score"] = float(explanation.score.mean())
+        else:
+            numbers["target/probability"] = float(explanation.probability.mean())
+            numbers["target/log_probability"] = float(explanation.log_probability.mean())
+        has_classes = explanation.score is None or bool((current.predicted >= 0).any())
+        if "previous" in flipped and has_classes:
+            numbers["target/flips"] = float(flipped["previous"].float().mean())
         numbers["target/degenerate_frac"] = float(current.described.is_degenerate.float().mean())
+        self.measured.update(name for name, value in numbers.items() if value == value)
+        # A number that has never been one would end the runs of those who monitor it.
+        numbers = {name: value for name, value in numbers.items() if name in self.measured}
         return DriftResult(numbers, samples, flipped, references)
 
     def measure_noise(self, again: Explanation) -> dict[str, float]:
@@ -279,17 +299,31 @@ class DriftTracker:
         return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}
 
     @classmethod
-    def names(cls) -> list[str]:
-        """Return the names of all numbers that :meth:`measure` can give."""
-        zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1)
-        tracker, anything = cls(), torch.arange(4.0).view(1, 1, 2, 2)
-        # Some numbers are there only if a prediction has changed.
-        both = [tracker.measure(Explanation(anything, zero, zero + i, one, one)) for i in (0, 1)]
-        return list(both[0].numbers | both[1].numbers)
+    @lru_cache(maxsize=2)
+    def names(cls, has_score: bool = False) -> tuple[str, ...]:
+        """Return the names of all numbers that :meth:`measure` can give.
+
+        Args:
+            has_score: whether a score of the user is explained, not a class.
+        """
+        zero, one = torch.zeros(2, dtype=torch.int64), torch.ones(2)
+        first = torch.arange(16.0).view(1, 1, 4, 4)
+        tracker, anything = cls(), torch.cat((first, first.flip(2)))
+        score = one if has_score else None
+        # Some numbers are there only if a prediction has changed, others only if none has.
+        found: dict[str, float] = {}
+        for change in (0, 0, 1):
+            explanation = Explanation(anything, zero, zero + change, one, one, score=score)
+            found |= tracker.measure(explanation).numbers
+        return tuple(found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references and the noise for a checkpoint."""
-        return {"references": self.references.state_dict(), "noise": self.noise}
+        return {
+            "references": self.references.state_dict(),
+            "noise": self.noise,
+            "measured": sorted(self.measured),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the references of a checkpoint.
@@ -298,21 +332,28 @@ class DriftTracker:
             state: from :meth:`state_dict`.
         """
         noise = {str(name): float(value) for name, value in state["noise"].items()}
+        # Not in checkpoints of version 0.1.0.
+        measured = {str(name) for name in state.get("measured", ())}
         self.references.load_state_dict(state["references"])
-        self.noise = noise
+        self.noise, self.measured = noise, measured
 
     def _noise(self) -> dict[str, Tensor] | None:
-        if not self.noise:
-            return None
-        return {name: torch.tensor(value) for name, value in self.noise.items()}
+        return {name: torch.tensor(value) for name, value in self.noise.items()} or None
 
 
 def _of_some(
-    name: str, values: Mapping[str, Tensor], current: Reference, reference: Reference
+    name: str,
+    values: Mapping[str, Tensor],
+    current: Reference,
+    reference: Reference,
+    has_score: bool,
 ) -> dict[str, float]:
     """Return the means over the stable and over the flipped samples, and the worst sample."""
     flipped = current.predicted != reference.predicted
     shift = (current.probability - reference.probability).abs()
+    if has_score:
+        # Of no known scale: as a share of what it was.
+        shift = shift / reference.probability.abs().clamp(min=torch.finfo(shift.dtype).tiny)
     stable = ~flipped & (current.target == reference.target) & (shift < STABLE)
     similarities = {measure: values[measure] for measure in SIMILARITIES}
     found = _named(f"drift_stable/{name}", _mean_over(similarities, stable))
@@ -328,6 +369,12 @@ def _of_some(
     return found
 
 
+def flips_tag(series: Series) -> str:
+    """Return the tag of the flips of a class choice: those of its methods are the same."""
+    choice = series.name.partition("/")[2]
+    return f"{series.prefix}saliency_target/{choice}{'/' if choice else ''}flips"
+
+
 def _mean_over(values: Mapping[str, Tensor], some: Tensor) -> dict[str, Tensor]:
     return mean_drift({measure: value[some] for measure, value in values.items()})
 
@@ -340,13 +387,10 @@ def _named(
 
 def location_names(regions: Iterable[str]) -> list[str]:
     """Return the names of the numbers that :func:`locate` gives for regions of these names."""
-    names: list[str] = []
-    for region in regions:
-        if region == OBJECT:
-            names += [f"object/{measure}" for measure in OBJECT_MEASURES]
-        else:
-            names.append(f"region/{region}")
-    return names
+    of_object = [f"object/{measure}" for measure in OBJECT_MEASURES]
+    return [
+        name for each in regions for name in (of_object if each == OBJECT else [f"region/{each}"])
+    ]
 
 
 def locate(
@@ -380,10 +424,9 @@ def locate(
         region = region.to(maps.device)
         if name == OBJECT:
             for measure in OBJECT_MEASURES.values():
-                found = measure(
+                values[f"object/{measure.name}"] = measure(
                     maps, region, has_offset=method.has_offset, flat_top_blur=method.flat_top_blur
                 )
-                values[f"object/{measure.name}"] = found
         else:
             values[f"region/{name}"] = region_share(maps, region, method.has_offset)
     return values

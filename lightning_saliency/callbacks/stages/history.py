@@ -1,7 +1,5 @@
 """What remains of a whole run: the pinned maps, a film, charts side by side, maps on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,10 +15,9 @@ from lightning_saliency.callbacks.stages.map_saver import MapSaver
 CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "saliency": {
         "loss": [".*loss.*"],
-        "overlap with the previous explanation": [".*saliency_drift/.*/previous/top10_iou"],
-        "overlap with the pinned explanation": [".*saliency_drift/.*/pinned/top10_iou"],
-        "order of the pixels, previous": [".*saliency_drift/.*/previous/spearman"],
-        "flips": [".*saliency_target/.*/flips"],
+        "moved since the previous explanation": [".*saliency_drift/.*/previous"],
+        "moved since the pinned explanation": [".*saliency_drift/.*/pinned"],
+        "flips and empty maps": [".*saliency_target/.*flips", ".*saliency_target/.*/empty"],
         "regions": [".*saliency_region/.*", ".*saliency_object/.*"],
         "alarms (above 1)": [".*saliency_alarm/.*"],
     }
@@ -72,10 +69,6 @@ class HistoryStage(Stage):
                 adapter.charts(CHARTS)
 
     @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return round.is_measured
-
-    @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
         context.require(lambda: self._keep(context, round))
 
@@ -86,7 +79,7 @@ class HistoryStage(Stage):
         try:
             for series, film in self._pictures.films():
                 for adapter in context.adapters():
-                    tag = f"{self._prefix}saliency_timelapse/{series}"
+                    tag = f"{self._prefix}saliency/timelapse/{series}"
                     adapter.film(tag, film, self._last_step)
         except Exception as error:
             warn(f"The film of the maps could not be logged. {describe_error(error)}")
@@ -108,12 +101,12 @@ class HistoryStage(Stage):
             if self._pinned_epochs.get(series) == pinned.epoch:
                 continue
             self._pinned_epochs[series] = pinned.epoch
-            picture = self._pictures.at_times(
+            picture = self._pictures.of_maps(
                 series,
                 round.samples.images,
-                [(f"epoch {pinned.epoch}", pinned.maps)],
-                [f"{index}" for index in range(len(pinned.maps))],
-                f"{series}, pinned",
+                pinned.maps,
+                pinned.target,
+                f"epoch {pinned.epoch}",
             )
             for adapter in context.adapters():
-                adapter.image(f"{self._prefix}saliency_pinned/{series}", picture, round.step)
+                adapter.image(f"{self._prefix}saliency/pinned/{series}", picture, round.step)

@@ -1,82 +1,75 @@
-"""The pictures of a run: panels, side-by-side panels, filmstrips; one color scale for each."""
+"""The pictures of a run: panels, all methods side by side, filmstrips, before and after."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.explanation import Explanation, ExplanationRound
-from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.explanation import Explanation, ExplanationRound, Reference
+from lightning_saliency.callbacks.run_context import (
+    RunContext,
+    followed_checkpoint,
+    is_fast_dev_run,
+)
+from lightning_saliency.callbacks.samples.batch import known_labels
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.stage_runner import Stage
+from lightning_saliency.callbacks.strip import Kept, Strip, movement, with_emptied
 from lightning_saliency.errors import InputError
-from lightning_saliency.image.saliency_map import degenerate
+from lightning_saliency.loggers import LogAdapter
+from lightning_saliency.metrics.map_similarity import RANKING, top10
 from lightning_saliency.metrics.map_statistics import canonical
 from lightning_saliency.rendering import (
     ColorScale,
+    Column,
+    Curves,
     Frame,
     Heatmap,
-    color_scale,
-    compare_panel,
+    MovedRow,
     displayable,
     film_frame,
     filmstrip,
     heatmap,
     mask_rows,
+    methods_picture,
+    moved_card,
     overlay,
     panel,
-    select_frames,
     timelapse,
     to_bytes,
 )
 from lightning_saliency.rendering.panel import Cell
-from lightning_saliency.rendering.pixels import resized
+from lightning_saliency.rendering.pixels import fit_cell, resized, to_pillow
 
-# Side of the pictures that show a few samples at a few times.
-_LARGE = 160
+# Rows of a filmstrip, and samples of a picture of before and after.
+_MOST_ROWS, _MOST_MOVED = 8, 3
+# Side of the inputs that are kept for a filmstrip that is drawn again.
+_SMALL = 128
 # Colours are rounded to so many values. Nobody sees it, and files that cannot keep the last two
 # bits of an image's noise are a sixth smaller.
 _STEPS = 64
+_LOSSES = ("val_loss", "val/loss")
 
 
-@dataclass
-class _Strip:
-    """What a filmstrip needs of one series; the epochs that it has thinned out are gone.
+@dataclass(frozen=True)
+class _Shown:
+    """What a filmstrip shows beside the maps.
 
     Attributes:
-        scale: settled with the first maps that show anything.
-        signed: whether these had negative values.
-        count: explanations so far.
-        frames: by the number of the explanation, its small pictures.
-        epochs: by the number of the explanation, its epoch.
+        inputs: (N, 3, h, w), uint8, small.
+        explanation: of which the classes are shown.
+        labels: (N,), the right classes; None where they are not known.
     """
 
-    scale: ColorScale | None = None
-    signed: bool = False
-    count: int = 0
-    frames: dict[int, Frame] = field(default_factory=dict)
-    epochs: dict[int, int] = field(default_factory=dict)
-
-    def paint(self, saliency: Tensor) -> Heatmap:
-        """Paint maps (N, 1, H, W), with the scale of the first that showed anything."""
-        if self.scale is None:
-            self.scale = color_scale(saliency)
-            if self.scale is not None:
-                self.signed = bool((saliency[~degenerate(saliency)] < 0).any())
-        return heatmap(saliency, self.scale or ColorScale(), self.signed)
-
-    def add(self, frame: Frame, epoch: int) -> None:
-        """Add an explanation, and forget the frames that the strip does not show any more."""
-        self.frames[self.count], self.epochs[self.count] = frame, epoch
-        self.count += 1
-        shown = select_frames(self.count)
-        self.frames = {index: self.frames[index] for index in shown}
-        self.epochs = {index: self.epochs[index] for index in shown}
+    inputs: Tensor
+    explanation: Explanation
+    labels: Tensor | None
 
 
 class Pictures:
@@ -86,6 +79,9 @@ class Pictures:
         mean: per channel, how the images were normalised; None if they are in [0, 1] or unknown.
         std: like ``mean``.
         class_names: shown instead of class indices.
+
+    Attributes:
+        when_zero: by series, what it means that a map is zero everywhere, if that is known.
 
     Raises:
         InputError: only one of ``mean`` and ``std`` is given.
@@ -101,9 +97,9 @@ class Pictures:
             raise InputError("Expected both mean and std, or neither, got only one of them.")
         self.mean, self.std = mean, std
         self.class_names = class_names
-        self._strips: dict[str, _Strip] = {}
-        # What draws them: the pictures themselves are large, and seldom asked for.
-        self._last_strip: dict[str, Callable[[], Tensor]] = {}
+        self._strips: dict[str, Strip] = {}
+        self._shown: dict[str, _Shown] = {}
+        self.when_zero: dict[str, str] = {}
 
     def show(self, images: Tensor) -> Tensor:
         """Return the model's images as RGB, (N, 3, H, W) in [0, 1], on the CPU.
@@ -134,70 +130,153 @@ class Pictures:
         heats: dict[str, Heatmap] = {}
         overlays: dict[str, Tensor] = {}
         for series, explanation in explanations.items():
-            strip = self._strips.setdefault(series, _Strip())
-            heat = strip.paint(explanation.saliency)
+            heat = self._strip(series).paint(explanation.saliency)
             # As bytes once for all the pictures that they stand in.
             heats[series] = heat.as_bytes(_STEPS)
             overlays[series] = to_bytes(overlay(shown, heat), _STEPS)
             for index in range(len(shown)):
                 caption = self._caption(explanation, index, epoch)
+                if heat.fault[index] == "zero" and self.when_zero.get(series):
+                    caption.append(f"zero: {self.when_zero[series]}")
                 one, laid = heats[series][index], overlays[series][index]
                 more = self._masks(explanation, shown[index], index)
                 picture = panel(inputs[index], one, laid, caption, series, more)
-                yield f"saliency/{series}/sample_{index}", picture
-            strip.add(film_frame(overlays[series], heat), epoch)
-            self._last_strip[series] = self._strip_of(series, inputs, explanation)
-            yield f"saliency_filmstrip/{series}", self._last_strip[series]()
+                yield f"saliency/samples/{series}/{index}", picture
         if len(explanations) > 1:
-            first = next(iter(explanations.values()))
-            for index in range(len(shown)):
-                yield (
-                    f"saliency/compare/sample_{index}",
-                    compare_panel(
-                        inputs[index],
-                        {series: heat[index] for series, heat in heats.items()},
-                        {series: laid[index] for series, laid in overlays.items()},
-                        self._caption(first, index, epoch),
-                    ),
-                )
+            rows = self._row_labels(next(iter(explanations.values())))
+            title = f"methods, epoch {epoch}"
+            yield "saliency/methods", methods_picture(inputs, heats, overlays, rows, title)
 
-    def at_times(
+    def record(
         self,
         series: str,
         images: Tensor,
-        maps: Sequence[tuple[str, Tensor]],
-        rows: Sequence[str],
-        title: str,
-    ) -> Tensor:
-        """Draw samples at a few times, in the colors of the run.
+        explanation: Explanation,
+        epoch: int,
+        moved: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
+        """Add an explanation to the filmstrip of a series.
 
         Args:
             series: for instance ``"grad_cam"``.
             images: (N, C, H, W), as the model takes them.
-            maps: what is written above a column, and its maps (N, 1, h, w), of any size.
-            rows: written beside each sample.
-            title: written above all.
+            explanation: of them.
+            epoch: of the run.
+            moved: (N,), how far each map has moved since the one before; None for the first.
+            labels: (N,), the right classes; None if they are not known.
+        """
+        strip = self._strip(series)
+        if strip.scale is None:
+            strip.paint(explanation.saliency)
+        strip.add(Kept.of(canonical(explanation.saliency), explanation.predicted, epoch), moved)
+        shown = self.show(images)
+        size = fit_cell((shown.shape[2], shown.shape[3]), 1, _SMALL)
+        inputs = resized(shown, size)
+        self._shown[series] = _Shown(
+            inputs, replace(explanation, saliency=inputs, extras=None), labels
+        )
+
+    def mark_alarm(self, series: str) -> None:
+        """An alarm sounded at the newest explanation of a series."""
+        self._strip(series).mark_alarm()
+
+    def set_loss(self, loss: float, name: str) -> None:
+        """Note the validation loss at the newest explanation."""
+        for strip in self._strips.values():
+            strip.set_loss(loss, name)
+
+    def newest(self, series: str) -> int | None:
+        """Return the epoch of the newest explanation in a filmstrip; None if there is none."""
+        strip = self._strips.get(series)
+        return None if strip is None or not strip.kept else strip.kept[strip.count - 1].epoch
+
+    def before_and_after(
+        self,
+        series: str,
+        images: Tensor,
+        before: Reference,
+        now: Reference,
+        amounts: Tensor,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Draw the samples that moved most, with what they were and are taken for.
+
+        Args:
+            series: for instance ``"grad_cam"``.
+            images: (N, C, H, W), as the model takes them.
+            before: the explanation before.
+            now: the explanation now.
+            amounts: (N,), how far each sample has moved, NaN where that is not known.
+            labels: (N,), the right classes; None if they are not known.
+
+        Returns:
+            (3, height, width), RGB, uint8.
+        """
+        order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True)
+        chosen: list[int] = order[:_MOST_MOVED].tolist()
+        shown = self.show(images[chosen])
+        strip = self._strip(series)
+        scale = strip.scale or ColorScale()
+        times = (before, now)
+        heats = [heatmap(each.maps[chosen], scale, strip.signed) for each in times]
+        laid = [overlay(shown, heat) for heat in heats]
+        # The part of the tenth that drift compares which is evidence at all.
+        tenths = [top10(each.maps[chosen]) & (each.maps[chosen] > 0) for each in times]
+        rows = []
+        for row, index in enumerate(chosen):
+            predicted = [int(each.predicted[index]) for each in times]
+            known = None if labels is None else int(labels[index])
+            rows.append(
+                MovedRow(
+                    pictures=[shown[row], laid[0][row], laid[1][row]],
+                    fault=[heat.fault[row] for heat in heats],
+                    outlines=[tenth[row, 0] for tenth in tenths],
+                    label=self.class_name(int(now.target[index])),
+                    number=index,
+                    predicted=[self.class_name(each) for each in predicted],
+                    right=[None if known is None else each == known for each in predicted],
+                    probability=[float(each.probability[index]) for each in times],
+                    moved=float(amounts[index]),
+                )
+            )
+        title = f"{series}: what moved"
+        return moved_card(rows, f"epoch {before.epoch}", f"epoch {now.epoch}", title)
+
+    def of_maps(
+        self, series: str, images: Tensor, maps: Tensor, target: Tensor, head: str
+    ) -> Tensor:
+        """Draw all samples with maps of one time.
+
+        Args:
+            series: for instance ``"grad_cam"``.
+            images: (N, C, H, W), as the model takes them.
+            maps: (N, 1, h, w), of any size.
+            target: (N,), the explained classes.
+            head: written above the maps.
 
         Returns:
             (3, height, width), RGB, uint8.
         """
         shown = self.show(images)
-        strip = self._strips.get(series, _Strip())
-        scale = strip.scale or ColorScale()
-        heats = [heatmap(canonical(each), scale, strip.signed) for _, each in maps]
-        frames = [film_frame(overlay(shown, heat), heat, side=_LARGE) for heat in heats]
-        columns = [label for label, _ in maps]
-        legend = (scale, strip.signed)
-        return filmstrip(frames, rows, columns, to_bytes(shown), title, legend)
+        strip = self._strip(series)
+        heat = heatmap(maps, strip.scale or ColorScale(), strip.signed)
+        laid = to_bytes(overlay(shown, heat), _STEPS)
+        rows = [f"{i}: {self.class_name(int(each))}" for i, each in enumerate(target)]
+        heats, overlays = {head: heat}, {head: laid}
+        return methods_picture(to_bytes(shown, _STEPS), heats, overlays, rows, f"{series}, pinned")
 
     def films(self) -> Iterator[tuple[str, bytes]]:
         """Yield each series with its history as an animated GIF."""
         for series, strip in self._strips.items():
-            labels = [f"epoch {epoch}" for epoch in strip.epochs.values()]
-            yield series, timelapse(list(strip.frames.values()), labels, f"{series},")
+            if series not in self._shown:
+                continue
+            frames = [self._frame(series, kept) for kept in strip.kept.values()]
+            labels = [f"epoch {kept.epoch}" for kept in strip.kept.values()]
+            yield series, timelapse(frames, labels, f"{series},")
 
     def filmstrip(self, series: str | None = None) -> Tensor:
-        """Draw a filmstrip as it was drawn last, (3, height, width), RGB, uint8.
+        """Draw the filmstrip, (3, height, width), RGB, uint8.
 
         Args:
             series: for instance ``"grad_cam"``; None for the first one.
@@ -205,28 +284,48 @@ class Pictures:
         Raises:
             InputError: there is none of that name.
         """
-        if series is None and self._last_strip:
-            series = next(iter(self._last_strip))
-        if series not in self._last_strip:
-            have = ", ".join(f"'{name}'" for name in self._last_strip) or "none yet"
+        if series is None and self._shown:
+            series = next(iter(self._shown))
+        if series not in self._shown:
+            have = ", ".join(f"'{name}'" for name in self._shown) or "none yet"
             raise InputError(f"Expected the name of a filmstrip ({have}), got {series!r}.")
-        return self._last_strip[series]()
+        strip, shown = self._strips[series], self._shown[series]
+        rows = strip.most_moved(_MOST_ROWS)
+        columns = [strip.kept[number] for number in strip.shown]
+        scale = strip.scale or ColorScale()
+        drawn = []
+        previous: Kept | None = None
+        for number, kept in zip(strip.shown, columns, strict=True):
+            drawn.append(self._column(series, rows, kept, previous, number in strip.alarms))
+            previous = kept
+        count = len(shown.inputs)
+        note = f"{count} samples" if count <= _MOST_ROWS else f"the 8 of {count} that moved most"
+        if self.when_zero.get(series) and any("zero" in column.fault for column in drawn):
+            note += f"; zero: {self.when_zero[series]}"
+        named = shown.explanation.target if shown.labels is None else shown.labels
+        curves = Curves(
+            strip.places(),
+            [point.moved for point in strip.points],
+            [point.loss for point in strip.points],
+            strip.loss_name,
+        )
+        return filmstrip(
+            shown.inputs[rows],
+            drawn,
+            [shown.explanation.score_name or self.class_name(int(named[row])) for row in rows],
+            rows,
+            series,
+            note,
+            curves,
+            (scale, strip.signed),
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the color scales and the filmstrips for a checkpoint."""
-        return {
-            series: {
-                "scale": None if strip.scale is None else asdict(strip.scale),
-                "signed": strip.signed,
-                "count": strip.count,
-                "frames": {index: asdict(frame) for index, frame in strip.frames.items()},
-                "epochs": dict(strip.epochs),
-            }
-            for series, strip in self._strips.items()
-        }
+        """Return the filmstrips for a checkpoint."""
+        return {series: strip.state_dict() for series, strip in self._strips.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the color scales and filmstrips of a checkpoint.
+        """Go on with the filmstrips of a checkpoint.
 
         Args:
             state: from :meth:`state_dict`.
@@ -234,45 +333,68 @@ class Pictures:
         Raises:
             Exception: there is something else in it. Nothing has changed then.
         """
-        strips: dict[str, _Strip] = {}
-        for series, entry in state.items():
-            scale = None if entry["scale"] is None else ColorScale(**entry["scale"])
-            frames = {index: Frame(**frame) for index, frame in entry["frames"].items()}
-            strips[series] = _Strip(**{**entry, "scale": scale, "frames": frames})
-            if frames.keys() != strips[series].epochs.keys():
-                raise ValueError(f"frames of '{series}'")
-        self._strips = strips
+        self._strips = {series: Strip.of_state(entry) for series, entry in state.items()}
+        self._shown = {}
 
     def class_name(self, index: int) -> str:
         """Return what is shown for a class."""
+        if index < 0:
+            return "no class"
         if self.class_names is None or index >= len(self.class_names):
             return f"class {index}"
         return self.class_names[index]
 
     def _caption(self, explanation: Explanation, index: int, epoch: int) -> list[str]:
         target, predicted = int(explanation.target[index]), int(explanation.predicted[index])
+        if explanation.score is not None:
+            return [f"epoch {epoch}: {explanation.score_name} ({explanation.score[index]:.3g})"]
         probability = float(explanation.probability[index])
         verdict = "predicted" if target == predicted else f"predicted: {self.class_name(predicted)}"
         return [f"epoch {epoch}: {self.class_name(target)} ({probability:.2f}), {verdict}"]
+
+    def _row_labels(self, explanation: Explanation) -> list[str]:
+        count = len(explanation.target)
+        return [f"{i}: {explanation.explained(i, self.class_name)}" for i in range(count)]
 
     def _masks(self, explanation: Explanation, image: Tensor, index: int) -> list[list[Cell]]:
         extras = explanation.extras
         shown = None if extras is None else extras.mask_panel(index)
         return [] if shown is None else mask_rows(image, *shown)
 
-    def _strip_of(
-        self, series: str, shown: Tensor, explanation: Explanation
-    ) -> Callable[[], Tensor]:
+    def _strip(self, series: str) -> Strip:
+        return self._strips.setdefault(series, Strip())
+
+    def _frame(self, series: str, kept: Kept) -> Frame:
         strip = self._strips[series]
-        named = [self.class_name(int(target)) for target in explanation.target]
-        rows = [f"{index}: {name}" for index, name in enumerate(named)]
-        columns = [str(epoch) for epoch in strip.epochs.values()]
-        title = f"{series}, by epoch"
-        legend = (strip.scale or ColorScale(), strip.signed)
-        frames = list(strip.frames.values())
-        # As small as the frames: this is kept.
-        size = frames[0].pictures.shape[2], frames[0].pictures.shape[3]
-        return partial(filmstrip, frames, rows, columns, resized(shown, size), title, legend)
+        heat = heatmap(kept.maps, strip.scale or ColorScale(), strip.signed)
+        return film_frame(overlay(self._shown[series].inputs.float() / 255, heat), heat)
+
+    def _column(
+        self, series: str, rows: list[int], kept: Kept, previous: Kept | None, alarm: bool
+    ) -> Column:
+        shown = self._shown[series]
+        inputs = shown.inputs[rows].float() / 255
+        strip = self._strips[series]
+        maps = kept.maps[rows]
+        heat = heatmap(maps, strip.scale or ColorScale(), strip.signed)
+        predicted = kept.predicted[rows]
+        moved = torch.full((len(rows),), math.nan)
+        flipped = torch.zeros(len(rows), dtype=torch.bool)
+        if previous is not None:
+            moved = movement(previous.maps[rows], maps)
+            flipped = predicted != previous.predicted[rows]
+        wrong = torch.zeros(len(rows), dtype=torch.bool)
+        if shown.labels is not None:
+            wrong = (predicted != shown.labels[rows]) & (predicted >= 0)
+        return Column(
+            label=str(kept.epoch),
+            pictures=to_bytes(overlay(inputs, heat)),
+            fault=heat.fault,
+            moved=moved.tolist(),
+            wrong=wrong.tolist(),
+            flipped=flipped.tolist(),
+            alarm=alarm,
+        )
 
 
 class ImagesStage(Stage):
@@ -294,33 +416,133 @@ class ImagesStage(Stage):
         self._pictures.show(probe.images)
 
     @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return bool(round.explanations)
-
-    @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
         context.require(lambda: self._log(context, round))
 
     def _log(self, context: RunContext, round: ExplanationRound) -> None:
-        working = [adapter for adapter in context.adapters() if adapter.takes_images]
-        if not working or not context.is_rank_zero:
+        # On all processes, so that all know the same of the filmstrips.
+        shown = {name: evident(round, name) for name in round.explanations}
+        self._pictures.when_zero = {
+            name: each.method.when_zero for name, each in round.series.items()
+        }
+        labels = known_labels(round.samples.labels)
+        for name, drift in round.drift.items():
+            moved = drift.samples.get(f"previous/{RANKING.name}")
+            if moved is not None:
+                before = drift.references.previous.described.is_degenerate
+                now = drift.references.current.described.is_degenerate
+                moved = with_emptied(RANKING.amount(moved), before, now)
+            images = round.samples.images
+            self._pictures.record(name, images, shown[name], round.epoch, moved, labels)
+        adapters = [each for each in context.adapters() if each.takes_images]
+        if context.is_rank_zero and adapters:
+            drawn = self._pictures.draw(round.samples.images, shown, round.epoch)
+            write_pictures(adapters, ((self._prefix + tag, one) for tag, one in drawn), round.step)
+
+
+def write_pictures(
+    adapters: Sequence[LogAdapter], drawn: Iterable[tuple[str, Tensor]], step: int
+) -> None:
+    """Write pictures to every logger; one that fails does not keep the others from theirs.
+
+    Args:
+        adapters: of loggers that take images.
+        drawn: tags and pictures.
+        step: at which they stand.
+
+    Raises:
+        Exception: the first that a logger raised.
+    """
+    working, failures = list(adapters), list[Exception]()
+    # What waits to be written may be the run's own, and must not be lost with ours.
+    for adapter in working:
+        adapter.flush()
+    for tag, picture in drawn:
+        for adapter in list(working):
+            try:
+                adapter.image(tag, picture, step)
+            except Exception as error:
+                failures.append(error)
+                working.remove(adapter)
+    for adapter in working:
+        adapter.flush()
+    if failures:
+        raise failures[0]
+
+
+class FilmstripStage(Stage):
+    """Draws the filmstrips, when the alarms and the loss of a validation run are known.
+
+    Without a logger that takes images they are files in the run's folder, written again each time.
+
+    Args:
+        pictures: draws in the colors of the run.
+        prefix: stands before all tags.
+    """
+
+    name: ClassVar[str] = "filmstrips"
+
+    def __init__(self, pictures: Pictures, prefix: str) -> None:
+        self._pictures = pictures
+        self._prefix = prefix
+        self._is_folder_named = False
+
+    @override
+    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
+        return bool(self._series(round))
+
+    @override
+    def run(self, context: RunContext, round: ExplanationRound) -> None:
+        # Metrics may be gathered from all processes when they are read.
+        found = _loss_of(context)
+        if found is not None:
+            self._pictures.set_loss(*found)
+        writes = context.is_fitting and not is_fast_dev_run(context.trainer)
+        folder = context.folder() if writes else None
+        context.require(lambda: self._log(context, round, folder))
+
+    def _series(self, round: ExplanationRound) -> list[str]:
+        return [name for name in round.drift if self._pictures.newest(name) == round.epoch]
+
+    def _log(self, context: RunContext, round: ExplanationRound, folder: Path | None) -> None:
+        if not context.is_rank_zero:
             return
-        drawn = self._pictures.draw(round.samples.images, round.explanations, round.epoch)
-        failures: list[Exception] = []
-        # What waits to be written may be the run's own, and must not be lost with ours.
-        for adapter in working:
-            adapter.flush()
-        # All are drawn, also when every logger has failed: the filmstrips remember them.
-        for tag, picture in drawn:
-            # Filmstrips are large, and written again each time.
-            palette = "saliency_filmstrip/" in tag
-            for adapter in list(working):
-                try:
-                    adapter.image(self._prefix + tag, picture, round.step, palette=palette)
-                except Exception as error:
-                    failures.append(error)
-                    working.remove(adapter)
-        for adapter in working:
-            adapter.flush()
-        if failures:
-            raise failures[0]
+        adapters = [each for each in context.adapters() if each.takes_images]
+        if not adapters and folder is None:
+            return
+        drawn = (
+            (f"{self._prefix}saliency/filmstrip/{name}", self._pictures.filmstrip(name))
+            for name in self._series(round)
+        )
+        if adapters:
+            write_pictures(adapters, drawn, round.step)
+        elif folder is not None:
+            for tag, picture in drawn:
+                self._save(folder / f"{tag}.png", picture)
+
+    def _save(self, path: Path, picture: Tensor) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_pillow(picture).save(path)
+        if not self._is_folder_named:
+            self._is_folder_named = True
+            rank_zero_info(f"The filmstrips are in {path.parent}, and are drawn anew each time.")
+
+
+def evident(round: ExplanationRound, series: str) -> Explanation:
+    """Return an explanation whose maps hold evidence alone: without what all pixels have."""
+    explanation = round.explanations[series]
+    if not round.series[series].method.has_offset:
+        return explanation
+    maps = explanation.saliency
+    return replace(explanation, saliency=maps - maps.amin((2, 3), keepdim=True))
+
+
+def _loss_of(context: RunContext) -> tuple[float, str] | None:
+    """Return the validation loss and its name, if there is one that is known by its name."""
+    metrics = context.trainer.callback_metrics
+    monitor = getattr(followed_checkpoint(context.trainer), "monitor", None)
+    for name in (*_LOSSES, monitor):
+        if name in metrics and "saliency_" not in name:
+            value = float(metrics[name])
+            return value, "val loss" if name in _LOSSES else str(name)
+    return None

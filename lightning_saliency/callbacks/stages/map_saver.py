@@ -1,7 +1,5 @@
 """Keep the maps of a run on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +101,7 @@ class MapSaver:
                     found.saliency,
                     found.target,
                     found.predicted,
-                    found.probability,
+                    found.sureness,
                     tuple(round.sample_ids),
                     marks,
                     round.series[series].method.settings(),

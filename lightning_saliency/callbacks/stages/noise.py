@@ -1,7 +1,5 @@
 """How far the maps of a stochastic method move on unchanged weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
@@ -33,11 +31,7 @@ class NoiseStage(Stage):
     ) -> None:
         self._explainer = explainer
         self._trackers = trackers
-        self._every = every
-
-    @override
-    def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
-        return (round.count - 1) % self._every == 0
+        self.every = every
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
@@ -47,7 +41,7 @@ class NoiseStage(Stage):
             measure = partial(self._trackers[name].measure_noise, explanation)
             noise = context.broadcast(context.require(measure))
             tags = {round.series[name].tag(what): value for what, value in noise.items()}
-            context.log_numbers(tags, len(round.samples))
+            context.log_numbers(tags, len(round.samples), level=round.log)
         for failure in failures.values():
             if failure is not None:
                 raise StageError(failure)

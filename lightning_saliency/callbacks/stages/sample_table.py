@@ -1,34 +1,39 @@
 """The samples one by one: a table in TensorBoard's text, and a histogram."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation import DriftResult, Explanation, ExplanationRound
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stage_runner import Stage
-from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
-from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
+from lightning_saliency.callbacks.tags import LogLevel
+from lightning_saliency.metrics.map_similarity import RANKING
 
 # A longer table is not read; the samples that moved most come first.
 _MOST_ROWS = 20
+# TensorBoard breaks headings between words.
+_HEAD = ("#", "class", "predicted", "p", "moved", "from pinned")
+_HEAD_OF_SCORES = ("#", "explained", "predicted", "score", "moved", "from pinned")
+_NONE = "-"
 
 
 class SampleTableStage(Stage):
-    """Writes for each series a table of its samples, and histograms of their overlaps.
+    """Writes for each series a table of its samples, and histograms of how far they moved.
 
     Args:
         class_name: from a class index to what is shown.
+        log: the histograms are logged with ``"full"``.
     """
 
     name: ClassVar[str] = "sample table"
 
-    def __init__(self, class_name: Callable[[int], str]) -> None:
+    def __init__(self, class_name: Callable[[int], str], log: LogLevel = "basic") -> None:
         self._class_name = class_name
+        self._log_level = log
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
@@ -43,49 +48,52 @@ class SampleTableStage(Stage):
             return
         for name, drift in round.drift.items():
             tag = f"{round.series[name].prefix}saliency_drift_samples/{name}"
-            explanation, located = round.explanations[name], round.located[name]
-            table = sample_table(explanation, drift, located, self._class_name)
+            table = sample_table(round.explanations[name], drift, self._class_name)
             for adapter in context.adapters():
                 adapter.text(tag, table, round.step)
-                for reference in ("previous", "pinned"):
-                    overlaps = drift.samples[f"{reference}/{RANKING.name}"]
-                    adapter.histogram(f"{tag}/{reference}/{RANKING.name}", overlaps, round.step)
+                for reference in drift.references.others() if self._log_level == "full" else ():
+                    adapter.histogram(f"{tag}/{reference}", moved(drift, reference), round.step)
+
+
+def moved(drift: DriftResult, reference: str) -> Tensor:
+    """Return how far each sample has moved, (N,); NaN where it was not or cannot be compared.
+
+    Args:
+        drift: of the samples.
+        reference: ``"previous"`` or ``"pinned"``.
+    """
+    values = drift.samples.get(f"{reference}/{RANKING.name}")
+    if values is None:
+        return torch.full((len(drift.references.current.maps),), torch.nan)
+    return RANKING.amount(values)
 
 
 def sample_table(
-    explanation: Explanation,
-    moved: DriftResult,
-    located: Mapping[str, Tensor],
-    class_name: Callable[[int], str],
+    explanation: Explanation, drift: DriftResult, class_name: Callable[[int], str]
 ) -> str:
     """Return a table in Markdown, one row for each sample, those that moved most first.
 
     Args:
         explanation: of the samples.
-        moved: how far each has moved.
-        located: what each map lies on, by the name of the number, (N,) each.
+        drift: how far each has moved.
         class_name: from a class index to what is shown.
     """
-    amounts = RANKING.amount(moved.samples[f"previous/{RANKING.name}"])
+    amounts, from_pinned = moved(drift, "previous"), moved(drift, "pinned")
     # Maps that could not be compared come last.
     order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True).tolist()
-    columns = [measure.column("previous") for measure in MEASURES.values()]
-    columns.append(RANKING.column("pinned"))
-    rows = [["sample", "class", "probability", "predicted", *columns, *map(_shown_name, located)]]
+    rows: list[Sequence[str]] = [_HEAD if explanation.score is None else _HEAD_OF_SCORES]
     for i in order[:_MOST_ROWS]:
-        predicted = class_name(int(explanation.predicted[i]))
-        values = [moved.samples[f"previous/{measure}"][i] for measure in MEASURES]
-        values += [
-            moved.samples[f"pinned/{RANKING.name}"][i],
-            *(each[i] for each in located.values()),
-        ]
+        target, predicted = int(explanation.target[i]), int(explanation.predicted[i])
+        verdict = "\N{CHECK MARK}" if predicted == target else "\N{BALLOT X}"
         rows.append(
             [
                 str(i),
-                class_name(int(explanation.target[i])),
-                f"{float(explanation.probability[i]):.3f}",
-                f"**{predicted}** (flipped)" if bool(moved.flipped["previous"][i]) else predicted,
-                *(_number(float(value)) for value in values),
+                explanation.explained(i, class_name),
+                f"{class_name(predicted)} {verdict}" if target >= 0 else class_name(predicted),
+                *(
+                    _number(value)
+                    for value in (explanation.sureness[i], amounts[i], from_pinned[i])
+                ),
             ]
         )
     left_out = len(order) - _MOST_ROWS
@@ -93,13 +101,9 @@ def sample_table(
     return _markdown(rows) + note
 
 
-def _shown_name(name: str) -> str:
-    kind, _, measure = name.partition("/")
-    return OBJECT_MEASURES[measure].column() if kind == "object" else f"share in {measure}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if value == value else "none"
+def _number(value: float | Tensor) -> str:
+    number = float(value)
+    return f"{number:.2f}" if number == number else _NONE
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
