@@ -121,7 +121,7 @@ class ExtremalPerturbation(AttributionMethod):
 
     name = "extremal_perturbation"
     shows = "the parts of given areas that keep the score"
-    cost = "12 to 20 forward + backward for each area, and 32 forwards"
+    cost = "12 to 22 forward + backward for each area, and 32 forwards"
     not_for = "score not differentiable"
     stochastic = True
     verdict = Verdict(

@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 MEASUREMENTS = {
     "gradient": "bench_gradient",
     "rise": "bench_rise",
+    "known_maps": "bench_known_maps",
     "extremal": "bench_extremal",
     "known_optimum": "bench_known_optimum",
     "epoch": "bench_epoch",
