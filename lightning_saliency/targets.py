@@ -187,7 +187,8 @@ class Similarity(ScoreTarget):
                 f"of them, got {tuple(reference.shape)}. Give embed= if the embedding is another "
                 "part of the output."
             )
-        return F.cosine_similarity(embedding, reference.expand_as(embedding), dim=1)
+        # In functions for which AttnLRP has rules.
+        return (F.normalize(embedding, dim=1) * F.normalize(reference, dim=-1)).sum(1)
 
 
 def _first_tensor(output: Any) -> Tensor:

@@ -155,8 +155,9 @@ def test_boxes_of_a_detector_of_torchvision() -> None:
     assert saliency.any()
     maps = GradCAM("backbone.body.2", resize=False)(model, images, BoxScore(label, first))
     assert maps.shape == (1, 1, 8, 12)
-    with pytest.raises(ModelError, match=r"boxes of class 9.*box_score_thresh"):
-        Gradient()(model, images, BoxScore(9))
+    # Nothing is found of the class, as in the first epochs of a training: the map is empty.
+    assert not Gradient()(model, images, BoxScore(9)).any()
+    assert not GradCAM()(model, images, BoxScore(9)).any()
 
 
 def test_queries_of_a_detector_like_detr() -> None:

@@ -1,9 +1,6 @@
 """A user's function as an attribution method, with the checks and the isolation of all methods."""
 
-import traceback
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.errors import InputError
 from lightning_saliency.network.isolation.snapshot import preserved_objects
 from lightning_saliency.network.isolation.undisturbed import keep_weights_held_by
 from lightning_saliency.network.score import Target
@@ -67,34 +64,8 @@ class FromFunction(AttributionMethod):
     def _prepare(self, model: nn.Module, image: Tensor, target: Target) -> Self:
         # As in a run, which has a class for each image.
         classes = torch.zeros(len(image), dtype=torch.long, device=image.device)
-        try:
-            # What the function counts or keeps is as if it had not been tried.
-            with preserved_objects(self.function):
-                saliency = self.attribute(model, image, target if callable(target) else classes)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except (MemoryError, torch.OutOfMemoryError):
-            # There may be enough when it counts.
-            return self
-        except BaseException as error:
-            # It may be a fault of the moment, and no fault of an explanation ends a training.
-            warnings.warn(
-                f"Expected {self.label} to explain a sample, but tried once before training it "
-                f"raised {type(error).__name__}{_message_of(error)}. It is tried again at each "
-                "explanation.",
-                SaliencyWarning,
-                stacklevel=2,
-            )
-            with suppress(Exception):
-                # They hold on to the function's tensors.
-                traceback.clear_frames(error.__traceback__)
-        else:
-            self._finished(saliency, image)
+        # What the function counts or keeps is as if it had not been tried.
+        with preserved_objects(self.function):
+            saliency = self.attribute(model, image, target if callable(target) else classes)
+        self._finished(saliency, image)
         return self
-
-
-def _message_of(error: BaseException) -> str:
-    # Whatever a user's exception is made of, its words are no reason to end a run.
-    with suppress(Exception):
-        return f": {error}" if str(error) else ""
-    return ""

@@ -1,7 +1,8 @@
 """Explain the samples: each process its share, by all methods, with as few passes as they need."""
 
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.extras import Attribution, joined
+from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.shared_pass import shared_maps
 from lightning_saliency.callbacks.explanation import (
@@ -25,8 +27,10 @@ from lightning_saliency.callbacks.failures import (
     PASSED_ON,
     AbandonedError,
     Failure,
+    OnError,
     describe_error,
     is_out_of_memory,
+    warn,
 )
 from lightning_saliency.callbacks.forward import (
     Forward,
@@ -61,6 +65,7 @@ class Explainer:
         forward: the user's own way to call the module.
         prefix: stands before all tags.
         on_inapplicable: what to do with a method that does not apply to the module.
+        on_error: what to do if a function of the user's fails when it is tried.
 
     Attributes:
         names: of all series, those of methods that are skipped later among them.
@@ -78,6 +83,7 @@ class Explainer:
         forward: Forward | None,
         prefix: str = "",
         on_inapplicable: OnInapplicable = "raise",
+        on_error: OnError = "warn",
     ) -> None:
         self.methods = list(methods)
         self.choices = list(choices)
@@ -85,6 +91,7 @@ class Explainer:
         self.is_prepared = False
         self._prefix = prefix
         self._skips = on_inapplicable == "skip"
+        self._on_error = on_error
         self._found = FoundMethods(methods)
         self.names = tuple(self.series)
 
@@ -163,6 +170,13 @@ class Explainer:
                 + " ".join(f"{name}: {why}" for name, why in inapplicable.items())
             )
         self._found.say(self.methods, inapplicable)
+        for entry in self.methods:
+            if context.any_process(entry.name in self._found.failed):
+                what = self._found.failed.get(entry.name, "an error on another process")
+                warn(
+                    f"Expected {entry.method.label} to explain a sample, but tried once before "
+                    f"training it raised {what}. It is tried again at each explanation."
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Return for a checkpoint what was found of the methods."""
@@ -204,6 +218,7 @@ class Explainer:
         """Prepare the methods; keep those that apply, note of the others why they do not."""
         target: Target = next((choice for choice in self.choices if callable(choice)), "predicted")
         self._found.inapplicable.clear()
+        self._found.failed.clear()
         for place, entry in enumerate(self.methods):
             try:
                 prepared = entry.method.prepare(model, image, target)
@@ -211,8 +226,26 @@ class Explainer:
                 if not self._skips:
                     raise
                 self._found.inapplicable[entry.name] = str(error)
+            except PASSED_ON:
+                raise
+            except BaseException as error:
+                if not self._may_pass(entry, error):
+                    raise
             else:
                 self.methods[place] = NamedMethod(entry.name, prepared)
+
+    def _may_pass(self, entry: NamedMethod, error: BaseException) -> bool:
+        """Whether the user's own code raised, whose fault may be one of the moment; note it."""
+        if not isinstance(entry.method, FromFunction):
+            return False
+        if not is_out_of_memory(error):
+            self._found.failed[entry.name] = describe_error(error)
+            if self._on_error == "raise":
+                return False
+        # It holds on to the function's tensors.
+        with suppress(Exception):
+            traceback.clear_frames(error.__traceback__)
+        return True
 
     def try_methods(self, context: RunContext, probe: SampleSet) -> None:
         """Prepare the methods on a picture that may not be like the samples; forget the result.

@@ -28,10 +28,12 @@ class FoundMethods:
 
     Attributes:
         inapplicable: by name of the method, why it does not apply on this process.
+        failed: by name, what a function of the user's raised here.
     """
 
     def __init__(self, methods: Sequence[NamedMethod]) -> None:
         self.inapplicable: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self._open = {entry.name: entry.method.describe() for entry in methods}
         self._said: dict[str, str] = {}
         self._layers: dict[str, dict[str, Any]] = {}

@@ -212,7 +212,7 @@ class SaliencyCallback(pl.Callback):
             raise InputError(
                 f"Expected on_inapplicable to be 'raise' or 'skip', got {on_inapplicable!r}."
             )
-        self._explainer = Explainer(methods, choices, forward, prefix, on_inapplicable)
+        self._explainer = Explainer(methods, choices, forward, prefix, on_inapplicable, on_error)
         self._fingerprint = ResumeFingerprint(self._samples, dataloader_idx, methods, choices)
         self._pictures = Pictures(mean, std, class_names)
 

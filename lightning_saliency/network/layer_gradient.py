@@ -50,6 +50,7 @@ def layer_gradient(
         ModelError: the model returns no logits for each image.
         NoGradientError: the score does not depend on the layer in a differentiable way.
     """
+    scores: Tensor | None = None
     with rules or nullcontext():
         if layer:
             with capture(model, layer, start_graph=True) as caught:
@@ -59,7 +60,11 @@ def layer_gradient(
             activation = image.requires_grad_()
             # A clone, because a model that writes into its input may not write into a leaf.
             output = model(activation.clone())
-    scores = class_scores(output, target, len(image))
+        if callable(target) and not isinstance(target, Tensor):
+            # What the user makes of the output is a part of what is explained.
+            scores = class_scores(output, target, len(image))
+    if scores is None:
+        scores = class_scores(output, target, len(image))
     if isinstance(rules, BackwardRules) and rules.only_torch:
         refuse_custom_functions(scores, rules.method)
     if isinstance(rules, BackwardRules) and rules.check is not None:

@@ -111,6 +111,9 @@ def last_spatial_layer(model: nn.Module, image: Tensor, target: Target | None = 
     if not recording.influential:
         with _noise_for_zeros(model):
             again = _Recording(model, image, layouts, target)
+        if not again.influential and callable(target):
+            # Nothing is found yet of what is to be explained, such as a box: what is found counts.
+            again = _Recording(model, image, layouts, _everything)
         if not again.influential:
             # The score is constant, as in a network of dead units.
             return _found(again.cuts[-1] if again.cuts else recording.layers[-1])
@@ -388,8 +391,9 @@ def _score_of(output: object, target: Target | None) -> tuple[Tensor | None, Ten
         try:
             score = class_logits(output).amax()
         except ModelError:
-            parts = [part.sum().float() for part in _differentiable(output)]
-            return (torch.stack(parts).sum() if parts else None), None
+            return (
+                _everything(output).sum() if any(True for _ in _differentiable(output)) else None
+            ), None
     picture = next((part for part in _differentiable(output) if part.dim() == 4), None)
     if score is None or not score.requires_grad or picture is None:
         return score, None
@@ -398,6 +402,12 @@ def _score_of(output: object, target: Target | None) -> tuple[Tensor | None, Ten
         return score, None
     weights = gradient.mean((2, 3), keepdim=True)
     return score, (weights * picture.detach()).sum(1, keepdim=True)
+
+
+def _everything(output: object) -> Tensor:
+    """Return the sum of all that a model puts out for one image, (1,)."""
+    parts = [part.sum().float() for part in _differentiable(output)]
+    return torch.stack(parts or [torch.zeros(())]).sum()[None]
 
 
 def _differentiable(output: object) -> Iterator[Tensor]:

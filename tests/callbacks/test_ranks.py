@@ -210,6 +210,7 @@ def fails_on_the_second_process(model: nn.Module, image: Tensor, target: Any) ->
 
 # The warning is given in the processes; that the run goes on to its end is seen from here.
 @pytest.mark.filterwarnings("ignore:The explanation of epoch")
+@pytest.mark.filterwarnings("ignore:Expected fails_on_the_second_process to explain a sample")
 def test_a_failure_on_one_process_is_skipped_by_all(tmp_path: Path) -> None:
     run(tmp_path, 2, SaliencyCallback(fails_on_the_second_process, samples=4), max_epochs=5)
     assert [event.step for event in events(tmp_path).Scalars("val_loss")] == [1, 3, 5, 7, 9]
