@@ -110,7 +110,6 @@ def what_the_reader_has(folder: Path) -> dict[str, Any]:
     for epoch in range(2):
         trainer.save_checkpoint(folder / "checkpoints" / f"epoch={epoch}.ckpt")
     return {
-        "__name__": "documentation",
         "model": model,
         "new_model": Module,
         "train_loader": loader(8),
@@ -118,7 +117,8 @@ def what_the_reader_has(folder: Path) -> dict[str, Any]:
         "images": images,
         "labels": labels,
         "picture": images[0],
-        "my_network": ResNet(BasicBlock, [1, 1, 1, 1], num_classes=20),
+        "masks": torch.ones(8, 32, 32),
+        "my_network": ResNet(BasicBlock, [1, 1, 1, 1], num_classes=CLASSES),
     }
 
 
@@ -146,8 +146,13 @@ def short_and_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @pytest.mark.usefixtures("short_and_quiet")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", with_blocks("python"))
-def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    names, missing = what_the_reader_has(tmp_path), []
+def test_the_code_of_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ModuleType("script")
+    monkeypatch.setitem(sys.modules, "script", script)
+    names, missing = vars(script), []
+    names.update(what_the_reader_has(tmp_path))
     for line, code in blocks(page, "python"):
         # So that a traceback names the page and its line.
         tree = compile("\n" * (line - 1) + code, name_of(page), "exec", ast.PyCF_ONLY_AST)
@@ -155,7 +160,8 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(tree, name_of(page), "exec"), names)
         except ModuleNotFoundError as error:
-            package = next((name for name in OPTIONAL if name in str(error).lower()), None)
+            said = str(error).lower().replace("-", "_")
+            package = next((name for name in OPTIONAL if name in said), None)
             if package is None:
                 raise
             missing.append(package)
