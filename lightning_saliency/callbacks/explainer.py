@@ -60,6 +60,7 @@ class Explainer:
         self.choices = list(choices)
         self.forward = forward
         self.is_prepared = False
+        self.class_count: int | None = None
         self._prefix = prefix
 
     @property
@@ -100,6 +101,7 @@ class Explainer:
             self.forward = self.forward or find_forward(pl_module, image, probe.key)
             model = explained_model(pl_module, self.forward)
             logits = predict(model, image)
+            self.class_count = logits.shape[1]
             for choice in self.choices:
                 chosen_classes(probe, logits.expand(len(probe), -1), choice)
             self.methods = [
@@ -110,6 +112,19 @@ class Explainer:
             if context.is_rank_zero and not is_sharded(model):
                 warn_if_unrepeatable(pl_module, lambda: model(image.clone()))
         self.is_prepared = True
+
+    def predicted(self, context: RunContext, samples: SampleSet) -> Tensor:
+        """Return the classes that the model predicts, (N,), int64.
+
+        Args:
+            context: of the run.
+            samples: as they come from the batch.
+        """
+        pl_module = context.pl_module
+        with context.trainer.precision_plugin.forward_context(), undisturbed(pl_module):
+            images = to_model_input(context, samples).images
+            forward = self.forward or find_forward(pl_module, images, samples.key)
+            return predict(explained_model(pl_module, forward), images).argmax(1)
 
     def try_methods(self, context: RunContext, probe: SampleSet) -> None:
         """Prepare the methods on a picture that may not be like the samples; forget the result.

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_saliency.callbacks.samples.regions import OBJECT, region_masks
@@ -67,6 +69,8 @@ def unpack_batch(
             f"labels. {_HOW}"
         )
     regions = _regions(found[2], images) if len(found) == 3 else {}
+    if unpack is None:
+        _hint_at_masks(batch, images)
     return images, labels if isinstance(labels, Tensor) else None, regions
 
 
@@ -97,6 +101,25 @@ def _regions(given: object, images: Tensor) -> dict[str, Tensor]:
                 f"images, got {len(masks[name])} of them."
             )
     return {name: mask.to(images.device) for name, mask in masks.items()}
+
+
+def _hint_at_masks(batch: object, images: Tensor) -> None:
+    """Say once that a third entry of a batch looks like masks or boxes of objects."""
+    third = batch[2] if isinstance(batch, (tuple, list)) and len(batch) > 2 else None
+    if not isinstance(third, Tensor) or len(third) != len(images):
+        return
+    is_mask = third.dim() in (3, 4) and third.shape[-2:] == images.shape[-2:]
+    if is_mask and (third.dim() == 3 or third.shape[1] == 1):
+        _say_once(
+            f"The third entry of the validation batches, of shape {tuple(third.shape)}, looks like "
+            "masks of the objects. It is not used. To measure how much of the maps lies on them: "
+            "SaliencyCallback(..., unpack=lambda batch: batch[:3])."
+        )
+
+
+@lru_cache(maxsize=8)
+def _say_once(text: str) -> None:
+    rank_zero_info(text)
 
 
 def _unpack_by_form(batch: object) -> tuple[object, object]:
