@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COMPAT := .venv-compat
 LOWEST := .venv-lowest
+DOCS := .venv-docs
+DIST := .venv-dist
 # The lowest that is supported.
 LOWEST_PYTHON ?= python3.10
 
-.PHONY: demo stubs test test-slow test-compat test-lowest lint bench gpu soak clean
+.PHONY: demo stubs test test-slow test-compat test-lowest lint bench gpu soak docs dist clean
 
 demo: $(INSTALLED)  ## train on handwritten digits and log the maps
 	$(BIN)/python examples/first_run.py
@@ -42,6 +44,18 @@ gpu: $(INSTALLED)  ## on a machine with a GPU: maps, prices, memory, waits
 soak: $(INSTALLED)  ## train for 500 epochs with all callbacks, and look for what grows
 	$(BIN)/python tests/performance/soak.py
 
+docs: $(DOCS)/.installed  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "Open site/index.html; to search in it: $(DOCS)/bin/mkdocs serve"
+
+dist: $(INSTALLED) $(DIST)/.installed stubs  ## a wheel and an sdist, in dist/, that are tried
+	rm -rf dist build/try_wheel
+	$(DIST)/bin/python -m build --outdir dist .
+	$(DIST)/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/try_wheel
+	build/try_wheel/bin/python -m pip install --quiet dist/*.whl
+	cd build && try_wheel/bin/python ../tests/try_wheel.py ../dist
+
 # Made again only when the dependencies change.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -61,5 +75,18 @@ $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable ".[dev]"
 	touch $@
 
+# The reference is read from the source, so the package itself need not be installed.
+$(DOCS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet --group docs
+	touch $@
+
+$(DIST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/python -m pip install --quiet --upgrade pip
+	$(DIST)/bin/python -m pip install --quiet --group dist
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(COMPAT) $(LOWEST) runs
+	rm -rf $(VENV) $(COMPAT) $(LOWEST) $(DOCS) $(DIST) runs site dist build

@@ -109,8 +109,9 @@ def check_image(image: object) -> None:
         )
     if not image.is_floating_point():
         raise InputError(
-            f"Expected floating point images, got {image.dtype}. Give them as the model takes "
-            "them, for instance image.float() / 255."
+            f"Expected floating point images, got {image.dtype}. Give them in the range that the "
+            "model takes: image.float() if it scales them itself, else image.float() / 255. For a "
+            "callback: unpack=lambda batch: (batch[0].float(), batch[1])."
         )
     if image.numel() == 0:
         raise InputError(f"Expected at least one image, got shape {tuple(image.shape)}.")

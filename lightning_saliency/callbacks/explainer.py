@@ -89,6 +89,7 @@ class Explainer:
         self.choices = list(choices)
         self.forward = forward
         self.is_prepared = False
+        self.class_count: int | None = None
         self._prefix = prefix
         self._skips = on_inapplicable == "skip"
         self._on_error = on_error
@@ -144,6 +145,7 @@ class Explainer:
             for choice in self.choices:
                 logits = logits_of(answer, self.choices).expand(len(probe), -1)
                 chosen_classes(probe, logits, choice)
+            self.class_count = logits_of(answer, self.choices).shape[1] or None
             self._try_each(model, image)
             # Not where the weights are spread over processes, of which one alone makes no pass.
             if context.is_rank_zero and not is_sharded(model):
@@ -246,6 +248,24 @@ class Explainer:
         with suppress(Exception):
             traceback.clear_frames(error.__traceback__)
         return True
+
+    def predicted(self, context: RunContext, samples: SampleSet) -> Tensor:
+        """Return the classes that the model predicts, (N,), int64.
+
+        Args:
+            context: of the run.
+            samples: as they come from the batch.
+        """
+        pl_module = context.pl_module
+        with context.trainer.precision_plugin.forward_context(), undisturbed(pl_module):
+            samples = to_model_input(context, samples)
+            if not samples.inputs:
+                self.forward = self.forward or find_forward(pl_module, samples.images, samples.key)
+            found = [
+                predict(model, samples.images[part]).argmax(1)
+                for model, part in self.models(pl_module, samples)
+            ]
+            return torch.cat(found)
 
     def try_methods(self, context: RunContext, probe: SampleSet) -> None:
         """Prepare the methods on a picture that may not be like the samples; forget the result.

@@ -133,6 +133,8 @@ def describe_samples(samples: Samples, dataloader_idx: int) -> str:
         samples: of a callback, before a checkpoint is loaded.
         dataloader_idx: the validation loader that they come from.
     """
+    if samples.chosen is not None:
+        return f"{samples.chosen} of validation loader {dataloader_idx}"
     if samples.known is None:
         chosen = f"indices {samples.indices}" if samples.indices else f"the first {samples.count}"
         return f"{chosen} of validation loader {dataloader_idx}"

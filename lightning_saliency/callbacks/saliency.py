@@ -1,5 +1,6 @@
 """The callback: explain the same validation samples again and again while a network trains."""
 
+import html
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -61,6 +62,7 @@ from lightning_saliency.callbacks.stages.sanity import SanityStage
 from lightning_saliency.callbacks.tags import LogLevel, check_log_level, is_measured_apart
 from lightning_saliency.errors import InputError, SaliencyError, SaliencyWarning
 from lightning_saliency.network.isolation.undisturbed import lazy_layer
+from lightning_saliency.rendering.pixels import Picture
 from lightning_saliency.trust.checks import TrustChecks
 from lightning_saliency.trust.evidence import Evidence
 
@@ -115,8 +117,10 @@ class SaliencyCallback(pl.Callback):
     Args:
         method: an :class:`AttributionMethod`, a callable (model, image, target) -> (N, 1, H, W), or
             a list of these.
-        samples: that many first validation samples; a list of indices into the validation dataset;
-            or a pair of tensors, images (N, C, H, W) as the model takes them and labels (N,).
+        samples: that many first validation samples; ``PerClass(2)``, the first two of each class;
+            ``Wrong(8)``, the first eight that the model gets wrong when it is first explained; a
+            list of indices into the validation dataset; or a pair of tensors, images (N, C, H, W)
+            as the model takes them and labels (N,).
         dataloader_idx: which validation loader the samples come from.
         target: what is explained: each sample's ``"label"``, the class that is ``"predicted"`` at
             the time, a class index for all, a callable from the module's output to scores (N,),
@@ -264,6 +268,10 @@ class SaliencyCallback(pl.Callback):
         names += self._evidence.number_tags if self._evidence is not None else []
         return KnownTags(tuple(names), may_grow=self._samples.unpack is not None)
 
+    def _repr_html_(self) -> str:
+        """Show the filmstrips in a notebook."""
+        return self._pictures.as_html() or f"<pre>{html.escape(repr(self))}</pre>"
+
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return the filmstrip as last logged: samples down, explained epochs across.
 
@@ -271,12 +279,12 @@ class SaliencyCallback(pl.Callback):
             method: the ``<method>`` of the tags, for instance ``"grad_cam"``; None for the first.
 
         Returns:
-            (3, H, W), RGB, uint8, as torchvision's ``to_pil_image`` takes it.
+            (3, H, W), RGB, uint8, as torchvision's ``to_pil_image`` takes it; a notebook shows it.
 
         Raises:
             InputError: nothing was explained under that name.
         """
-        return self._pictures.filmstrip(method)
+        return self._pictures.filmstrip(method).as_subclass(Picture)
 
     # When: the hooks of Lightning.
 
@@ -366,7 +374,8 @@ class SaliencyCallback(pl.Callback):
         """Collect samples in the form in which the model is about to see them."""
         context = RunContext(trainer, pl_module)
         self._change_detector.take(batch, batch_idx, dataloader_idx, context)
-        self._collector.take(batch, batch_idx, dataloader_idx, context)
+        predict = partial(self._predicted, context)
+        self._collector.take(batch, batch_idx, dataloader_idx, context, predict)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -569,6 +578,7 @@ class SaliencyCallback(pl.Callback):
         for stage in [*self._explanation_stages, *self._later_stages]:
             stage.prepare(context, probe)
         self._explainer.prepare(context, probe)
+        self._pictures.check_classes(self._explainer.class_count)
 
     def _is_due(self, context: RunContext) -> bool:
         if self._last_epoch is None or not context.is_fitting:
@@ -617,6 +627,11 @@ class SaliencyCallback(pl.Callback):
             self._runner.run_stage(stage, context, round)
         notify = partial(self._notify_listeners, context, round)
         run(_LISTENERS, lambda: context.require(notify), context)
+
+    def _predicted(self, context: RunContext, samples: SampleSet) -> Tensor:
+        """Return what the model predicts, to choose the samples by it."""
+        with self._budget.spending():
+            return self._explainer.predicted(context, samples)
 
     def _draw_filmstrips(self, context: RunContext) -> None:
         """Draw what was explained in this validation run, now that its loss is known."""

@@ -204,10 +204,16 @@ def warn_of_missing_images(trainer: pl.Trainer) -> None:
     """Warn if no logger of the run takes images."""
     if any(adapter.takes_images for adapter in adapters_of(trainer)):
         return
-    have = ", ".join(type(logger).__name__ for logger in trainer.loggers) or "no logger"
+    names = [type(logger).__name__ for logger in trainer.loggers]
+    have = (
+        f"Of the run's loggers ({', '.join(names)}) none takes images"
+        if names
+        else ("The run has no logger")
+    )
     warn(
-        f"The run has {have}, which takes no images: the saliency maps will not be seen, only "
-        "their numbers. Add lightning.pytorch.loggers.TensorBoardLogger to the Trainer."
+        f"{have}: of the saliency maps only the filmstrips are kept, as files in the run's folder "
+        "(saliency/filmstrip/<method>.png). To see all pictures and numbers, give the Trainer "
+        "logger=lightning.pytorch.loggers.TensorBoardLogger('logs')."
     )
 
 

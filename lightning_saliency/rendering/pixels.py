@@ -1,6 +1,7 @@
 """Pictures as bytes and as Pillow's, in another size, and the model's input as a picture."""
 
 from collections.abc import Sequence
+from io import BytesIO
 
 import numpy as np
 import torch
@@ -97,6 +98,21 @@ def to_pillow(picture: Tensor, size: tuple[int, int] | None = None) -> Image.Ima
 def from_pillow(picture: Image.Image) -> Tensor:
     """Return an RGB picture of Pillow as (3, H, W), uint8, the colors of a pixel together."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def png_of(picture: Tensor) -> bytes:
+    """Return a picture (3, H, W), in [0, 1] or uint8, as a PNG file."""
+    file = BytesIO()
+    to_pillow(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+class Picture(Tensor):
+    """A picture (3, H, W), uint8, that a notebook shows."""
+
+    def _repr_png_(self) -> bytes | None:
+        whole = self.dim() == 3 and self.shape[0] == 3 and self.dtype == torch.uint8
+        return png_of(self.as_subclass(Tensor)) if whole else None
 
 
 # Un-normalizing and resampling exceed [0, 1] by this much; more means that the range is different.

@@ -225,7 +225,9 @@ def test_without_a_logger_for_images_one_warning_is_given_and_training_goes_on(
     module = TinyModule()
     chosen = CSVLogger(tmp_path) if logger == "csv" else False
     trainer = make_trainer(tmp_path, SaliencyCallback(Gradient(), samples=2), logger=chosen)
-    with pytest.warns(SaliencyWarning, match="takes no images.*TensorBoardLogger") as said:
+    with pytest.warns(
+        SaliencyWarning, match="only the filmstrips are kept.*TensorBoardLogger"
+    ) as said:
         trainer.fit(module, train_loader(), val_loader())
     assert len([w for w in said if issubclass(w.category, SaliencyWarning)]) == 1
     assert module.steps == 8

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_saliency.callbacks.samples.regions import OBJECT, region_masks
@@ -79,6 +81,8 @@ def unpack_batch(
     has_regions = len(found) == 3 or (len(found) == 4 and found[2] is not None)
     regions = _regions(found[2], images) if has_regions else {}
     inputs = _inputs(found[3], images) if len(found) == 4 else {}
+    if unpack is None:
+        _hint_at_masks(batch, images)
     return images, labels if isinstance(labels, Tensor) else None, regions, inputs
 
 
@@ -121,6 +125,25 @@ def _inputs(given: object, images: Tensor) -> dict[str, Tensor]:
                 f"{_describe(value)}{f' for {name!r}' if name else ''}."
             )
     return {str(name): value for name, value in named.items()}
+
+
+def _hint_at_masks(batch: object, images: Tensor) -> None:
+    """Say once that a third entry of a batch looks like masks or boxes of objects."""
+    third = batch[2] if isinstance(batch, (tuple, list)) and len(batch) > 2 else None
+    if not isinstance(third, Tensor) or len(third) != len(images):
+        return
+    is_mask = third.dim() in (3, 4) and third.shape[-2:] == images.shape[-2:]
+    if is_mask and (third.dim() == 3 or third.shape[1] == 1):
+        _say_once(
+            f"The third entry of the validation batches, of shape {tuple(third.shape)}, looks like "
+            "masks of the objects. It is not used. To measure how much of the maps lies on them: "
+            "SaliencyCallback(..., unpack=lambda batch: batch[:3])."
+        )
+
+
+@lru_cache(maxsize=8)
+def _say_once(text: str) -> None:
+    rank_zero_info(text)
 
 
 def _unpack_by_form(batch: object) -> tuple[object, object]:

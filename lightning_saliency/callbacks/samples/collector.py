@@ -1,14 +1,17 @@
 """Collect the samples during a validation run, in the form in which the model sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from lightning_saliency.callbacks.failures import Failure, StageError, describe_error
 from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.samples.batch import class_indices
+from lightning_saliency.callbacks.samples.chosen import Chosen, Wrong
 from lightning_saliency.callbacks.samples.fetch import (
     Rows,
     check_indices,
@@ -25,6 +28,8 @@ from lightning_saliency.callbacks.samples.sample_set import (
 )
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.network.isolation.process_state import other_random_numbers
+
+_ALL = 1 << 30
 
 
 class SampleCollector:
@@ -75,7 +80,14 @@ class SampleCollector:
         if loader is not None and self._samples.indices is not None:
             check_indices(loader, self._samples.indices)
 
-    def take(self, batch: Any, batch_idx: int, dataloader_idx: int, context: RunContext) -> None:
+    def take(
+        self,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+        context: RunContext,
+        predict: Callable[[SampleSet], Tensor] | None = None,
+    ) -> None:
         """Take samples from a batch that the model is about to see.
 
         Args:
@@ -83,6 +95,7 @@ class SampleCollector:
             batch_idx: its number in the validation run.
             dataloader_idx: which loader it comes from.
             context: of the run.
+            predict: what the model predicts for samples, where these are chosen by it.
 
         Raises:
             InputError: before training, if the batch cannot be unpacked.
@@ -91,9 +104,19 @@ class SampleCollector:
             return
         with self._failing_later(context):
             if self._samples.indices is None:
-                self._samples.collect(batch)
+                self._collect(batch, context, predict)
             elif self._rows is not None:
                 self._take_rows(self._rows, batch, batch_idx)
+
+    def _collect(
+        self, batch: Any, context: RunContext, predict: Callable[[SampleSet], Tensor] | None
+    ) -> None:
+        if self._samples.chosen is not None:
+            self.probe = self.probe or self._samples.of(batch)[:1]
+        # Processes that hold parts of one model make the same number of passes of it.
+        is_done = self._samples.is_complete and context.trainer.world_size == 1
+        asked = None if context.trainer.sanity_checking or is_done else predict
+        self._samples.collect(batch, asked)
 
     def found(self, context: RunContext) -> SampleSet | Failure | None:
         """The validation run ends: put together what all processes have seen.
@@ -123,7 +146,13 @@ class SampleCollector:
             return found, []
         if found is None:
             return None, []
-        if len(found) < self._samples.count:
+        if isinstance(self._samples.chosen, Wrong) and len(found) < self._samples.count:
+            rank_zero_warn(
+                f"Expected {self._samples.count} samples that the model gets wrong, but in the "
+                f"validation run it got only {len(found)} wrong; these are explained.",
+                category=SaliencyWarning,
+            )
+        elif self._samples.chosen is None and len(found) < self._samples.count:
             rank_zero_warn(
                 f"Expected {self._samples.count} samples, but the validation run had only "
                 f"{len(found)}; these are explained. Raise limit_val_batches, or lower samples.",
@@ -155,6 +184,8 @@ class SampleCollector:
 
     def _of_all_processes(self, seen: SampleSet | None, context: RunContext) -> SampleSet | None:
         indices = self._samples.indices
+        if indices is None and self._samples.chosen is not None:
+            return chosen_of_all_processes(seen, self._samples.chosen, context)
         if indices is None:
             return first_of_all_processes(seen, self._samples.count, context)
         if self._rows is None:
@@ -182,6 +213,34 @@ class SampleCollector:
         if failure is not None:
             raise failure
         return self._samples.collected()
+
+
+def chosen_of_all_processes(
+    part: SampleSet | None, chosen: Chosen, context: RunContext
+) -> SampleSet | None:
+    """Return the chosen ones among the samples that the processes have chosen.
+
+    Args:
+        part: what this process has chosen; None if nothing.
+        chosen: by what they are.
+        context: of the run.
+
+    Returns:
+        The samples, the same on all processes; None if there are none.
+
+    Raises:
+        InputError: the images are of different sizes.
+    """
+    if context.trainer.world_size == 1:
+        return part
+    # More than any process can have.
+    found = first_of_all_processes(part, _ALL, context)
+    if found is None:
+        return None
+    labels = class_indices(found.labels, "the samples")
+    # All of them were wrong where they were seen.
+    places = chosen.places(labels, labels - 1, labels[:0])
+    return found[places]
 
 
 def first_of_all_processes(
@@ -213,9 +272,10 @@ def first_of_all_processes(
         seen = context.broadcast(held, src=rank)
         if seen is not None:
             of_replica[replica] = seen
+    longest = max((len(seen) for seen in of_replica.values()), default=0)
     dealt = [
         seen[[turn]]
-        for turn in range(count)
+        for turn in range(min(count, longest))
         for _, seen in sorted(of_replica.items())
         if turn < len(seen)
     ]

@@ -37,7 +37,8 @@ class ChangeDetector:
     def open(self) -> None:
         """A fit begins; its checkpoint, if it has one, is loaded."""
         self._is_resumed = self._samples.known is not None
-        self._is_open = not self._samples.are_given and self._samples.steady is not False
+        fixed = not self._samples.are_given and self._samples.chosen is None
+        self._is_open = fixed and self._samples.steady is not False
         self._last = None
 
     def begin(self, context: RunContext) -> None:

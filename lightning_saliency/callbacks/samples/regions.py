@@ -72,6 +72,9 @@ class Regions:
                     "pixels of the image as the model takes it."
                 )
         warn_of_empty(masks)
+        for name, region in self._specs.items():
+            if isinstance(region, Tensor) and region.dim() <= 2 and region.shape[-1] == 4:
+                _check_inside(name, region.reshape(-1, 4), size)
 
     def masks(self, size: tuple[int, int], count: int) -> dict[str, Tensor]:
         """Return the regions in images of this size, bool, (count, 1, H, W) or (1, 1, H, W).
@@ -212,6 +215,23 @@ def _boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     tall = (rows < bottom[:, None]) & (rows + 1 > top[:, None])
     wide = (columns < right[:, None]) & (columns + 1 > left[:, None])
     return (tall[:, :, None] & wide[:, None, :] & _has_extent(boxes)[:, None, None])[:, None]
+
+
+def _check_inside(name: str, boxes: Tensor, size: tuple[int, int]) -> None:
+    """Raise if boxes reach beyond images of this size; masks of four columns are none."""
+    left, top, right, bottom = boxes.double().unbind(1)
+    if size[1] == 4:
+        return
+    beyond = (left < 0) | (top < 0) | (right > size[1]) | (bottom > size[0])
+    if bool(beyond.any()):
+        number = int(beyond.nonzero()[0])
+        which = f"box {number} of " if len(boxes) > 1 else ""
+        raise InputError(
+            f"Expected {which}the region '{name}' inside the images, (left, top, right, bottom) in "
+            f"pixels from 0 to {size[1]} across and 0 to {size[0]} down, got "
+            f"{boxes[number].tolist()}. Boxes are for the image as the model takes it: scale them "
+            "as it was resized."
+        )
 
 
 def _has_extent(boxes: Tensor) -> Tensor:

@@ -8,12 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.callbacks.samples.batch import Unpack, image_key, unpack_batch
+from lightning_saliency.callbacks.samples.batch import (
+    Unpack,
+    class_indices,
+    image_key,
+    unpack_batch,
+)
+from lightning_saliency.callbacks.samples.chosen import Chosen, PerClass, Wrong
 from lightning_saliency.errors import InputError
 
-SampleSpec: TypeAlias = int | Sequence[int] | tuple[Tensor, Tensor | None]
-"""Which samples are explained: that many first samples of the validation run; indices into the
-validation dataset; or a pair of tensors, images (N, C, H, W) and labels (N,) or None."""
+SampleSpec: TypeAlias = int | PerClass | Wrong | Sequence[int] | tuple[Tensor, Tensor | None]
+"""Which samples are explained: that many first samples of the validation run; the first of each
+class, or those that the model gets wrong; indices into the validation dataset; or a pair of
+tensors, images (N, C, H, W) and labels (N,) or None."""
 
 
 SAME = 0.01
@@ -78,6 +85,8 @@ class Samples:
         count: how many samples are asked for.
         steady: whether a second validation run has shown the same; None as long as there was none.
         are_given: whether they are the user's own tensors.
+        chosen: by what they are chosen, if they are; ``count`` is then that of each class, or of
+            the wrong ones.
         expected: thumbnails and labels in the checkpoint that the run resumes from, as long as the
             samples are not known.
 
@@ -92,8 +101,11 @@ class Samples:
         self.steady: bool | None = None
         self.are_given = False
         self.expected: SampleSet | None = None
+        self.chosen: Chosen | None = None
         self._collected: list[SampleSet] = []
-        if isinstance(spec, int) and not isinstance(spec, bool):
+        if isinstance(spec, PerClass | Wrong):
+            self.chosen, self.count = spec, spec.count
+        elif isinstance(spec, int) and not isinstance(spec, bool):
             if spec < 1:
                 raise InputError(
                     f"Expected samples to be at least 1, got {spec}. Give the number of "
@@ -108,22 +120,50 @@ class Samples:
             self.indices = _checked_indices(spec)
             self.count = len(self.indices)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many samples have been collected as were asked for."""
+        return sum(map(len, self._collected)) >= self.count
+
     def begin(self) -> None:
         """A run over the validation data begins: collect from its start."""
         self._collected = []
 
-    def collect(self, batch: object) -> None:
-        """Take what is still missing of the first samples from a batch.
+    def collect(
+        self, batch: object, predict: Callable[["SampleSet"], Tensor] | None = None
+    ) -> None:
+        """Take what is still missing of the samples from a batch.
 
         Args:
             batch: what the model's ``validation_step`` receives, on the device.
+            predict: from samples to the classes that the model predicts, (N,), int64; None where
+                the model is not asked.
 
         Raises:
-            InputError: the batch cannot be unpacked.
+            InputError: the batch cannot be unpacked, or has no labels to choose by.
         """
+        if self.chosen is not None:
+            if self.known is None:
+                self._choose(self.of(batch), self.chosen, predict)
+            return
         missing = self.count - sum(map(len, self._collected))
         if self.known is None and missing > 0:
             self._collected.append(self.of(batch)[:missing])
+
+    def _choose(
+        self,
+        found: SampleSet,
+        chosen: Chosen,
+        predict: Callable[["SampleSet"], Tensor] | None,
+    ) -> None:
+        labels = class_indices(found.labels, f"the batch to choose samples={chosen} by")
+        before = [class_indices(one.labels, "the batch") for one in self._collected]
+        needed = torch.cat(before) if before else labels[:0]
+        asks = isinstance(chosen, Wrong) and predict is not None
+        predicted = predict(found) if asks and predict is not None else None
+        places = chosen.places(labels, predicted, needed)
+        if places:
+            self._collected.append(found[places])
 
     def of(self, batch: object) -> SampleSet:
         """Return the samples of a batch, as clones that gradients can go through.

@@ -1,8 +1,10 @@
 """The pictures of a run: panels, all methods side by side, filmstrips, before and after."""
 
+import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation import Explanation, ExplanationRound, Reference
+from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import (
     RunContext,
     followed_checkpoint,
@@ -45,7 +48,7 @@ from lightning_saliency.rendering import (
     to_bytes,
 )
 from lightning_saliency.rendering.panel import Cell
-from lightning_saliency.rendering.pixels import fit_cell, resized, to_pillow
+from lightning_saliency.rendering.pixels import fit_cell, png_of, resized, to_pillow
 
 # Rows of a filmstrip, and samples of a picture of before and after.
 _MOST_ROWS, _MOST_MOVED = 8, 3
@@ -54,6 +57,9 @@ _SMALL = 128
 # Colours are rounded to so many values. Nobody sees it, and files that cannot keep the last two
 # bits of an image's noise are a sixth smaller.
 _STEPS = 64
+# How far images that were normalised otherwise are beyond their range, as a share of it, and how
+# small a part of it those fill that were normalised on another scale.
+_BEYOND, _NARROWEST = 0.25, 0.02
 _LOSSES = ("val_loss", "val/loss")
 
 
@@ -111,6 +117,45 @@ class Pictures:
             InputError: ``mean`` or ``std`` does not fit the channels.
         """
         return displayable(images, self.mean, self.std)
+
+    def check_classes(self, count: int | None) -> None:
+        """Check that there is a name for each class.
+
+        Args:
+            count: how many classes the model has; None if it is not known.
+
+        Raises:
+            InputError: there are more names, or fewer.
+        """
+        names = self.class_names
+        if names is not None and count is not None and len(names) != count:
+            raise InputError(
+                f"Expected class_names to hold a name for each of the model's {count} classes, in "
+                f"the order of its outputs, got {len(names)}."
+            )
+
+    def check_colors(self, images: Tensor) -> None:
+        """Warn if ``mean`` and ``std`` are not those with which the images were normalised.
+
+        Args:
+            images: (N, C, H, W), as the model takes them.
+        """
+        if self.mean is None or self.std is None:
+            return
+        each = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in (self.mean, self.std))
+        mean, std = (one.view(1, -1, 1, 1) for one in each)
+        shown = images.detach().float().cpu() * std + mean
+        full = 255.0 if float(mean.max()) > 1 else 1.0
+        low, high = float(shown.min()) / full, float(shown.max()) / full
+        # Of a single picture of one color the range says nothing.
+        narrow = high - low < _NARROWEST and float(images.std()) > _NARROWEST
+        if low < -_BEYOND or high > 1 + _BEYOND or narrow:
+            warn(
+                f"With mean={list(self.mean)} and std={list(self.std)} the images have values from "
+                f"{low * full:.3g} to {high * full:.3g}, not from 0 to {full:.0f}: their colors in "
+                "the pictures will be wrong. Give mean and std as they were used to normalise "
+                "the images, both for images of 0 to 1 or both for images of 0 to 255."
+            )
 
     def draw(
         self, images: Tensor, explanations: Mapping[str, Explanation], epoch: int
@@ -320,6 +365,14 @@ class Pictures:
             (scale, strip.signed),
         )
 
+    def as_html(self) -> str:
+        """Return all filmstrips as HTML; empty if there are none."""
+        sources = []
+        for series in self._shown:
+            file = base64.b64encode(png_of(self.filmstrip(series))).decode()
+            sources.append(f'<img alt="{escape(series)}" src="data:image/png;base64,{file}">')
+        return "\n".join(sources)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the filmstrips for a checkpoint."""
         return {series: strip.state_dict() for series, strip in self._strips.items()}
@@ -414,6 +467,7 @@ class ImagesStage(Stage):
     @override
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
         self._pictures.show(probe.images)
+        self._pictures.check_colors(probe.images)
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
