@@ -217,6 +217,11 @@ class SaliencyCallback(pl.Callback):
         names = self._drift.number_tags(self.series.values())
         return KnownTags(tuple(names), may_grow=self._samples.unpack is not None)
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the samples are still to be taken from validation data."""
+        return self._samples.known is None
+
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return the filmstrip as last logged: samples down, explained epochs across.
 
@@ -496,7 +501,7 @@ class SaliencyCallback(pl.Callback):
         self._explainer.prepare(context, probe)
 
     def _is_due(self, context: RunContext) -> bool:
-        if self._last_epoch is None or not context.is_fitting:
+        if self._last_epoch is None or not context.follows_fit:
             return True
         # Counting from the last explained epoch, and not in multiples, works together with every
         # schedule of validation; several runs within one epoch are all explained.
