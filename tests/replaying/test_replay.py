@@ -295,10 +295,10 @@ def test_what_another_replay_has_left_is_not_gone_on_with(tmp_path: Path) -> Non
     out = tmp_path / "out"
     replay(TinyModule(), tmp_path / "ckpt", callback(), val_loader(), out, **CPU)
     later = sorted((tmp_path / "ckpt").iterdir())[1:]
-    with pytest.raises(InputError, match="but it is of another one. Give another output folder"):
+    with pytest.raises(InputError, match=r"but it is of another one\. Give another output folder"):
         replay(TinyModule(), later, callback(), val_loader(), out, **CPU)
     (out / "replay_state.pt").write_bytes(b"no state")
-    with pytest.raises(InputError, match="cannot be read.*Remove it"):
+    with pytest.raises(InputError, match=r"cannot be read.*Remove it"):
         replay(TinyModule(), tmp_path / "ckpt", callback(), val_loader(), out, **CPU)
 
 
