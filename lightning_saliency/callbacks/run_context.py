@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +17,8 @@ from lightning_saliency.loggers import LogAdapter, adapters_of
 from lightning_saliency.loggers.event_file import LEAST_RESERVE
 
 T = TypeVar("T")
+
+_REPLAYING: WeakSet[pl.Trainer] = WeakSet()
 
 
 class RunContext:
@@ -47,6 +50,11 @@ class RunContext:
     def is_fitting(self) -> bool:
         """Whether this is ``fit``, and not ``validate`` or ``test``."""
         return self.trainer.state.fn == "fit"
+
+    @property
+    def follows_fit(self) -> bool:
+        """Whether this is ``fit``, or the replay of one from its checkpoints."""
+        return self.is_fitting or self.trainer in _REPLAYING
 
     @property
     def callbacks(self) -> list[pl.Callback]:
@@ -269,6 +277,20 @@ class RunContext:
                 folder = Path(logger.save_dir or folder) / str(logger.name) / name
         # Versions are counted on each process, and may differ.
         return Path(self.broadcast(str(folder)))
+
+
+@contextmanager
+def replaying(trainer: pl.Trainer) -> Iterator[None]:
+    """Inside, the validation runs of a trainer stand for those of a fit that is over.
+
+    Args:
+        trainer: validates one checkpoint of the fit after the other.
+    """
+    _REPLAYING.add(trainer)
+    try:
+        yield
+    finally:
+        _REPLAYING.discard(trainer)
 
 
 def is_fast_dev_run(trainer: pl.Trainer) -> bool:

@@ -272,6 +272,11 @@ class SaliencyCallback(pl.Callback):
         """Show the filmstrips in a notebook."""
         return self._pictures.as_html() or f"<pre>{html.escape(repr(self))}</pre>"
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the samples are still to be taken from validation data."""
+        return self._samples.known is None
+
     def filmstrip(self, method: str | None = None) -> Tensor:
         """Return the filmstrip as last logged: samples down, explained epochs across.
 
@@ -581,7 +586,7 @@ class SaliencyCallback(pl.Callback):
         self._pictures.check_classes(self._explainer.class_count)
 
     def _is_due(self, context: RunContext) -> bool:
-        if self._last_epoch is None or not context.is_fitting:
+        if self._last_epoch is None or not context.follows_fit:
             return True
         # Counting from the last explained epoch, and not in multiples, works together with every
         # schedule of validation; several runs within one epoch are all explained.

@@ -1,6 +1,8 @@
 """Compare the maps of two runs, epoch by epoch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -8,11 +10,14 @@ from typing import Literal
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.history.comparison import Comparison
+from lightning_saliency.history.comparison import Comparison, NoiseFloor
 from lightning_saliency.history.load import SavedMaps, load_maps, series_folders
 from lightning_saliency.metrics.drift import chance_drift, mean_drift, sample_drift
 from lightning_saliency.metrics.map_similarity import MEASURES
 from lightning_saliency.metrics.map_statistics import canonical
+
+# Three pairs: with fewer nothing can be said of their spread.
+_FEWEST_SEEDS = 3
 
 
 def compare(
@@ -20,6 +25,7 @@ def compare(
     run_b: str | PathLike[str],
     series: str | None = None,
     match: Literal["content", "order"] = "content",
+    seeds: Sequence[str | PathLike[str]] = (),
 ) -> Comparison:
     """Compare the maps of two runs on the same samples.
 
@@ -34,15 +40,20 @@ def compare(
         match: ``"content"`` compares samples whose images are the same in both runs, in any order,
             and skips the others; ``"order"`` pairs the samples by their position, for runs that
             preprocess the same images differently.
+        seeds: at least three runs of one recipe that differ in their seed alone: how much each two
+            of them differ is what a difference between the two runs is measured by.
 
     Returns:
         The comparison; print it, or draw its ``figure()``.
 
     Raises:
-        InputError: there are no maps, or the runs have no series, epoch or sample in common.
+        InputError: there are no maps, or the runs have no series, epoch or sample in common;
+            or there are too few seeds.
     """
     if match not in ("content", "order"):
         raise InputError(f"Expected match to be 'content' or 'order', got {match!r}.")
+    if seeds:
+        return _beside_seeds(run_a, run_b, series, match, seeds)
     series = _common_series(run_a, run_b) if series is None else series
     one, other = load_maps(run_a, series), load_maps(run_b, series)
     epochs = sorted(set(one.epochs.tolist()) & set(other.epochs.tolist()))
@@ -73,6 +84,40 @@ def compare(
         sample_ids=tuple(one.sample_ids[index] for index in samples[0]),
         maps=(maps[0], maps[1]),
         pictures=None if one.pictures is None else one.pictures[samples[0]],
+    )
+
+
+def _beside_seeds(
+    run_a: str | PathLike[str],
+    run_b: str | PathLike[str],
+    series: str | None,
+    match: Literal["content", "order"],
+    seeds: Sequence[str | PathLike[str]],
+) -> Comparison:
+    different = list(dict.fromkeys(Path(each).resolve() for each in seeds))
+    if len(different) < _FEWEST_SEEDS:
+        raise InputError(
+            f"Expected at least {_FEWEST_SEEDS} different runs as seeds, to see how much runs of "
+            f"one recipe differ, got {len(different)}."
+        )
+    between = compare(run_a, run_b, series, match)
+    pairs = [compare(*pair, between.series, match) for pair in combinations(different, 2)]
+    common = set(between.epochs.tolist()).intersection(*(each.epochs.tolist() for each in pairs))
+    if not common:
+        raise InputError(
+            f"Expected epochs that all of the {len(different)} seeds and both runs have explained, "
+            "found none."
+        )
+    between = between.at_epochs(sorted(common))
+    rows = [each.at_epochs(sorted(common)).table for each in pairs]
+    each_measure = {name: torch.stack([row[name] for row in rows]) for name in between.table}
+    return replace(
+        between,
+        floor=NoiseFloor(
+            len(pairs),
+            {name: values.mean(0) for name, values in each_measure.items()},
+            {name: values.std(0) for name, values in each_measure.items()},
+        ),
     )
 
 

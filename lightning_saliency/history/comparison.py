@@ -1,7 +1,7 @@
 """The comparison of two runs: numbers, table and figure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,12 +9,30 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES
 from lightning_saliency.rendering import color_scale, heatmap, overlay
 from lightning_saliency.rendering.colors import ColorScale
 
 _COLUMNS = (*MEASURES, "disagree", "degenerate_frac")
 _SHOWN = 4
+# Standard deviations of the pairs of seeds.
+_FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """How much runs of one recipe differ from each other.
+
+    Attributes:
+        pairs: how many pairs of runs were compared.
+        mean: of all pairs, each (E,), float32, by the names of :attr:`Comparison.table`.
+        std: the standard deviations of the pairs, likewise.
+    """
+
+    pairs: int
+    mean: Mapping[str, Tensor]
+    std: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,7 @@ class Comparison:
         sample_ids: N, as in :class:`~lightning_saliency.history.SavedMaps`.
         maps: of both runs, each (E, N, 1, h, w), as they were compared: at most 64 x 64.
         pictures: (N, 3, H, W), uint8; None if they were not saved.
+        floor: how much runs of one recipe differ at these epochs; None without seeds.
     """
 
     series: str
@@ -49,6 +68,45 @@ class Comparison:
     sample_ids: tuple[int, ...]
     maps: tuple[Tensor, Tensor]
     pictures: Tensor | None
+    floor: NoiseFloor | None = None
+
+    def at_epochs(self, epochs: Sequence[int]) -> "Comparison":
+        """Return the comparison at some of its epochs.
+
+        Args:
+            epochs: in their order, each one of :attr:`epochs`.
+        """
+        have = self.epochs.tolist()
+        rows = [have.index(epoch) for epoch in epochs]
+        return replace(
+            self,
+            epochs=self.epochs[rows],
+            table={name: values[rows] for name, values in self.table.items()},
+            per_sample={name: values[rows] for name, values in self.per_sample.items()},
+            maps=(self.maps[0][rows], self.maps[1][rows]),
+        )
+
+    def outside(self, measure: str = RANKING.name, factor: float = _FACTOR) -> Tensor:
+        """Return at which epochs the runs differ by more than runs of one recipe do.
+
+        Args:
+            measure: a similarity, such as ``"top10_iou"``.
+            factor: how many standard deviations of the pairs of seeds below their mean.
+
+        Returns:
+            (E,), bool.
+
+        Raises:
+            InputError: there are no seeds, or ``measure`` is no similarity.
+        """
+        if self.floor is None or measure not in SIMILARITIES:
+            raise InputError(
+                "Expected a comparison with seeds, compare(..., seeds=[...]), and a measure of "
+                f"{', '.join(SIMILARITIES)}, got {measure!r}"
+                + (" without seeds." if self.floor is None else ".")
+            )
+        least = self.floor.mean[measure] - factor * self.floor.std[measure]
+        return self.table[measure] < least
 
     def __str__(self) -> str:
         """Return a table with a row for each epoch."""
@@ -65,7 +123,22 @@ class Comparison:
         apart = [f"{self.chance[name]:.3f}" if name in self.chance else "-" for name in _COLUMNS]
         lines.append("other  " + _aligned(apart, widths))
         lines.append('"other": maps of different samples, the level of unrelated maps.')
+        if self.floor is not None:
+            for name, values in (("seeds", self.floor.mean), ("+-", self.floor.std)):
+                last = [f"{float(values[column][-1]):.3f}" for column in _COLUMNS]
+                lines.append(f"{name:>5}  " + _aligned(last, widths))
+            lines.append(self._verdict(self.floor))
         return "\n".join(lines)
+
+    def _verdict(self, floor: NoiseFloor) -> str:
+        outside = self.outside()
+        said = "differ by more than" if bool(outside[-1]) else "differ no more than"
+        return (
+            f'"seeds": mean and standard deviation of {floor.pairs} pairs of runs of one recipe, '
+            f"at the last epoch. There the runs {said} these, by {RANKING.name} and "
+            f"{_FACTOR:g} standard deviations; at {int(outside.sum())} of {len(outside)} epochs "
+            "they do."
+        )
 
     def figure(self) -> Figure:
         """Draw the curves, and the samples that differ most at the last epoch.
@@ -100,6 +173,10 @@ def _draw_curves(axes: Any, comparison: Comparison) -> None:
         color = f"C{number}"
         above.plot(epochs, comparison.table[name], marker=".", color=color, label=name)
         above.axhline(comparison.chance[name], color=color, linestyle=":", linewidth=1)
+    if comparison.floor is not None:
+        mean = comparison.floor.mean[RANKING.name]
+        spread = _FACTOR * comparison.floor.std[RANKING.name]
+        above.fill_between(epochs, mean - spread, mean + spread, color="0.85", label="seeds")
     above.set(ylim=(min(-0.1, *above.get_ylim()), 1.05), ylabel="1 = the same maps")
     above.legend(fontsize=8, title="dotted: maps of other samples", title_fontsize=7)
     above.set_title(

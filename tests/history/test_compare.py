@@ -125,3 +125,50 @@ def test_the_table_reads_at_a_glance(tmp_path: Path) -> None:
     assert lines[3].split()[0] == "3"
     assert lines[4].split()[0] == "other"
     assert len({len(line) for line in lines[1:5]}) == 1
+
+
+# --- relative to seeds ------------------------------------------------------------------------
+
+
+def of_recipe(folder: Path, seed: int, shift: float = 0.0, epochs: int = 3) -> Path:
+    """A run whose maps are one picture with some noise of its own."""
+    base = drawn(1000)
+    return write(
+        folder / f"seed{seed}-{shift}",
+        {e: base + 0.2 * drawn(10 * seed + e) + shift * drawn(999) for e in range(epochs)},
+    )
+
+
+def test_a_run_of_the_recipe_lies_inside_and_another_outside(tmp_path: Path) -> None:
+    seeds = [of_recipe(tmp_path, seed) for seed in range(5)]
+    inside = compare(seeds[0], of_recipe(tmp_path, 6), seeds=seeds)
+    outside = compare(seeds[0], of_recipe(tmp_path, 7, shift=2.0), seeds=seeds)
+    assert inside.outside().tolist() == [False] * 3
+    assert outside.outside().tolist() == [True] * 3
+    assert inside.floor is not None
+    assert inside.floor.pairs == 10
+    by_hand = [
+        float(compare(a, b).table["spearman"][1])
+        for i, a in enumerate(seeds)
+        for b in seeds[i + 1 :]
+    ]
+    assert float(inside.floor.mean["spearman"][1]) == pytest.approx(sum(by_hand) / 10)
+    assert "There the runs differ no more than these" in str(inside)
+    assert "There the runs differ by more than these" in str(outside)
+    assert "at 3 of 3 epochs" in str(outside)
+    outside.figure()
+
+
+def test_only_common_epochs_are_compared_with_seeds(tmp_path: Path) -> None:
+    seeds = [of_recipe(tmp_path, seed, epochs=3 - seed % 2) for seed in range(3)]
+    found = compare(seeds[0], seeds[2], seeds=seeds)
+    assert found.epochs.tolist() == [0, 1]
+    assert len(found.table["ssim"]) == len(found.maps[0]) == 2
+
+
+def test_too_few_seeds(tmp_path: Path) -> None:
+    one, other = of_recipe(tmp_path, 0), of_recipe(tmp_path, 1)
+    with pytest.raises(InputError, match=r"at least 3 different runs as seeds.*got 2"):
+        compare(one, other, seeds=[one, other, one])
+    with pytest.raises(InputError, match="with seeds"):
+        compare(one, other).outside()

@@ -146,7 +146,7 @@ class DriftAlarm(pl.Callback):
             round: what it found.
         """
         context = RunContext(trainer, pl_module)
-        if not context.is_fitting:
+        if not context.follows_fit:
             return
         self._tags.check_again(_sources(context.callbacks), list(round.values))
         come_later = [*_still_to_come(source, round), *gain_tags(round)]
@@ -245,7 +245,7 @@ class DriftAlarm(pl.Callback):
             warn(report.line())
             if context.is_rank_zero:
                 _show(report, context, round)
-        if self.save_checkpoint:
+        if self.save_checkpoint and context.is_fitting:
             name = f"saliency_alarm-epoch={round.epoch}-step={trainer.global_step}.ckpt"
             path = str(self._folder(context) / name)
             if trainer.validating:

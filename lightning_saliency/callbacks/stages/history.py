@@ -88,7 +88,7 @@ class HistoryStage(Stage):
         self._last_step = round.step
         if context.is_rank_zero:
             self._log_pinned(context, round)
-        if self._saver is not None and context.is_fitting:
+        if self._saver is not None and context.follows_fit:
             shown = self._pictures.show(round.samples.images)
             self._saver.write(round, shown)
 

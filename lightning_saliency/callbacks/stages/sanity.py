@@ -64,7 +64,7 @@ class SanityStage(Stage):
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
         # Outside of training there is one explanation, and it is the last.
         if self.at_the_end:
-            return not context.is_fitting
+            return not context.follows_fit
         return not self._is_done and context.epoch >= self._when
 
     @override
