@@ -18,7 +18,9 @@ def explain_all(
     model: nn.Module, methods: Sequence[NamedMethod], samples: SampleSet
 ) -> list[Explanation]:
     """Return what each method says of the samples' labels: maps, classes and probabilities."""
-    shared = shared_forward(model, [entry.method for entry in methods], samples, ["label"])
+    shared = shared_forward(
+        [(model, slice(None))], [entry.method for entry in methods], samples, ["label"]
+    )
     calls = (
         MethodCall(shared, entry.method, (row, 0), nullcontext) for row, entry in enumerate(methods)
     )
