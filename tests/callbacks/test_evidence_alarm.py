@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_saliency import DriftAlarm, EvidenceCallback, SaliencyCallback
 from lightning_saliency.attribution import Gradient
 from lightning_saliency.callbacks.drift_alarm.evidence_report import place_in_words, shares_as_maps
+from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.trust import Evidence
 
@@ -161,3 +162,21 @@ def test_shares_as_maps() -> None:
     assert maps[0, 0, :2, :3].unique().tolist() == [pytest.approx(0.1)]
     assert maps[0, 0, 2:, 3:].unique().tolist() == [pytest.approx(0.4)]
     assert not bool(maps[1].any())
+
+
+@pytest.mark.parametrize(
+    ("what", "gain", "is_loud"),
+    [
+        ("place_gain", 0.045, True),
+        ("place_gain", 0.035, False),
+        ("kind_gain", 0.085, True),
+        ("kind_gain", 0.075, False),
+    ],
+)
+def test_how_large_a_gain_must_be_where_nothing_moved_before(
+    what: str, gain: float, is_loud: bool
+) -> None:
+    watched = Watched(f"saliency_evidence/label/{what}")
+    for value in [float("nan")] * 3 + [0.0] * 6:
+        watched.judge(value, Rules())
+    assert (watched.judge(gain, Rules()) > 1) == is_loud

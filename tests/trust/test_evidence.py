@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from traces import leaves_no_trace
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.image.parts import CONTENTS, cell_bounds
+from lightning_saliency.image.parts import CONTENTS, cell_bounds, contents
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.trust import Evidence, measure_evidence
 from lightning_saliency.trust.evidence import Removals, choose_partners
@@ -72,6 +72,29 @@ def test_shares_are_those_of_a_loop_over_the_parts() -> None:
             ways.append(torch.tensor(lost) / sum(lost))
         assert torch.allclose(shares.place[sample], (ways[0] + ways[1]) / 2, atol=1e-3)
     assert removals.passes == 43
+
+
+def test_each_picture_lacks_one_part_and_no_other() -> None:
+    image = make_images(4, (20, 20))
+    partners = torch.tensor([1, 0, 3, 2])
+    removals = Removals(image, image, partners, Evidence(4))
+    assert torch.equal(removals.picture(0), image)
+    for cell, (rows, columns) in enumerate(cell_bounds((20, 20), 4)):
+        exchanged = image.clone()
+        exchanged[..., rows, columns] = image[partners][..., rows, columns]
+        assert torch.allclose(removals.picture(17 + cell), exchanged)
+        filled = removals.picture(1 + cell)
+        changed = (filled != image).any(1).any(0)
+        inside = torch.zeros(20, 20, dtype=torch.bool)
+        inside[rows, columns] = True
+        assert torch.equal(changed, inside)
+    bands = contents(image)
+    for kind in range(4):
+        assert torch.allclose(removals.picture(33 + kind), image - bands[kind], atol=1e-5)
+        expected = image - bands[kind] + bands[kind][partners]
+        assert torch.allclose(removals.picture(38 + kind), expected, atol=1e-5)
+    levels = removals.picture(37).mean((2, 3))
+    assert torch.allclose(levels, image.mean((0, 2, 3)).expand(4, 3), atol=1e-5)
 
 
 @pytest.mark.parametrize(("grid", "probes", "passes"), [(5, "both", 61), (5, "fill", 31)])
