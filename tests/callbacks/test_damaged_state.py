@@ -72,7 +72,7 @@ DAMAGE: dict[str, tuple[Callable[[State], object], str]] = {
     ),
     "no pictures": (lambda s: s["monitor"].pop("pictures"), "the filmstrips"),
     "a filmstrip without maps": (lambda s: strip(s).pop("kept"), "the filmstrips"),
-    "a filmstrip of no explanations": (lambda s: strip(s).update(kept={}), "the filmstrips"),
+    "a count without its maps": (lambda s: strip(s).update(kept={}), "the filmstrips"),
     "a scale of another kind": (lambda s: strip(s).update(scale={"a": 1}), "the filmstrips"),
     "no budget": (lambda s: s.pop("budget"), "the time budget"),
     "a budget of words": (lambda s: s["budget"].update(spent="long"), "the time budget"),

@@ -56,7 +56,7 @@ _MOST_ROWS, _MOST_MOVED = 8, 3
 _SMALL = 128
 # Colours are rounded to so many values. Nobody sees it, and files that do not keep an image's
 # finest noise are a third smaller.
-_STEPS = 48
+_STEPS = 40
 # How far images that were normalised otherwise are beyond their range, as a share of it, and how
 # small a part of it those fill that were normalised on another scale.
 _BEYOND, _NARROWEST = 0.25, 0.02
