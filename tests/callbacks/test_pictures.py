@@ -114,9 +114,9 @@ def test_the_panels_are_those_of_the_maps() -> None:
         saliency = series[name].saliency
         strongest = float(saliency.double().abs().mean((1, 2, 3)).max())
         heat = heatmap(saliency, ColorScale(reference=strongest), signed)
-        laid[name] = to_bytes(overlay(images(), heat), 64)
-        heats[name] = heat.as_bytes(64)
-    inputs = to_bytes(images(), 64)
+        laid[name] = to_bytes(overlay(images(), heat), 48)
+        heats[name] = heat.as_bytes(48)
+    inputs = to_bytes(images(), 48)
     for index in range(2):
         caption = [f"epoch 4: class {index} (0.93), predicted"]
         for name, heat in heats.items():

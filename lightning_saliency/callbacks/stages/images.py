@@ -54,9 +54,9 @@ from lightning_saliency.rendering.pixels import fit_cell, png_of, resized, to_pi
 _MOST_ROWS, _MOST_MOVED = 8, 3
 # Side of the inputs that are kept for a filmstrip that is drawn again.
 _SMALL = 128
-# Colours are rounded to so many values. Nobody sees it, and files that cannot keep the last two
-# bits of an image's noise are a sixth smaller.
-_STEPS = 64
+# Colours are rounded to so many values. Nobody sees it, and files that do not keep an image's
+# finest noise are a third smaller.
+_STEPS = 48
 # Methods that keep what speaks for a class alone.
 _RECTIFIED = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam")
 # How far images that were normalised otherwise are beyond their range, as a share of it, and how
