@@ -10,9 +10,10 @@ are picklable. A function of one's own does as well::
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,18 +32,19 @@ __all__ = [
 ]
 
 
-@runtime_checkable
-class ScoreTarget(Protocol):
+class ScoreTarget(ABC):
     """From a model's output to what is explained.
 
-    Attributes:
-        name: in snake case, for tags; functions go by their own name.
+    A target of one's own need not be derived from it: any function will do, and goes by its own
+    name. Classes that are, can be named with their settings in configuration files.
     """
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """In snake case, for tags."""
 
+    @abstractmethod
     def __call__(self, output: Any) -> Tensor:
         """Return the score of each image, (N,).
 
@@ -62,7 +64,7 @@ def name_of_target(target: Callable[..., Tensor]) -> str:
 
 
 @dataclass(frozen=True)
-class LogitDifference:
+class LogitDifference(ScoreTarget):
     """Why this class and not that one: the difference of their logits.
 
     Args:
@@ -95,7 +97,7 @@ class LogitDifference:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassInMask:
+class ClassInMask(ScoreTarget):
     """The mean logit of a class at some pixels of a segmentation.
 
     Args:
@@ -145,7 +147,7 @@ def _predicted(logits: Tensor, index: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity:
+class Similarity(ScoreTarget):
     """The cosine similarity of embeddings to a reference, as for self-supervised models.
 
     Args:
@@ -203,7 +205,7 @@ def _first_tensor(output: Any) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BoxScore:
+class BoxScore(ScoreTarget):
     """The score of a class at detected boxes: of torchvision's detectors and DETR-like ones.
 
     Torchvision's return for each image a dict with ``boxes``, ``labels`` and ``scores``; DETR-like
@@ -228,24 +230,18 @@ class BoxScore:
     def __call__(self, output: Any) -> Tensor:
         """Return the scores, (N,): probabilities (torchvision) or logits (DETR).
 
-        An image without such a box has a score of 0 that depends on nothing.
+        An image without such a box has a score of 0 with a gradient of 0: its map is empty, as in
+        the first epochs of a detector that finds nothing yet.
 
         Args:
             output: what the model returned.
 
         Raises:
             InputError: the model has fewer classes.
-            ModelError: the output is none of a detector, or no image has such a box.
+            ModelError: the output is none of a detector.
         """
         if isinstance(output, (list, tuple)) and output and _is_detection(output[0]):
-            scores = [self._of_boxes(each) for each in output]
-            if not any(score.requires_grad for score in scores) and not any(map(bool, scores)):
-                raise ModelError(
-                    f"Expected boxes of class {self.label} to explain, but there is none in any "
-                    "image. Take a class that is detected, or lower the detector's threshold "
-                    "(box_score_thresh)."
-                )
-            return torch.stack(scores)
+            return torch.stack([self._of_boxes(each) for each in output])
         queries = _query_logits(output)
         _check_class(self.label, queries.shape[2])
         wanted = queries[:, :, self.label]
@@ -255,7 +251,8 @@ class BoxScore:
         chosen = found["labels"] == self.label
         scores, boxes = found["scores"][chosen], found["boxes"][chosen].detach()
         if not len(scores):
-            return found["scores"].new_zeros(())
+            # Part of the graph: that nothing is found yet is no fault of the model.
+            return 0 * found["scores"].sum()
         if self.box is None:
             return scores.sum()
         return scores[_overlap(boxes, boxes.new_tensor(self.box)).argmax()]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from typing_extensions import Self
 
@@ -50,6 +51,20 @@ class Extras(ABC):
             index: of the image.
         """
         return None
+
+
+def joined(parts: Sequence[Extras]) -> Extras:
+    """Return what was found for several sets of images as if for all of them at once.
+
+    Args:
+        parts: at least one, all of one method.
+    """
+    tensors: list[list[Tensor]] = []
+    for part in parts:
+        tensors.append([])
+        part.each(lambda tensor, found=tensors[-1]: found.append(tensor) or tensor)  # type: ignore[misc]
+    whole = iter([torch.cat(same) for same in zip(*tensors, strict=True)])
+    return parts[0].each(lambda _: next(whole))
 
 
 @dataclass(frozen=True)

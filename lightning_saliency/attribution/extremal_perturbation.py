@@ -74,7 +74,7 @@ class ExtremalPerturbation(AttributionMethod):
     (:mod:`~lightning_saliency.attribution.mask_search.initialization`). Masks have exactly their
     areas at all times, which shrink from 0.4 of the image
     (:class:`~lightning_saliency.attribution.mask_search.area_constraint.ShrinkingArea`); there is
-    no penalty, and 16 iterations of Adam are enough: docs/costs.md has what they reach on scores
+    no penalty, and 12 iterations of Adam are enough: docs/costs.md has what they reach on scores
     with a known optimum, and beside the authors' 800 iterations of gradient descent. Masks are half
     as wide as the authors' (two thirds, where the score is to be deleted), which finds thin parts
     and such that lie apart; their lengths and the blur's shrink with the image. The area is
@@ -85,7 +85,7 @@ class ExtremalPerturbation(AttributionMethod):
     Args:
         areas: fractions of the image, in (0, 1], rising; one mask is found for each.
         perturbation: ``"blur"`` or ``"fade"`` (towards 0, the mean color of normalized images).
-        max_iter: iterations; None for 16, or 800 with the preset.
+        max_iter: iterations; None for 12, or 800 with the preset.
         num_levels: degrees of perturbation, at least 2, between which masks interpolate.
         step: distance of the points that a mask is made of, in pixels; None for a third of
             ``sigma`` in whole pixels, at least 1, or 7 with the preset.
@@ -121,7 +121,7 @@ class ExtremalPerturbation(AttributionMethod):
 
     name = "extremal_perturbation"
     shows = "the parts of given areas that keep the score"
-    cost = "16 to 26 forward + backward for each area, and 32 forwards"
+    cost = "12 to 20 forward + backward for each area, and 32 forwards"
     not_for = "score not differentiable"
     stochastic = True
     verdict = Verdict(
@@ -301,7 +301,7 @@ def extremal_perturbation(
         target: class index, one for each image, ``"predicted"``, or a callable.
         areas: one or more fractions of the image.
         perturbation: ``"blur"`` or ``"fade"``.
-        max_iter: iterations; None for 16, or 800 with the preset.
+        max_iter: iterations; None for 12, or 800 with the preset.
         num_levels: degrees of perturbation.
         step: distance of the points of a mask, in pixels; None for one that suits the image.
         sigma: radius of a point's kernel, in pixels; None for three steps, or one that suits the

@@ -46,6 +46,7 @@ class GradCAM(LayerMethod):
 
     name = "grad_cam"
     shows = "where the channels that speak for the class are active"
+    when_zero = "all evidence negative"
     verdict = Verdict("passes", "The maps change with the weights of every layer.", (ADEBAYO,))
 
     layer_map = staticmethod(grad_cam_map)

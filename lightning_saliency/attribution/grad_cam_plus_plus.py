@@ -55,6 +55,7 @@ class GradCAMPlusPlus(LayerMethod):
 
     name = "grad_cam_pp"
     shows = "as Grad-CAM, with every object of the class, also small ones"
+    when_zero = "all evidence negative"
     verdict = Verdict(
         "not tested",
         "Grad-CAM passes, which weights the same channels by other means of gradients.",

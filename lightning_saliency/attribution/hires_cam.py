@@ -46,6 +46,7 @@ class HiResCAM(LayerMethod):
 
     name = "hires_cam"
     shows = "how much each place of a layer adds to the score, where it does"
+    when_zero = "all evidence negative"
     verdict = Verdict(
         "not tested", "At the input it is the positive part of gradient x input, which is mixed."
     )

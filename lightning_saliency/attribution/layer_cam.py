@@ -46,6 +46,7 @@ class LayerCAM(LayerMethod):
 
     name = "layer_cam"
     shows = "where active channels speak for the class, place by place"
+    when_zero = "all evidence negative"
     verdict = Verdict(
         "not tested", "The maps depend on the later layers through the sign and size of gradients."
     )

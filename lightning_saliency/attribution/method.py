@@ -49,6 +49,8 @@ class AttributionMethod(ABC):
         not_for: where the method does not apply, for a table; empty if it always does.
         layer_settings: names of the settings that name a layer of the model.
         signed: whether maps can have negative values.
+        when_zero: what it means that a map is zero everywhere, in a few words for pictures; empty
+            if nothing more can be said.
         stochastic: whether maps depend on a setting ``seed``.
         needs_gradient: whether the score must be differentiable.
         verdict: what papers found of the dependence of maps on weights.
@@ -70,6 +72,7 @@ class AttributionMethod(ABC):
     not_for: ClassVar[str] = ""
     layer_settings: ClassVar[tuple[str, ...]] = ()
     signed: ClassVar[bool] = False
+    when_zero: ClassVar[str] = ""
     stochastic: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = True
     verdict: ClassVar[Verdict] = Verdict("not tested", "No paper that is named here has tested it.")

@@ -14,7 +14,7 @@ from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.network.batching import Batches
 from lightning_saliency.network.layer_gradient import GradientRequest, LayerGradient, SharedPass
 from lightning_saliency.network.layers import is_sharded
-from lightning_saliency.network.score import class_logits
+from lightning_saliency.network.score import Target, class_logits
 
 __all__ = ["SharedMaps", "shared_maps"]
 
@@ -24,7 +24,7 @@ class SharedMaps:
     """What one forward pass gave.
 
     Attributes:
-        logits: (N, classes), the model's on the images as they are, detached.
+        logits: (N, classes), the model's on the images as they are, detached; what ``read`` gave.
         maps: by the places of method and target in their lists, maps as the method's own call
             returns them, (N, 1, H, W). A missing pair has to be explained by that call.
     """
@@ -37,7 +37,8 @@ def shared_maps(
     methods: Sequence[AttributionMethod],
     model: nn.Module,
     image: Tensor,
-    choose: Callable[[Tensor], Sequence[Tensor]],
+    choose: Callable[[Tensor], Sequence[Target]],
+    read: Callable[[object], Tensor] = class_logits,
 ) -> SharedMaps:
     """Explain with all methods that can share a pass, and return the logits of that pass.
 
@@ -54,8 +55,9 @@ def shared_maps(
         methods: in any number.
         model: any module, in any state; it is not changed.
         image: (N, C, H, W), see :meth:`AttributionMethod.__call__`.
-        choose: from the logits (N, classes) to the targets, each int64, (N,). Called only if
-            something is shared.
+        choose: from the logits (N, classes) to the targets, each int64, (N,), or a callable. Called
+            only if something is shared.
+        read: from the model's output on N images to what is kept of it, (N, ...).
 
     Raises:
         InputError: the images cannot be used.
@@ -67,16 +69,14 @@ def shared_maps(
         if shared is None:
             with torch.no_grad():
                 parts = Batches(len(images), images.device).run(
-                    lambda batch: class_logits(model(images[batch].clone())), len(images)
+                    lambda batch: read(model(images[batch].clone())), len(images)
                 )
                 return SharedMaps(torch.cat(parts), {})
-        logits = class_logits(shared.output).detach()
+        logits = read(shared.output).detach()
         maps: dict[tuple[int, int], Tensor] = {}
-        explained: list[Tensor] = []
+        explained: list[Target] = []
         for column, target in enumerate(choose(logits)):
-            same = next(
-                (i for i, other in enumerate(explained) if torch.equal(other, target)), None
-            )
+            same = next((i for i, other in enumerate(explained) if _equal(other, target)), None)
             explained.append(target)
             found = shared.gradients(target) if same is None else {}
             for row, (method, request) in requests.items():
@@ -86,6 +86,12 @@ def shared_maps(
                     with suppress(Exception):
                         maps[row, column] = _map(method, found[request], image)
         return SharedMaps(logits, maps)
+
+
+def _equal(one: Target, other: Target) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other
 
 
 _Requests: TypeAlias = dict[int, tuple[GradientMethod, GradientRequest]]

@@ -5,15 +5,22 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.extras import Attribution
+from lightning_saliency.attribution.extras import Attribution, joined
 from lightning_saliency.attribution.method import AttributionMethod
 from lightning_saliency.attribution.shared_pass import shared_maps
-from lightning_saliency.callbacks.explanation import ClassChoice, Explanation, NamedMethod, Series
+from lightning_saliency.callbacks.explanation import (
+    ClassChoice,
+    Explanation,
+    NamedMethod,
+    Series,
+    choice_name,
+)
 from lightning_saliency.callbacks.failures import (
     PASSED_ON,
     AbandonedError,
@@ -21,16 +28,28 @@ from lightning_saliency.callbacks.failures import (
     describe_error,
     is_out_of_memory,
 )
-from lightning_saliency.callbacks.forward import Forward, explained_model, find_forward
+from lightning_saliency.callbacks.forward import (
+    Forward,
+    explained_model,
+    find_forward,
+    model_of_sample,
+)
+from lightning_saliency.callbacks.found_methods import FoundMethods, OnInapplicable
 from lightning_saliency.callbacks.progress_bar import progress_shown
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
-from lightning_saliency.errors import InputError
+from lightning_saliency.errors import InputError, LayerError, ModelError, SaliencyError
 from lightning_saliency.network.isolation.repeatability import warn_if_unrepeatable
 from lightning_saliency.network.isolation.undisturbed import undisturbed
 from lightning_saliency.network.layers import find_layer, is_sharded
-from lightning_saliency.network.score import class_logits, target_classes
+from lightning_saliency.network.score import (
+    Target,
+    class_logits,
+    class_scores,
+    part_of,
+    target_classes,
+)
 
 
 class Explainer:
@@ -41,9 +60,12 @@ class Explainer:
         choices: which classes are explained.
         forward: the user's own way to call the module.
         prefix: stands before all tags.
+        on_inapplicable: what to do with a method that does not apply to the module.
 
     Attributes:
-        methods: as given; once prepared, with the settings that were left open filled in.
+        names: of all series, those of methods that are skipped later among them.
+        methods: as given; once prepared, with the settings that were left open filled in, and
+            without those that are skipped.
         choices: as given.
         forward: as given, or as found out by :meth:`prepare`.
         is_prepared: whether the methods have been tried on a sample.
@@ -55,6 +77,7 @@ class Explainer:
         choices: Sequence[ClassChoice],
         forward: Forward | None,
         prefix: str = "",
+        on_inapplicable: OnInapplicable = "raise",
     ) -> None:
         self.methods = list(methods)
         self.choices = list(choices)
@@ -62,15 +85,21 @@ class Explainer:
         self.is_prepared = False
         self.class_count: int | None = None
         self._prefix = prefix
+        self._skips = on_inapplicable == "skip"
+        self._found = FoundMethods(methods)
+        self.names = tuple(self.series)
 
     @property
     def series(self) -> dict[str, Series]:
         """What is followed over the run, by its name in the tags."""
         named = {
-            self._series_name(entry, choice): entry.method
+            self._series_name(entry, choice): (entry.method, choice if callable(choice) else None)
             for entry, choice in product(self.methods, self.choices)
         }
-        return {name: Series(name, method, self._prefix) for name, method in named.items()}
+        return {
+            name: Series(name, method, self._prefix, score)
+            for name, (method, score) in named.items()
+        }
 
     def check_model(self, pl_module: pl.LightningModule) -> None:
         """Check that the module has something to call, and the layers that the methods name.
@@ -82,7 +111,11 @@ class Explainer:
         model = explained_model(pl_module, self.forward)
         for entry in self.methods:
             for layer in entry.method.layers():
-                find_layer(model, layer)
+                try:
+                    find_layer(model, layer)
+                except LayerError:
+                    if not self._skips:
+                        raise
 
     def prepare(self, context: RunContext, probe: SampleSet) -> None:
         """Check on a sample that everything can be explained, and settle what is left open.
@@ -98,16 +131,15 @@ class Explainer:
         probe = to_model_input(context, probe)
         image = probe.images[:1]
         with context.trainer.precision_plugin.forward_context(), undisturbed(pl_module):
-            self.forward = self.forward or find_forward(pl_module, image, probe.key)
-            model = explained_model(pl_module, self.forward)
-            logits = predict(model, image)
-            self.class_count = logits.shape[1]
+            if not probe.inputs:
+                self.forward = self.forward or find_forward(pl_module, image, probe.key)
+            ((model, _),) = self.models(pl_module, probe[:1])
+            answer = predict(model, image, self.choices)
+            self.class_count = logits_of(answer, self.choices).shape[1] or None
             for choice in self.choices:
-                chosen_classes(probe, logits.expand(len(probe), -1), choice)
-            self.methods = [
-                NamedMethod(entry.name, entry.method.prepare(model, image))
-                for entry in self.methods
-            ]
+                logits = logits_of(answer, self.choices).expand(len(probe), -1)
+                chosen_classes(probe, logits, choice)
+            self._try_each(model, image)
             # Not where the weights are spread over processes, of which one alone makes no pass.
             if context.is_rank_zero and not is_sharded(model):
                 warn_if_unrepeatable(pl_module, lambda: model(image.clone()))
@@ -121,10 +153,86 @@ class Explainer:
             samples: as they come from the batch.
         """
         pl_module = context.pl_module
+        samples = to_model_input(context, samples)
         with context.trainer.precision_plugin.forward_context(), undisturbed(pl_module):
-            images = to_model_input(context, samples).images
-            forward = self.forward or find_forward(pl_module, images, samples.key)
-            return predict(explained_model(pl_module, forward), images).argmax(1)
+            if not samples.inputs:
+                self.forward = self.forward or find_forward(pl_module, samples.images, samples.key)
+            found = [
+                predict(model, samples.images[part]).argmax(1)
+                for model, part in self.models(pl_module, samples)
+            ]
+        return torch.cat(found)
+
+    def settle(self, context: RunContext) -> None:
+        """Leave out what does not apply on some process, and say once what was found.
+
+        Every process calls this after :meth:`prepare`.
+
+        Raises:
+            SaliencyError: no method applies.
+        """
+        inapplicable = {
+            entry.name: self._found.inapplicable.get(entry.name, "it does not on another process")
+            for entry in self.methods
+            if context.any_process(entry.name in self._found.inapplicable)
+        }
+        self.methods = [entry for entry in self.methods if entry.name not in inapplicable]
+        if not self.methods:
+            raise ModelError(
+                "Expected one of the methods at least to apply to the module, but none does: "
+                + " ".join(f"{name}: {why}" for name, why in inapplicable.items())
+            )
+        self._found.say(self.methods, inapplicable)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return for a checkpoint what was found of the methods."""
+        return self._found.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what a run before this one has found, without looking for it again.
+
+        Raises:
+            Exception: there is something else in it. Nothing has changed then.
+        """
+        self.methods = self._found.load_state_dict(state, self.methods)
+
+    def models(
+        self, pl_module: pl.LightningModule, samples: SampleSet
+    ) -> list[tuple[nn.Module, slice]]:
+        """Return what is explained, and for which of the samples.
+
+        One model for all; if further inputs belong to the samples, one for each of them.
+
+        Args:
+            pl_module: the user's module, or a copy.
+            samples: on the module's device.
+        """
+        model = explained_model(pl_module, self.forward)
+        if not samples.inputs:
+            return [(model, slice(None))]
+        return [
+            (
+                model_of_sample(
+                    model, self.forward, {n: v[i : i + 1] for n, v in samples.inputs.items()}
+                ),
+                slice(i, i + 1),
+            )
+            for i in range(len(samples))
+        ]
+
+    def _try_each(self, model: nn.Module, image: Tensor) -> None:
+        """Prepare the methods; keep those that apply, note of the others why they do not."""
+        target: Target = next((choice for choice in self.choices if callable(choice)), "predicted")
+        self._found.inapplicable.clear()
+        for place, entry in enumerate(self.methods):
+            try:
+                prepared = entry.method.prepare(model, image, target)
+            except SaliencyError as error:
+                if not self._skips:
+                    raise
+                self._found.inapplicable[entry.name] = str(error)
+            else:
+                self.methods[place] = NamedMethod(entry.name, prepared)
 
     def try_methods(self, context: RunContext, probe: SampleSet) -> None:
         """Prepare the methods on a picture that may not be like the samples; forget the result.
@@ -140,16 +248,20 @@ class Explainer:
         pl_module = context.pl_module
         with context.trainer.precision_plugin.forward_context(), undisturbed(pl_module):
             try:
-                image = to_model_input(context, probe).images[:1]
-                forward = self.forward or find_forward(pl_module, image, probe.key)
-                model = explained_model(pl_module, forward)
-                predict(model, image)
+                probe = to_model_input(context, probe)
+                image = probe.images[:1]
+                found = self.forward
+                if not probe.inputs:
+                    found = self.forward or find_forward(pl_module, image, probe.key)
+                alone = Explainer(self.methods, self.choices, found)
+                ((model, _),) = alone.models(pl_module, probe[:1])
+                predict(model, image, self.choices)
             except InputError:
                 raise
             except Exception:
                 return
-            for entry in self.methods:
-                entry.method.prepare(model, image)
+            alone._skips = self._skips
+            alone._try_each(model, image)
 
     def explain(
         self,
@@ -183,8 +295,11 @@ class Explainer:
             def begin() -> SharedForward:
                 model = explained_model(context.pl_module, self.forward)
                 mine = stack.enter_context(isolated_share(context, model, samples))
+                models = self.models(context.pl_module, mine)
+                for part, _ in models if mine.inputs else ():
+                    stop_when_told(context, part, stack)
                 return shared_forward(
-                    model, [entry.method for entry, _ in wanted], mine, self.choices
+                    models, [entry.method for entry, _ in wanted], mine, self.choices
                 )
 
             shared = context.require(begin)
@@ -211,7 +326,9 @@ class Explainer:
         return [(entry, choices) for entry, choices in wanted if choices]
 
     def _series_name(self, entry: NamedMethod, choice: ClassChoice) -> str:
-        return entry.name if len(self.choices) == 1 else f"{entry.name}/{choice}"
+        if len(self.choices) == 1 and not callable(choice):
+            return entry.name
+        return f"{entry.name}/{choice_name(choice)}"
 
 
 @dataclass(frozen=True)
@@ -219,22 +336,29 @@ class SharedForward:
     """What the methods of one explanation have in common.
 
     Attributes:
-        model: that is explained.
-        images: (N, C, H, W), on its device.
-        logits: (N, classes), float32, the model's on them.
-        targets: for each choice of classes (N,).
+        models: that are explained, each with the samples that it stands for.
+        images: (N, C, H, W), on their device.
+        answer: what the models say, float32; see :func:`read_answer`.
+        choices: of what is explained.
+        targets: for each choice the classes (N,), or the callable.
         maps: by the places of method and choice, (N, 1, H, W), what could be explained together.
     """
 
-    model: nn.Module
+    models: Sequence[tuple[nn.Module, slice]]
     images: Tensor
-    logits: Tensor
-    targets: Sequence[Tensor]
+    answer: Tensor
+    choices: Sequence[ClassChoice]
+    targets: Sequence[Target]
     maps: Mapping[tuple[int, int], Tensor]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes have to make the same passes."""
+        return is_sharded(self.models[0][0])
 
 
 def shared_forward(
-    model: nn.Module,
+    models: Sequence[tuple[nn.Module, slice]],
     methods: Sequence[AttributionMethod],
     samples: SampleSet,
     choices: Sequence[ClassChoice],
@@ -242,21 +366,58 @@ def shared_forward(
     """Make the passes that the methods can share.
 
     Args:
-        model: in any state; it is not changed.
+        models: in any state, each with the samples that it stands for; they are not changed.
         methods: compute the maps.
-        samples: on the model's device.
+        samples: on the models' device.
         choices: of the classes that are explained.
 
     Raises:
         SaliencyError: the model returns no logits, or the labels are no classes of it.
     """
 
-    def choose(logits: Tensor) -> list[Tensor]:
-        return [chosen_classes(samples, logits, choice) for choice in choices]
+    def choose(some: SampleSet, answer: Tensor) -> list[Target]:
+        return [chosen_classes(some, logits_of(answer, choices), choice) for choice in choices]
 
-    shared = shared_maps(methods, model, samples.images, choose)
-    logits = shared.logits.float()
-    return SharedForward(model, samples.images, logits, choose(logits), shared.maps)
+    parts = []
+    for model, which in models:
+        some = samples[which]
+        read = partial(read_answer, choices=choices)
+        parts.append(shared_maps(methods, model, some.images, partial(choose, some), read))
+    answer = torch.cat([part.logits for part in parts]).float()
+    places = set.intersection(*(set(part.maps) for part in parts))
+    maps = {place: torch.cat([part.maps[place] for part in parts]) for place in places}
+    targets = choose(samples, answer)
+    return SharedForward(models, samples.images, answer, choices, targets, maps)
+
+
+def read_answer(output: object, choices: Sequence[ClassChoice]) -> Tensor:
+    """Return what a model says, as far as it matters to the choices, (N, columns).
+
+    The first columns are the logits of the classes, if one of these is explained. Then comes one
+    for each score of the user, with its value.
+
+    Args:
+        output: of the model, on N images.
+        choices: of what is explained.
+
+    Raises:
+        ModelError: there are no logits in it.
+        InputError: a callable does not return scores.
+    """
+    scores = [choice for choice in choices if callable(choice)]
+    parts = [class_logits(output)] if len(scores) < len(choices) else []
+    parts += [class_scores(output, score)[:, None] for score in scores]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def logits_of(answer: Tensor, choices: Sequence[ClassChoice]) -> Tensor:
+    """Return the part of :func:`read_answer` that are logits, (N, classes); (N, 0) if none are.
+
+    Args:
+        answer: (N, columns).
+        choices: that it was read for.
+    """
+    return answer[:, : answer.shape[1] - sum(map(callable, choices))]
 
 
 class MethodCall:
@@ -299,17 +460,47 @@ class MethodCall:
 
     def _alone(self, which: slice) -> Explanation:
         shared = self._shared
-        target = shared.targets[self._place[1]][which]
-        found = self._method.explain(shared.model, shared.images[which], target)
-        return self._explanation(found, which)
+        target = shared.targets[self._place[1]]
+        rows = range(len(shared.images))[which]
+        if len(shared.models) == 1:
+            ((model, _),) = shared.models
+            found = self._method.explain(model, shared.images[which], part_of(target, which))
+            return self._explanation(found, which)
+        parts = []
+        for row in rows:
+            model, one = shared.models[row]
+            parts.append(self._method.explain(model, shared.images[one], part_of(target, one)))
+        extras = [part.extras for part in parts if part.extras is not None]
+        whole = Attribution(
+            torch.cat([part.saliency for part in parts]), joined(extras) if extras else None
+        )
+        return self._explanation(whole, which)
 
     def _explanation(self, found: Attribution, which: slice = slice(None)) -> Explanation:
-        logits = self._shared.logits[which]
-        target = self._shared.targets[self._place[1]][which]
+        shared, place = self._shared, self._place[1]
+        answer, choice = shared.answer[which], shared.choices[place]
+        logits, target = logits_of(answer, shared.choices), shared.targets[place]
+        predicted = logits.argmax(1) if logits.shape[1] else torch.full((len(answer),), -1)
+        if callable(choice):
+            column = logits.shape[1] + sum(map(callable, shared.choices[:place]))
+            unknown = torch.full((len(answer),), torch.nan)
+            return Explanation(
+                saliency=found.saliency.float().cpu(),
+                target=torch.full((len(answer),), -1),
+                predicted=predicted.cpu(),
+                probability=unknown,
+                log_probability=unknown,
+                extras=found.extras,
+                score=answer[:, column].cpu(),
+                score_name=choice_name(choice),
+            )
+        if not isinstance(target, Tensor):  # pragma: no cover - classes are
+            raise TypeError(type(target))
+        target = target[which]
         return Explanation(
             saliency=found.saliency.float().cpu(),
             target=target.cpu(),
-            predicted=logits.argmax(1).cpu(),
+            predicted=predicted.cpu(),
             probability=logits.softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
             log_probability=logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).cpu(),
             extras=found.extras,
@@ -322,7 +513,7 @@ class MethodCall:
         over the processes, because one alone makes no pass; nor after too little memory, of which
         one sample alone would take less.
         """
-        can_retry = len(numbers) > 1 and not is_sharded(self._shared.model)
+        can_retry = len(numbers) > 1 and not self._shared.is_sharded
         if can_retry and not is_out_of_memory(error):
             for place, number in enumerate(numbers):
                 try:
@@ -356,52 +547,73 @@ def isolated_share(
     if context.trainer.world_size > 1:
         mine = samples[context.numbers_of_this_rank(len(samples))]
     mine = to_model_input(context, mine)
+    # The module's own flags too, where the model is only a part or a view of it.
+    with (
+        context.trainer.precision_plugin.forward_context(),
+        undisturbed(module),
+        ExitStack() as stack,
+    ):
+        stop_when_told(context, model, stack)
+        yield mine
+
+
+def stop_when_told(context: RunContext, model: nn.Module, stack: ExitStack) -> None:
+    """Let no pass through a model begin after the run has been told to end.
+
+    Args:
+        context: of the run.
+        model: is called to explain.
+        stack: as long as it is open.
+    """
 
     def stop_at_sigterm(*_: object) -> None:
         if context.trainer.received_sigterm:
             raise AbandonedError
 
-    # The module's own flags too, where the model is only a part or a view of it.
-    with context.trainer.precision_plugin.forward_context(), undisturbed(module):
-        handle = model.register_forward_pre_hook(stop_at_sigterm)
-        try:
-            yield mine
-        finally:
-            handle.remove()
+    handle = model.register_forward_pre_hook(stop_at_sigterm)
+    stack.callback(handle.remove)
 
 
 def to_model_input(context: RunContext, samples: SampleSet) -> SampleSet:
     """Return samples on the module's device and in its precision."""
     samples = samples.to(context.pl_module.device)
     # Tensors that the user gave may have another precision than the model.
-    return replace(samples, images=context.trainer.precision_plugin.convert_input(samples.images))
+    convert = context.trainer.precision_plugin.convert_input
+    inputs = {name: convert(value) for name, value in samples.inputs.items()}
+    return replace(samples, images=convert(samples.images), inputs=inputs)
 
 
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the model's logits (N, classes) on ``images``, float32.
+def predict(
+    model: nn.Module, images: Tensor, choices: Sequence[ClassChoice] = ("predicted",)
+) -> Tensor:
+    """Return what the model says of ``images``, float32; see :func:`read_answer`.
 
     Args:
         model: in any state; it is not changed.
         images: (N, C, H, W), on the model's device.
+        choices: of what is explained.
 
     Raises:
         ModelError: the model returns no logits.
+        InputError: a callable does not return scores.
     """
     with undisturbed(model), torch.no_grad():
-        return class_logits(model(images.clone())).detach().float()
+        return read_answer(model(images.clone()), choices).detach().float()
 
 
-def chosen_classes(samples: SampleSet, logits: Tensor, choice: ClassChoice) -> Tensor:
-    """Return the classes to explain, int64, shape (N,), on the logits' device.
+def chosen_classes(samples: SampleSet, logits: Tensor, choice: ClassChoice) -> Target:
+    """Return the classes to explain, int64, shape (N,), on the logits' device; or the callable.
 
     Args:
         samples: with labels, if these are chosen.
         logits: (N, classes), the model's on these samples.
-        choice: "label", "predicted", or one class for all.
+        choice: "label", "predicted", one class for all, or a callable.
 
     Raises:
         InputError: there are no labels, or they are no classes of the model.
     """
+    if callable(choice):
+        return choice
     if choice == "label":
         labels = class_indices(samples.labels, "the validation samples")
         return target_classes(logits, labels)

@@ -13,12 +13,23 @@ from lightning_saliency.callbacks.failures import Failure
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.tags import LogLevel, names_of, value_tag
 from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
+from lightning_saliency.targets import ScoreTarget, name_of_target
 
 Method: TypeAlias = AttributionMethod | Callable[[nn.Module, Tensor, Any], Tensor]
 """A method, or a function (model, image, target) -> maps (N, 1, H, W)."""
 
-ClassChoice: TypeAlias = Literal["label", "predicted"] | int
-"""The class that is explained: each sample's label, the class predicted now, or one class."""
+ClassChoice: TypeAlias = Literal["label", "predicted"] | int | ScoreTarget | Callable[[Any], Tensor]
+"""What is explained: each sample's label, the class predicted now, one class, or a score: something
+callable, from the module's output to (N,), see :mod:`lightning_saliency.targets`."""
+
+
+def choice_name(choice: ClassChoice) -> str:
+    """Return what a choice is called in tags.
+
+    Args:
+        choice: of what is explained.
+    """
+    return name_of_target(choice) if callable(choice) else str(choice)
 
 
 @dataclass(frozen=True)
@@ -37,11 +48,13 @@ class Series:
         name: as it stands in the tags, such as ``"grad_cam"`` or ``"grad_cam/predicted"``.
         method: makes the maps.
         prefix: stands before all tags of the callback.
+        score: the callable of the user whose value is explained; None where that is a class.
     """
 
     name: str
     method: AttributionMethod
     prefix: str = ""
+    score: Callable[[Any], Tensor] | None = None
 
     def tag(self, what: str) -> str:
         """Return the tag of a number, such as ``"saliency_drift/grad_cam/previous/ssim"``.
@@ -77,11 +90,13 @@ class Explanation:
 
     Attributes:
         saliency: (N, 1, H, W), float32.
-        target: (N,), int64, the explained classes.
-        predicted: (N,), int64, the classes that the model predicts.
-        probability: (N,), float32, the explained classes' probabilities.
-        log_probability: (N,), float32, their natural logarithms.
+        target: (N,), int64, the explained classes; -1 where a score of the user is explained.
+        predicted: (N,), int64, the classes that the model predicts; -1 if it is no classifier.
+        probability: (N,), float32, the explained classes' probabilities; NaN for scores.
+        log_probability: (N,), float32, their natural logarithms; NaN for scores.
         extras: what the method found besides maps; None for most methods.
+        score: (N,), float32, the values of the user's score; None where a class is explained.
+        score_name: what it is called; empty where a class is explained.
     """
 
     saliency: Tensor
@@ -90,11 +105,29 @@ class Explanation:
     probability: Tensor
     log_probability: Tensor
     extras: Extras | None = None
+    score: Tensor | None = None
+    score_name: str = ""
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Explanation":
         """Return the same with all tensors, of which the first dimension is N, changed alike."""
-        tensors = {name: change(each) for name, each in vars(self).items() if name != "extras"}
-        return Explanation(**tensors, extras=self.extras and self.extras.each(change))
+        tensors: dict[str, Any] = {
+            name: change(each) for name, each in vars(self).items() if isinstance(each, Tensor)
+        }
+        return replace(self, **tensors, extras=self.extras and self.extras.each(change))
+
+    @property
+    def sureness(self) -> Tensor:
+        """The probabilities of the explained classes, or the values of the score, (N,)."""
+        return self.probability if self.score is None else self.score
+
+    def explained(self, index: int, class_name: Callable[[int], str]) -> str:
+        """Return what is explained of a sample, in words.
+
+        Args:
+            index: of the sample.
+            class_name: from a class index to what is shown.
+        """
+        return self.score_name or class_name(int(self.target[index]))
 
 
 @dataclass(frozen=True)
@@ -105,7 +138,7 @@ class Reference:
         maps: (N, 1, h, w), float32, on the CPU, at most 64 x 64.
         target: (N,), the classes that were explained.
         predicted: (N,), the classes that the model predicted.
-        probability: (N,), of the explained classes.
+        probability: (N,), of the explained classes; the values of a score.
         epoch: when it was made.
     """
 
@@ -122,7 +155,7 @@ class Reference:
             canonical(explanation.saliency),
             explanation.target,
             explanation.predicted,
-            explanation.probability,
+            explanation.sureness,
             epoch,
         )
 

@@ -1,7 +1,7 @@
 """What is called to get class scores from a module that we have never seen."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -14,8 +14,9 @@ from lightning_saliency.errors import InputError, ModelError, SaliencyError
 from lightning_saliency.network.forward_view import ForwardView
 from lightning_saliency.network.isolation.undisturbed import undisturbed
 
-Forward: TypeAlias = Callable[[Any, Tensor], Any]
-"""From (pl_module, images) to what holds the class scores."""
+Forward: TypeAlias = Callable[..., Any]
+"""From (pl_module, images) to what holds the class scores; from (pl_module, images, inputs), if
+``unpack`` hands on further inputs of the samples."""
 
 _USUAL_NAMES = ("model", "net", "network", "classifier", "backbone", "module")
 
@@ -115,10 +116,13 @@ def _refusal(pl_module: pl.LightningModule, error: Exception) -> SaliencyError:
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY)
     ]
+    others = [other for other in required[1:] if other.isidentifier()] or ["other"]
+    handed = ", ".join(f"'{other}': batch['{other}']" for other in others)
     how = (
-        "Say how to call it: SaliencyCallback(..., forward=lambda module, images: module(images"
-        f"{''.join(', ' + other for other in required[1:]) or ', ...'})) with something suitable "
-        "for the rest, such as torch.ones_like(images)."
+        "Hand on what belongs to each sample: SaliencyCallback(..., unpack=lambda batch: "
+        f"(batch['image'], batch['label'], None, {{{handed}}})), which gives it to the module by "
+        "name. If one thing is right for all: forward=lambda module, images: module(images, "
+        f"{', '.join(f'{other}=...' for other in others)})."
     )
     try:
         signature.bind(None)
@@ -138,8 +142,38 @@ def _is_network(part: nn.Module) -> bool:
 # Functions of the module and not closures, so that they can be pickled.
 
 
-def _call_attribute(name: str, pl_module: Any, images: Tensor) -> Any:
-    return getattr(pl_module, name)(images)
+def _call_attribute(name: str, pl_module: Any, images: Tensor, *inputs: Any, **named: Any) -> Any:
+    return getattr(pl_module, name)(images, *inputs, **named)
+
+
+def _call_with_inputs(
+    forward: Forward | None, inputs: Mapping[str, Tensor], model: Any, images: Tensor
+) -> Any:
+    rows = {
+        name: value.expand(len(images), *value.shape[1:]) if len(value) == 1 else value
+        for name, value in inputs.items()
+    }
+    if set(rows) == {""}:
+        return model(images, rows[""])
+    return model(images, **rows) if forward is None else model(images, rows)
+
+
+def model_of_sample(
+    model: nn.Module, forward: Forward | None, inputs: Mapping[str, Tensor]
+) -> nn.Module:
+    """Return a model of images alone that gives every image one sample's further inputs.
+
+    So whatever a method asks the model, masked and noisy copies of the sample's image among them,
+    it is asked together with what belongs to this sample. Without ``forward``, a single tensor is
+    the second argument of the module, and named ones are keyword arguments; a ``forward`` of the
+    user gets them as ``unpack`` returned them.
+
+    Args:
+        model: of :func:`explained_model`.
+        forward: the user's own way to call it.
+        inputs: of one sample, each (1, ...).
+    """
+    return ForwardView(model, partial(_call_with_inputs, forward, inputs))
 
 
 def _call_by_keyword(name: str, pl_module: Any, images: Tensor) -> Any:
@@ -166,10 +200,17 @@ def sharding_wrapper(pl_module: pl.LightningModule) -> nn.Module | None:
     return wrapper if is_one and wrapper is not pl_module else None
 
 
-def _call_wrapped(wrapper: nn.Module, way: Forward | None, pl_module: Any, images: Tensor) -> Any:
+def _call_wrapped(
+    wrapper: nn.Module,
+    way: Forward | None,
+    pl_module: Any,
+    images: Tensor,
+    *inputs: Any,
+    **named: Any,
+) -> Any:
     """Return what the module returns, called in a way of the user's, but through its wrapper."""
     if way is None:
-        return wrapper(images)
+        return wrapper(images, *inputs, **named)
     own: dict[str, Any] = pl_module.__dict__
     before = {"forward": own["forward"]} if "forward" in own else {}
 
@@ -177,13 +218,13 @@ def _call_wrapped(wrapper: nn.Module, way: Forward | None, pl_module: Any, image
         own.pop("forward", None)
         own.update(before)
 
-    def instead(images: Tensor) -> Any:
+    def instead(images: Tensor, *inputs: Any, **named: Any) -> Any:
         # The way may call the module's own forward.
         restore()
-        return way(pl_module, images)
+        return way(pl_module, images, *inputs, **named)
 
     own["forward"] = instead
     try:
-        return wrapper(images)
+        return wrapper(images, *inputs, **named)
     finally:
         restore()

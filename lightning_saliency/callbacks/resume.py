@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
+from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod, choice_name
 from lightning_saliency.callbacks.failures import describe_error
 from lightning_saliency.callbacks.samples.sample_set import Samples
 from lightning_saliency.errors import SaliencyWarning
@@ -34,7 +34,7 @@ class ResumeFingerprint:
         choices: Sequence[ClassChoice],
     ) -> None:
         self.samples = describe_samples(samples, dataloader_idx)
-        classes = " and ".join(map(str, choices))
+        classes = " and ".join(map(choice_name, choices))
         self.methods = {
             entry.name: f"{entry.method.describe()} for target {classes}" for entry in methods
         }

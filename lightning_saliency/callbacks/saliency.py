@@ -22,6 +22,7 @@ from lightning_saliency.callbacks.explanation import (
 from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.fallback_metrics import FallbackMetrics
 from lightning_saliency.callbacks.forward import Forward, overrides
+from lightning_saliency.callbacks.found_methods import OnInapplicable
 from lightning_saliency.callbacks.resume import STATE_VERSION, ResumeFingerprint, StateParts
 from lightning_saliency.callbacks.run_context import (
     RunContext,
@@ -115,13 +116,17 @@ class SaliencyCallback(pl.Callback):
             list of indices into the validation dataset; or a pair of tensors, images (N, C, H, W)
             as the model takes them and labels (N,).
         dataloader_idx: which validation loader the samples come from.
-        target: the class that is explained: each sample's ``"label"``, the class that is
-            ``"predicted"`` at the time, a class index for all, or both ("label", "predicted").
+        target: what is explained: each sample's ``"label"``, the class that is ``"predicted"`` at
+            the time, a class index for all, a callable from the module's output to scores (N,),
+            such as those of :mod:`lightning_saliency.targets`; or a list of these, as in ("label",
+            "predicted"). A callable's name stands behind the method's in the tags.
         every_n_epochs: explain in the first epoch that can be, and then every so many epochs.
         unpack: from a batch to (images, labels or None), if the batch is not of a usual form; a
-            third entry is ground truth: masks (N, H, W) or boxes (N, 4) of the objects.
+            third entry is ground truth: masks (N, H, W) or boxes (N, 4) of the objects, or None; a
+            fourth is what the module gets beside the images: a tensor (N, ...), or a mapping from
+            names to such. Each sample is then explained with its own.
         forward: from (pl_module, images) to what holds the class scores, if that is not
-            ``pl_module(images)``.
+            ``pl_module(images)``; from (pl_module, images, inputs), if there are further inputs.
         mean: per channel; how the images were normalised, to show them as they were.
         std: per channel, like ``mean``.
         class_names: shown instead of class indices.
@@ -144,6 +149,8 @@ class SaliencyCallback(pl.Callback):
         on_error: ``"warn"`` reports an explanation that fails and goes on with training, and
             switches the callback off after three failures in a row; ``"raise"`` ends the run.
         name: put before all tags; needed when two callbacks use the same method.
+        on_inapplicable: ``"raise"`` ends the run before training if a method does not apply to the
+            module; ``"skip"`` says which and why, and the others run.
 
     Raises:
         InputError: a setting cannot be used. What depends on the module, the data or the other
@@ -155,7 +162,7 @@ class SaliencyCallback(pl.Callback):
         method: list[Method] | Method,
         samples: SampleSpec = 8,
         dataloader_idx: int = 0,
-        target: ClassChoice | tuple[ClassChoice, ClassChoice] = "label",
+        target: ClassChoice | list[ClassChoice] | tuple[ClassChoice, ClassChoice] = "label",
         every_n_epochs: int = 1,
         unpack: Unpack | None = None,
         forward: Forward | None = None,
@@ -173,6 +180,7 @@ class SaliencyCallback(pl.Callback):
         max_overhead: float | None = None,
         on_error: OnError = "warn",
         name: str | None = None,
+        on_inapplicable: OnInapplicable = "raise",
     ) -> None:
         super().__init__()
         check_schedule_settings(dataloader_idx, every_n_epochs, noise_every, name)
@@ -192,7 +200,11 @@ class SaliencyCallback(pl.Callback):
         self._runner = StageRunner(self._budget, self._failures)
 
         methods, choices = methods_of(method), choices_of(target)
-        self._explainer = Explainer(methods, choices, forward, prefix)
+        if on_inapplicable not in ("raise", "skip"):
+            raise InputError(
+                f"Expected on_inapplicable to be 'raise' or 'skip', got {on_inapplicable!r}."
+            )
+        self._explainer = Explainer(methods, choices, forward, prefix, on_inapplicable)
         self._fingerprint = ResumeFingerprint(self._samples, dataloader_idx, methods, choices)
         self._pictures = Pictures(mean, std, class_names)
 
@@ -419,6 +431,7 @@ class SaliencyCallback(pl.Callback):
             "last_epoch": self._last_epoch,
             "made_for": self._fingerprint.state_dict(),
             "history": self._history.state_dict(),
+            "found": self._explainer.state_dict(),
         }
 
     @override
@@ -444,6 +457,9 @@ class SaliencyCallback(pl.Callback):
         # Not in checkpoints of version 0.1.0.
         if "history" in state_dict:
             parts.load("the folder of the maps", self._history.load_state_dict, "history")
+        # Not in checkpoints of version 0.2.0.
+        if "found" in state_dict:
+            parts.load("the layers", self._explainer.load_state_dict, "found")
         parts.load("the last epoch", self._load_last_epoch, "last_epoch")
         parts.warn_of_lost(type(self).__name__)
 
@@ -488,7 +504,8 @@ class SaliencyCallback(pl.Callback):
     @property
     def _families(self) -> set[str]:
         """What the state is filed under in checkpoints: tags of the first version's pictures."""
-        families = list(self.series)
+        # Of all, also of those that do not apply.
+        families = list(self._explainer.names)
         if len(families) > 1:
             families.append("compare")
         return {f"{self._prefix}saliency/{family}" for family in families}
@@ -527,6 +544,8 @@ class SaliencyCallback(pl.Callback):
             return
         with self._budget.spending():
             outcome = context.attempt(partial(self._prepare, context, probe))
+            if not isinstance(outcome, Failure):
+                self._explainer.settle(context)
         if isinstance(outcome, Failure):
             raise outcome.error
 
@@ -595,6 +614,7 @@ class SaliencyCallback(pl.Callback):
     ) -> ExplanationRound:
         if not self._explainer.is_prepared:
             context.require(partial(self._prepare, context, samples))
+            self._explainer.settle(context)
         skip = [name for name in self.series if self._failures.is_disabled(name)]
         explanations, failures = self._explainer.explain(context, samples, skip)
         return ExplanationRound(

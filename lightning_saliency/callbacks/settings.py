@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 
 from lightning_saliency.attribution.from_function import FromFunction
 from lightning_saliency.attribution.method import AttributionMethod
-from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod
+from lightning_saliency.callbacks.explanation import ClassChoice, NamedMethod, choice_name
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import followed_checkpoint, is_fast_dev_run
 from lightning_saliency.errors import InputError
@@ -60,23 +60,33 @@ def _named(entry: object) -> NamedMethod:
 
 
 def choices_of(target: object) -> list[ClassChoice]:
-    """Return the classes to explain that a user gave as ``target``.
+    """Return what a user gave as ``target``, as a list.
 
     Args:
-        target: "label", "predicted", a class index, or a pair of "label" and "predicted".
+        target: "label", "predicted", a class index, a callable from the module's output to scores
+            (N,), or a list of these.
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is none of these, or two have the same name.
     """
     given: Sequence[Any] = target if isinstance(target, (list, tuple)) else [target]
     for entry in given:
-        if not _is_index(entry) and entry not in ("label", "predicted"):
+        if isinstance(entry, type):
             raise InputError(
-                "Expected target to be 'label', 'predicted', a class index, or the pair ('label', "
+                f"Expected a target with its settings, got the class {entry.__name__}. Add "
+                f"parentheses: {entry.__name__}(...)."
+            )
+        if not (callable(entry) or _is_index(entry) or entry in ("label", "predicted")):
+            raise InputError(
+                "Expected target to be 'label', 'predicted', a class index, a callable from the "
+                "module's output to scores (N,), or a list of these such as ('label', "
                 f"'predicted'), got {target!r}."
             )
-    if not given or len(set(given)) != len(given):
-        raise InputError(f"Expected different targets, got {target!r}.")
+    names = [choice_name(entry) for entry in given]
+    if not given or len(set(names)) != len(names):
+        raise InputError(
+            f"Expected different targets, got {target!r}. Functions are told apart by their names."
+        )
     return list(given)
 
 

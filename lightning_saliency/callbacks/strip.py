@@ -199,7 +199,7 @@ class Strip:
                 raise ValueError(f"maps of shape {tuple(each.shares.shape)}")
         points = [Point(int(n), float(moved), float(loss)) for n, moved, loss in state["points"]]
         if max(kept, default=-1) != int(state["count"]) - 1:
-            raise ValueError(f"{state['count']} explanations, the newest kept is {max(kept)}")
+            raise ValueError(f"{state['count']} explanations, without the newest of them")
         return cls(
             scale=scale,
             signed=bool(state["signed"]),

@@ -39,14 +39,16 @@ class ForwardView(nn.Module):
         if "_viewed" in self.__dict__:
             self.__dict__["_viewed"][0].training = mode
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor, *inputs: Any, **named: Any) -> Any:
         """Return what ``forward(module, images)`` returns.
 
         Args:
             images: (N, C, H, W).
+            inputs: others that ``forward`` takes after the images.
+            named: those that it takes by name.
         """
         module, forward = self.__dict__["_viewed"]
-        return forward(module, images)
+        return forward(module, images, *inputs, **named)
 
 
 def name_of(model: nn.Module) -> str:
@@ -73,9 +75,9 @@ def enable_grad_view(model: nn.Module) -> nn.Module:
     return ForwardView(model, _run_with_grad)
 
 
-def _run_with_grad(model: nn.Module, images: Tensor) -> Any:
+def _run_with_grad(model: nn.Module, images: Tensor, *inputs: Any, **named: Any) -> Any:
     with torch.enable_grad(), _KeepGradMode():
-        return model(images)
+        return model(images, *inputs, **named)
 
 
 class _KeepGradMode(TorchFunctionMode):

@@ -569,7 +569,7 @@ def test_call_of_torchrays_readme(capsys: pytest.CaptureFixture[str]) -> None:
         model, x, category_id, reward_func=contrastive_reward, debug=True, areas=[0.12]
     )
     assert masks.shape == (1, 1, 16, 20)
-    assert hist.shape == (1, 2, 16)
+    assert hist.shape == (1, 2, 12)
     printed = capsys.readouterr().out
     assert "reward_func='contrastive'" in printed
     assert "iteration 1, image 0, area 0.12: reward " in printed

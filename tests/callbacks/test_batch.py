@@ -38,20 +38,20 @@ class Item:
     ids=lambda batch: type(batch).__name__,
 )
 def test_usual_batches_are_taken_apart(batch: object) -> None:
-    images, labels, _ = unpack_batch(batch)
+    images, labels, *_ = unpack_batch(batch)
     assert images is IMAGES
     assert labels is LABELS
 
 
 @pytest.mark.parametrize("batch", [IMAGES, (IMAGES,), {"images": IMAGES}])
 def test_a_batch_may_have_no_labels(batch: object) -> None:
-    images, labels, _ = unpack_batch(batch)
+    images, labels, *_ = unpack_batch(batch)
     assert images is IMAGES
     assert labels is None
 
 
 def test_the_users_own_way_comes_first() -> None:
-    images, labels, _ = unpack_batch({"a": IMAGES, "b": LABELS}, lambda batch: (batch["a"], None))
+    images, labels, *_ = unpack_batch({"a": IMAGES, "b": LABELS}, lambda batch: (batch["a"], None))
     assert images is IMAGES
     assert labels is None
 

@@ -18,7 +18,12 @@ from lightning_saliency.attribution import Gradient
 from lightning_saliency.callbacks.tags import bounds_of, logged_tag, worst_value
 from lightning_saliency.errors import SaliencyWarning
 
-pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore:The explanation of epoch 0 failed")]
+pytestmark = [
+    *QUIET,
+    pytest.mark.filterwarnings("ignore:The explanation of epoch 0 failed"),
+    pytest.mark.filterwarnings("ignore:Expected turning to explain a sample"),
+]
+
 
 DRIFT, OLD = "saliency_drift/turning/previous", "saliency_drift/turning/previous/top10_iou"
 PINNED = "saliency_drift/turning/pinned"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.callbacks.stages import images as pictures_file
 from lightning_saliency.callbacks.stages.images import Pictures
@@ -168,8 +169,10 @@ def test_classes_are_named(captions: list[str]) -> None:
 
 def test_an_empty_map_of_a_rectified_method_says_why(captions: list[str]) -> None:
     nothing = explanation(torch.zeros(1, 1, SIDE, SIDE))
-    for name in ("grad_cam/predicted", "gradient"):
-        dict(Pictures().draw(images(1), {name: nothing}, 0))
+    pictures = Pictures()
+    pictures.when_zero = {"grad_cam/predicted": GradCAM.when_zero, "gradient": Gradient.when_zero}
+    for name in pictures.when_zero:
+        dict(pictures.draw(images(1), {name: nothing}, 0))
     assert [line for line in captions if "zero" in line] == ["zero: all evidence negative"]
 
 

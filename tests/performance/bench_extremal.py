@@ -57,7 +57,8 @@ def iterations() -> list[dict[str, Any]]:
         ("ResNet-18 @224, 1 sample", ten, 224, 1),
         ("small CNN @64, 16 samples", small_cnn, 64, 16),
     ):
-        for step in sorted({7, max(1, round(7 * size / 224))}):
+        default = ExtremalPerturbation()._search(torch.zeros(1, 3, size, size))
+        for step in sorted({7, default.smooth_mask.step}):
             row = _iteration(make, size, count, step)
             print(
                 f"  {name:26s} step {step}: bare {row['bare'] * 1e3:5.0f}, ours "

@@ -26,11 +26,19 @@ from lightning_saliency.rendering.filmstrip import BLUE, CRIMSON, TINT
 NAN = float("nan")
 
 
+def level(number: int) -> int:
+    """One of the 40 shades that the strip draws pictures in."""
+    return round(number * 255 / 39)
+
+
+FIRST, INPUT = level(6), level(31)
+
+
 def column(place: int = 0, rows: int = 2, **changes: Any) -> Column:
     """Return pictures of one color each, so that each can be found again in the strip."""
     settings: dict[str, Any] = {
         "label": str(place),
-        "pictures": torch.full((rows, 3, 64, 64), 40 + 2 * place, dtype=torch.uint8),
+        "pictures": torch.full((rows, 3, 64, 64), level(6 + place), dtype=torch.uint8),
         "fault": ("",) * rows,
         "moved": (NAN,) * rows,
         "wrong": (False,) * rows,
@@ -41,7 +49,7 @@ def column(place: int = 0, rows: int = 2, **changes: Any) -> Column:
 
 
 def strip(columns: list[Column], rows: int = 2, **settings: Any) -> torch.Tensor:
-    images = torch.full((rows, 3, 64, 64), 200 / 255)
+    images = torch.full((rows, 3, 64, 64), INPUT / 255)
     names = [f"class {i}" for i in range(rows)]
     return filmstrip(images, columns, names, list(range(rows)), **settings)
 
@@ -154,7 +162,7 @@ def corners(picture: torch.Tensor, color: int) -> tuple[int, int, int]:
 
 def test_samples_go_down_and_epochs_across() -> None:
     def paint(place: int, row: int) -> tuple[int, int, int]:
-        return 40 + 10 * place, 50 + row, 7
+        return level(6 + place), level(20 + row), level(1)
 
     def pictures(place: int) -> torch.Tensor:
         colors = torch.tensor([paint(place, row) for row in range(3)], dtype=torch.uint8)
@@ -173,7 +181,7 @@ def test_samples_go_down_and_epochs_across() -> None:
     assert bool((lefts.diff(dim=0) == 0).all())
     assert len(lefts.diff(dim=1).unique()) == 1
     assert len(tops.diff(dim=0).unique()) == 1
-    assert corners(picture, 200)[1] < int(lefts.min())
+    assert corners(picture, INPUT)[1] < int(lefts.min())
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
@@ -182,7 +190,7 @@ def test_pictures_have_at_most_64_pixels_and_the_strip_is_as_wide_as_a_card_want
 ) -> None:
     picture = strip([column(place) for place in range(count)])
     assert picture.shape[2] == 700
-    assert corners(picture, 40)[2] <= 2 * 64 * 64
+    assert corners(picture, FIRST)[2] <= 2 * 64 * 64
 
 
 def test_epochs_and_classes_are_legible_at_half_the_width() -> None:
@@ -207,7 +215,7 @@ def test_a_wrong_prediction_has_a_blue_frame_and_a_changed_one_a_blue_corner() -
     assert 80 < int(corner) < 16 * 16
     # The white gap between the picture and its frame.
     picture = strip([column(wrong=(True, False))])
-    top, left, _ = corners(picture, 40)
+    top, left, _ = corners(picture, FIRST)
     assert picture[:, top - 1, left + 5].tolist() == [255, 255, 255]
     assert tuple(picture[:, top - 2, left + 5].tolist()) == BLUE
 
@@ -237,8 +245,8 @@ def test_the_curves_lie_beneath_their_columns() -> None:
     bare = strip(columns, curves=Curves())
     drawn = of_color(picture, INK) & ~of_color(bare, INK)
     rows, places = drawn.nonzero().unbind(1)
-    _, first, _ = corners(picture, 42)
-    _, last, _ = corners(picture, 46)
+    _, first, _ = corners(picture, level(7))
+    _, last, _ = corners(picture, level(9))
     assert first + 20 < int(places.min()) < int(places.max()) < last + 64
     # Down at the end, where nothing moved.
     ends = drawn[:, last + 20 : last + 44].nonzero()[:, 0]
@@ -257,11 +265,11 @@ def test_a_sample_without_a_map_is_named() -> None:
 
 
 def test_long_names_do_not_run_into_the_pictures() -> None:
-    images = torch.full((2, 3, 64, 64), 200 / 255)
+    images = torch.full((2, 3, 64, 64), INPUT / 255)
     columns = [column(place) for place in range(8)]
     long = filmstrip(images, columns, ["a" * 500, "b"], [0, 10**9], "t" * 900, "n" * 900)
     assert long.shape[2] == 700
-    assert corners(long, 200)[2] == 2 * math.isqrt(corners(long, 200)[2] // 2) ** 2
+    assert corners(long, INPUT)[2] == 2 * math.isqrt(corners(long, INPUT)[2] // 2) ** 2
 
 
 def test_a_strip_of_noise_stays_below_a_megabyte() -> None:

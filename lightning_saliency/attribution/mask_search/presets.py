@@ -136,7 +136,7 @@ def _mirrored(iteration: int, pictures: Tensor) -> Tensor:
 
 CONFIGS: dict[SearchPreset | None, SearchConfig] = {
     None: SearchConfig(
-        max_iter=16,
+        max_iter=12,
         # The smallest derivatives count, too, whatever the scale of the logits.
         optimizer=lambda grids: Adam(grids, lr=0.1, betas=(0.8, 0.9), eps=1e-16),
         # As the contrast rises, a step of the same length moves more of a mask.

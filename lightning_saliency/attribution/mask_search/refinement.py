@@ -19,7 +19,7 @@ from lightning_saliency.attribution.mask_search.objective import MaskProblem, Pi
 from lightning_saliency.image.exact_area import exact_area
 
 # For how many iterations a mask of one area is grown to the next, and how its contrast rises.
-_GROWTH = 10
+_GROWTH = 8
 _GROWTH_CONTRASTS = (8.0, 60.0)
 # In the last third of them the masks are so close to the final ones that their rewards can be
 # compared.

@@ -61,7 +61,7 @@ class MaskSearch(MaskProblem):
         """Search, starting from the rewards of coarse masks, or from uniform masks.
 
         One forward and one backward pass of the model for each mask and iteration (two for
-        ``"dual"``), and ten more for each mask that does hardly better than the next smaller one;
+        ``"dual"``), and eight more for each mask that does hardly better than the next smaller one;
         and forward passes alone, 32 for each image, and two to four for each mask. Without
         ``tolerance`` or ``rounds``, the host does not wait for the device before the end.
 

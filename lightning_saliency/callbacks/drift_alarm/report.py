@@ -143,8 +143,8 @@ class Report:
         moved, now, before = float(self._amounts[index]), self._now, self._before
         return (
             f"| {index} | {moved:.2f} | {int(before.predicted[index])} | "
-            f"{int(now.predicted[index])} | {int(now.target[index])} "
-            f"({float(now.probability[index]):.2f}) |"
+            f"{int(now.predicted[index])} | {now.explained(index, str)} "
+            f"({float(now.sureness[index]):.2f}) |"
         )
 
 

@@ -14,11 +14,19 @@ from lightning_saliency.errors import InputError
 
 Unpack: TypeAlias = Callable[
     [Any],
-    tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor | Mapping[str, Tensor]],
+    tuple[Tensor, Tensor | None]
+    | tuple[Tensor, Tensor | None, Tensor | Mapping[str, Tensor]]
+    | tuple[
+        Tensor,
+        Tensor | None,
+        Tensor | Mapping[str, Tensor] | None,
+        Tensor | Mapping[str, Tensor],
+    ],
 ]
 """From a batch of the user's loader to images (N, C, H, W) and labels (N,), or None for none; and,
 if there is ground truth, as a third entry the objects' masks (N, H, W) or boxes (N, 4), or a
-mapping from names of regions to these."""
+mapping from names of regions to these. A fourth entry (the third may be None) is what the model
+gets beside the images: a tensor (N, ...), or a mapping from names to such tensors."""
 
 _IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "class_id", "cls")
@@ -31,8 +39,8 @@ _HOW = (
 
 def unpack_batch(
     batch: object, unpack: Unpack | None = None
-) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-    """Return images (N, C, H, W), labels and regions of a batch.
+) -> tuple[Tensor, Tensor | None, dict[str, Tensor], dict[str, Tensor]]:
+    """Return images (N, C, H, W), labels, regions and further inputs of a batch.
 
     Without ``unpack``, these are understood: a tensor of images; a tuple, list or named tuple that
     begins with images and goes on with labels; a mapping or dataclass with the usual names
@@ -44,17 +52,19 @@ def unpack_batch(
         unpack: the user's own way to take it apart.
 
     Returns:
-        (images, labels, regions); labels as they are in the batch, None if there are none; regions
-        by name, bool, (N, 1, H, W), which only ``unpack`` can give.
+        (images, labels, regions, inputs); labels as they are in the batch, None if there are none;
+        regions by name, bool, (N, 1, H, W), and inputs by name, (N, ...), which only ``unpack`` can
+        give.
 
     Raises:
         InputError: no images (N, C, H, W) were found, or the lengths differ.
     """
-    found = unpack(batch) if unpack is not None else _unpack_by_form(batch)
-    if not isinstance(found, (tuple, list)) or len(found) not in (2, 3):
+    found: Any = unpack(batch) if unpack is not None else _unpack_by_form(batch)
+    if not isinstance(found, (tuple, list)) or len(found) not in (2, 3, 4):
         raise InputError(
             "Expected unpack to return a pair (images, labels or None), or these and the objects' "
-            f"masks or boxes, got {_describe(found)}. {_HOW}"
+            "masks or boxes (or None), or these and further inputs of the model, got "
+            f"{_describe(found)}. {_HOW}"
         )
     images, labels = found[:2]
     if not isinstance(images, Tensor) or images.dim() != 4:
@@ -68,10 +78,12 @@ def unpack_batch(
             f"Expected one label for each image, got {len(images)} images and {len(labels)} "
             f"labels. {_HOW}"
         )
-    regions = _regions(found[2], images) if len(found) == 3 else {}
+    has_regions = len(found) == 3 or (len(found) == 4 and found[2] is not None)
+    regions = _regions(found[2], images) if has_regions else {}
+    inputs = _inputs(found[3], images) if len(found) == 4 else {}
     if unpack is None:
         _hint_at_masks(batch, images)
-    return images, labels if isinstance(labels, Tensor) else None, regions
+    return images, labels if isinstance(labels, Tensor) else None, regions, inputs
 
 
 def image_key(batch: object, images: Tensor) -> str | None:
@@ -120,6 +132,18 @@ def _hint_at_masks(batch: object, images: Tensor) -> None:
 @lru_cache(maxsize=8)
 def _say_once(text: str) -> None:
     rank_zero_info(text)
+
+
+def _inputs(given: object, images: Tensor) -> dict[str, Tensor]:
+    named: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"": given}
+    for name, value in named.items():
+        if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != len(images):
+            raise InputError(
+                "Expected the further inputs that unpack returns to be a tensor, or a mapping from "
+                f"names to tensors, with one row for each of the {len(images)} images, got "
+                f"{_describe(value)}{f' for {name!r}' if name else ''}."
+            )
+    return {str(name): value for name, value in named.items()}
 
 
 def _unpack_by_form(batch: object) -> tuple[object, object]:

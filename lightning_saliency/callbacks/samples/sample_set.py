@@ -41,12 +41,15 @@ class SampleSet:
         labels: as they come with the batch, first dimension N, or None.
         regions: by name, bool, (N, 1, H, W): what came with the batch to measure the maps on.
         key: the name under which the images stood in their batch, if it had names.
+        inputs: by name, first dimension N: what the model gets beside the images; a single one
+            without a name under ``""``.
     """
 
     images: Tensor
     labels: Tensor | None
     regions: Mapping[str, Tensor] = field(default_factory=dict)
     key: str | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,6 +64,7 @@ class SampleSet:
             None if self.labels is None else change(self.labels),
             {name: change(region) for name, region in self.regions.items()},
             self.key,
+            {name: change(value) for name, value in self.inputs.items()},
         )
 
     def to(self, device: torch.device | str) -> "SampleSet":
@@ -170,10 +174,10 @@ class Samples:
         Raises:
             InputError: the batch cannot be unpacked.
         """
-        images, labels, regions = unpack_batch(batch, self.unpack)
+        images, labels, regions, inputs = unpack_batch(batch, self.unpack)
         # A clone made inside inference mode would be an inference tensor like the batch.
         with torch.inference_mode(False):
-            found = SampleSet(images, labels, regions, image_key(batch, images))
+            found = SampleSet(images, labels, regions, image_key(batch, images), inputs)
             return found.each(lambda tensor: tensor.detach().clone())
 
     def collected(self) -> SampleSet | None:
@@ -226,6 +230,8 @@ class Samples:
             "regions": dict(known.regions),
             "key": known.key,
             "steady": self.steady,
+            # Older versions know nothing of them.
+            **({"inputs": dict(known.inputs)} if known.inputs else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -245,7 +251,9 @@ class Samples:
                 raise ValueError("thumbnails")
             self.expected, self.steady = expected, state.get("steady")
             return
-        known = SampleSet(state["images"], state["labels"], dict(state["regions"]), state["key"])
+        inputs = dict(state.get("inputs", {}))
+        regions = dict(state["regions"])
+        known = SampleSet(state["images"], state["labels"], regions, state["key"], inputs)
         if known.images.dim() != 4:
             raise ValueError("images")
         self.known, self.steady = known, state.get("steady")
@@ -277,6 +285,11 @@ def concat(parts: Sequence[SampleSet]) -> SampleSet:
             if all(name in part.regions for part in parts)
         },
         parts[0].key,
+        {
+            name: torch.cat([part.inputs[name] for part in parts])
+            for name in parts[0].inputs
+            if all(name in part.inputs for part in parts)
+        },
     )
 
 

@@ -32,7 +32,7 @@ from lightning_saliency.metrics.object_measures import OBJECT_MEASURES, region_s
 
 STABLE = 0.1
 """A sample is stable if its predicted class is the same as at the reference, and the probability of
-its explained class has changed by less than this."""
+its explained class has changed by less than this; a score, by less than this share of itself."""
 
 
 class DriftStage(Stage):
@@ -59,8 +59,16 @@ class DriftStage(Stage):
 
     def number_tags(self, series: Collection[Series]) -> list[str]:
         """Return the tags of the numbers that are known before the samples are."""
-        names = [*DriftTracker.names(), *location_names(self._regions.names)]
-        tags = [each.tag(what) for each in series for what in [*names, *each.method.extra_names()]]
+        located = location_names(self._regions.names)
+        tags = [
+            each.tag(what)
+            for each in series
+            for what in [
+                *DriftTracker.names(has_score=each.score is not None),
+                *located,
+                *each.method.extra_names(),
+            ]
+        ]
         return [*tags, *dict.fromkeys(flips_tag(each) for each in series)]
 
     def _new_tracker(self) -> "DriftTracker":
@@ -235,7 +243,8 @@ class DriftTracker:
             ``drift_worst/<reference>/top10_iou`` and ``.../sample``: that of the sample that has
             moved most, and its number, -1 if none has moved. ``drift/pinned/epoch``: of the pinned
             explanation. ``drift_level/chance/<measure>``: similarity of maps of different samples.
-            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes,
+            ``target/<what>``: ``probability`` and ``log_probability`` of the explained classes
+            (or ``score``, the mean value, where that is explained),
             ``flips``, the share of samples with another predicted class than at the previous
             explanation, and ``degenerate_frac``, the share of maps that are constant or not finite.
         """
@@ -251,16 +260,20 @@ class DriftTracker:
             numbers[f"drift/{name}"] = float(RANKING.amount(means[RANKING.name]))
             numbers |= _named(f"drift/{name}", means, MEASURES)
             flipped[name] = current.predicted != reference.predicted
-            numbers |= _of_some(name, values, current, reference)
+            numbers |= _of_some(name, values, current, reference, explanation.score is not None)
             relative = calibrated_drift(means, chance, self._noise())
             numbers |= _named(f"drift_relative/{name}", relative)
             samples |= {f"{name}/{measure}": value for measure, value in values.items()}
         if references.is_settled:
             numbers["drift/pinned/epoch"] = float(references.pinned.epoch)
         numbers |= _named("drift_level/chance", chance)
-        numbers["target/probability"] = float(explanation.probability.mean())
-        numbers["target/log_probability"] = float(explanation.log_probability.mean())
-        if "previous" in flipped:
+        if explanation.score is not None:
+            numbers["target/score"] = float(explanation.score.mean())
+        else:
+            numbers["target/probability"] = float(explanation.probability.mean())
+            numbers["target/log_probability"] = float(explanation.log_probability.mean())
+        has_classes = explanation.score is None or bool((current.predicted >= 0).any())
+        if "previous" in flipped and has_classes:
             numbers["target/flips"] = float(flipped["previous"].float().mean())
         numbers["target/degenerate_frac"] = float(current.described.is_degenerate.float().mean())
         self.measured.update(name for name, value in numbers.items() if value == value)
@@ -286,16 +299,21 @@ class DriftTracker:
         return {f"drift_level/noise/{measure}": self.noise[measure] for measure in SIMILARITIES}
 
     @classmethod
-    @lru_cache(maxsize=1)
-    def names(cls) -> tuple[str, ...]:
-        """Return the names of all numbers that :meth:`measure` can give."""
+    @lru_cache(maxsize=2)
+    def names(cls, has_score: bool = False) -> tuple[str, ...]:
+        """Return the names of all numbers that :meth:`measure` can give.
+
+        Args:
+            has_score: whether a score of the user is explained, not a class.
+        """
         zero, one = torch.zeros(2, dtype=torch.int64), torch.ones(2)
         first = torch.arange(16.0).view(1, 1, 4, 4)
         tracker, anything = cls(), torch.cat((first, first.flip(2)))
+        score = one if has_score else None
         # Some numbers are there only if a prediction has changed, others only if none has.
         found: dict[str, float] = {}
         for change in (0, 0, 1):
-            explanation = Explanation(anything, zero, zero + change, one, one)
+            explanation = Explanation(anything, zero, zero + change, one, one, score=score)
             found |= tracker.measure(explanation).numbers
         return tuple(found)
 
@@ -324,11 +342,18 @@ class DriftTracker:
 
 
 def _of_some(
-    name: str, values: Mapping[str, Tensor], current: Reference, reference: Reference
+    name: str,
+    values: Mapping[str, Tensor],
+    current: Reference,
+    reference: Reference,
+    has_score: bool,
 ) -> dict[str, float]:
     """Return the means over the stable and over the flipped samples, and the worst sample."""
     flipped = current.predicted != reference.predicted
     shift = (current.probability - reference.probability).abs()
+    if has_score:
+        # Of no known scale: as a share of what it was.
+        shift = shift / reference.probability.abs().clamp(min=torch.finfo(shift.dtype).tiny)
     stable = ~flipped & (current.target == reference.target) & (shift < STABLE)
     similarities = {measure: values[measure] for measure in SIMILARITIES}
     found = _named(f"drift_stable/{name}", _mean_over(similarities, stable))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -12,6 +13,7 @@ from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.metrics.faithfulness import Faithfulness
+from lightning_saliency.network.score import Target, part_of
 from lightning_saliency.trust.faithfulness import measure_faithfulness
 
 
@@ -60,13 +62,20 @@ class FaithfulnessStage(Stage):
         mine = context.numbers_of_this_rank(len(round.samples))
         with isolated_share(context, model, round.samples) as share:
             images = share.images
-            return {
-                series: measure_faithfulness(
-                    model,
-                    images,
-                    explanation.saliency[mine].to(images.device),
-                    explanation.target[mine].to(images.device),
-                    self._measures,
-                )
-                for series, explanation in round.explanations.items()
-            }
+            models = self._explainer.models(context.pl_module, share)
+            found: dict[str, dict[str, Tensor]] = {}
+            for series, explanation in round.explanations.items():
+                maps = explanation.saliency[mine].to(images.device)
+                score = round.series[series].score
+                target: Target = explanation.target[mine].to(images.device)
+                target = target if score is None else score
+                parts = [
+                    measure_faithfulness(
+                        each, images[which], maps[which], part_of(target, which), self._measures
+                    )
+                    for each, which in models
+                ]
+                found[series] = {
+                    name: torch.cat([part[name] for part in parts]) for name in self._measures
+                }
+            return found

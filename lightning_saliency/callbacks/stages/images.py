@@ -57,8 +57,6 @@ _SMALL = 128
 # Colours are rounded to so many values. Nobody sees it, and files that do not keep an image's
 # finest noise are a third smaller.
 _STEPS = 48
-# Methods that keep what speaks for a class alone.
-_RECTIFIED = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam")
 # How far images that were normalised otherwise are beyond their range, as a share of it, and how
 # small a part of it those fill that were normalised on another scale.
 _BEYOND, _NARROWEST = 0.25, 0.02
@@ -71,12 +69,12 @@ class _Shown:
 
     Attributes:
         inputs: (N, 3, h, w), uint8, small.
-        target: (N,), the explained classes.
+        explanation: of which the classes are shown.
         labels: (N,), the right classes; None where they are not known.
     """
 
     inputs: Tensor
-    target: Tensor
+    explanation: Explanation
     labels: Tensor | None
 
 
@@ -87,6 +85,9 @@ class Pictures:
         mean: per channel, how the images were normalised; None if they are in [0, 1] or unknown.
         std: like ``mean``.
         class_names: shown instead of class indices.
+
+    Attributes:
+        when_zero: by series, what it means that a map is zero everywhere, if that is known.
 
     Raises:
         InputError: only one of ``mean`` and ``std`` is given.
@@ -104,6 +105,7 @@ class Pictures:
         self.class_names = class_names
         self._strips: dict[str, Strip] = {}
         self._shown: dict[str, _Shown] = {}
+        self.when_zero: dict[str, str] = {}
 
     def show(self, images: Tensor) -> Tensor:
         """Return the model's images as RGB, (N, 3, H, W) in [0, 1], on the CPU.
@@ -179,8 +181,8 @@ class Pictures:
             overlays[series] = to_bytes(overlay(shown, heat), _STEPS)
             for index in range(len(shown)):
                 caption = self._caption(explanation, index, epoch)
-                if heat.fault[index] == "zero" and _is_rectified(series):
-                    caption.append("zero: all evidence negative")
+                if heat.fault[index] == "zero" and self.when_zero.get(series):
+                    caption.append(f"zero: {self.when_zero[series]}")
                 one, laid = heats[series][index], overlays[series][index]
                 more = self._masks(explanation, shown[index], index)
                 picture = panel(inputs[index], one, laid, caption, series, more)
@@ -216,7 +218,9 @@ class Pictures:
         shown = self.show(images)
         size = fit_cell((shown.shape[2], shown.shape[3]), 1, _SMALL)
         inputs = resized(shown, size)
-        self._shown[series] = _Shown(inputs, explanation.target, labels)
+        self._shown[series] = _Shown(
+            inputs, replace(explanation, saliency=inputs, extras=None), labels
+        )
 
     def mark_alarm(self, series: str) -> None:
         """An alarm sounded at the newest explanation of a series."""
@@ -339,11 +343,11 @@ class Pictures:
         for number, kept in zip(strip.shown, columns, strict=True):
             drawn.append(self._column(series, rows, kept, previous, number in strip.alarms))
             previous = kept
-        count = len(shown.target)
+        count = len(shown.inputs)
         note = f"{count} samples" if count <= _MOST_ROWS else f"the 8 of {count} that moved most"
-        if _is_rectified(series) and any("zero" in column.fault for column in drawn):
-            note += "; zero: all evidence negative"
-        named = shown.target if shown.labels is None else shown.labels
+        if self.when_zero.get(series) and any("zero" in column.fault for column in drawn):
+            note += f"; zero: {self.when_zero[series]}"
+        named = shown.explanation.target if shown.labels is None else shown.labels
         curves = Curves(
             strip.places(),
             [point.moved for point in strip.points],
@@ -353,7 +357,7 @@ class Pictures:
         return filmstrip(
             shown.inputs[rows],
             drawn,
-            [self.class_name(int(named[row])) for row in rows],
+            [shown.explanation.score_name or self.class_name(int(named[row])) for row in rows],
             rows,
             series,
             note,
@@ -387,19 +391,23 @@ class Pictures:
 
     def class_name(self, index: int) -> str:
         """Return what is shown for a class."""
+        if index < 0:
+            return "no class"
         if self.class_names is None or index >= len(self.class_names):
             return f"class {index}"
         return self.class_names[index]
 
     def _caption(self, explanation: Explanation, index: int, epoch: int) -> list[str]:
         target, predicted = int(explanation.target[index]), int(explanation.predicted[index])
+        if explanation.score is not None:
+            return [f"epoch {epoch}: {explanation.score_name} ({explanation.score[index]:.3g})"]
         probability = float(explanation.probability[index])
         verdict = "predicted" if target == predicted else f"predicted: {self.class_name(predicted)}"
         return [f"epoch {epoch}: {self.class_name(target)} ({probability:.2f}), {verdict}"]
 
     def _row_labels(self, explanation: Explanation) -> list[str]:
-        named = [self.class_name(int(target)) for target in explanation.target]
-        return [f"{index}: {name}" for index, name in enumerate(named)]
+        count = len(explanation.target)
+        return [f"{i}: {explanation.explained(i, self.class_name)}" for i in range(count)]
 
     def _masks(self, explanation: Explanation, image: Tensor, index: int) -> list[list[Cell]]:
         extras = explanation.extras
@@ -430,7 +438,7 @@ class Pictures:
             flipped = predicted != previous.predicted[rows]
         wrong = torch.zeros(len(rows), dtype=torch.bool)
         if shown.labels is not None:
-            wrong = predicted != shown.labels[rows]
+            wrong = (predicted != shown.labels[rows]) & (predicted >= 0)
         return Column(
             label=str(kept.epoch),
             pictures=to_bytes(overlay(inputs, heat)),
@@ -440,10 +448,6 @@ class Pictures:
             flipped=flipped.tolist(),
             alarm=alarm,
         )
-
-
-def _is_rectified(series: str) -> bool:
-    return series.partition("/")[0] in _RECTIFIED
 
 
 class ImagesStage(Stage):
@@ -472,6 +476,9 @@ class ImagesStage(Stage):
     def _log(self, context: RunContext, round: ExplanationRound) -> None:
         # On all processes, so that all know the same of the filmstrips.
         shown = {name: evident(round, name) for name in round.explanations}
+        self._pictures.when_zero = {
+            name: each.method.when_zero for name, each in round.series.items()
+        }
         labels = known_labels(round.samples.labels)
         for name, drift in round.drift.items():
             moved = drift.samples.get(f"previous/{RANKING.name}")

@@ -101,7 +101,7 @@ class MapSaver:
                     found.saliency,
                     found.target,
                     found.predicted,
-                    found.probability,
+                    found.sureness,
                     tuple(round.sample_ids),
                     marks,
                     round.series[series].method.settings(),

@@ -17,6 +17,7 @@ from lightning_saliency.metrics.map_similarity import RANKING
 _MOST_ROWS = 20
 # TensorBoard breaks headings between words.
 _HEAD = ("#", "class", "predicted", "p", "moved", "from pinned")
+_HEAD_OF_SCORES = ("#", "explained", "predicted", "score", "moved", "from pinned")
 _NONE = "-"
 
 
@@ -80,17 +81,19 @@ def sample_table(
     amounts, from_pinned = moved(drift, "previous"), moved(drift, "pinned")
     # Maps that could not be compared come last.
     order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True).tolist()
-    rows: list[Sequence[str]] = [_HEAD]
+    rows: list[Sequence[str]] = [_HEAD if explanation.score is None else _HEAD_OF_SCORES]
     for i in order[:_MOST_ROWS]:
         target, predicted = int(explanation.target[i]), int(explanation.predicted[i])
         verdict = "\N{CHECK MARK}" if predicted == target else "\N{BALLOT X}"
-        probability = float(explanation.probability[i])
         rows.append(
             [
                 str(i),
-                class_name(target),
-                f"{class_name(predicted)} {verdict}",
-                *(_number(value) for value in (probability, amounts[i], from_pinned[i])),
+                explanation.explained(i, class_name),
+                f"{class_name(predicted)} {verdict}" if target >= 0 else class_name(predicted),
+                *(
+                    _number(value)
+                    for value in (explanation.sureness[i], amounts[i], from_pinned[i])
+                ),
             ]
         )
     left_out = len(order) - _MOST_ROWS

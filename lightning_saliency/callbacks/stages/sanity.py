@@ -12,6 +12,7 @@ from lightning_saliency.callbacks.explainer import (
     Explainer,
     chosen_classes,
     isolated_share,
+    logits_of,
     predict,
 )
 from lightning_saliency.callbacks.explanation import ExplanationRound
@@ -19,6 +20,7 @@ from lightning_saliency.callbacks.forward import explained_model
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.stage_runner import Stage
+from lightning_saliency.errors import InputError
 from lightning_saliency.network.random_weights import copy_of, preserved_weights
 from lightning_saliency.trust.sanity import SanityCheck, check_copy
 from lightning_saliency.trust.sanity_figure import figure_pixels, sanity_figure
@@ -92,9 +94,15 @@ class SanityStage(Stage):
         copy = copied_module(context.pl_module)
         model = explained_model(copy, self._explainer.forward)
         checks: dict[str, list[SanityCheck]] = {}
+        choices = self._explainer.choices
         with isolated_share(context, model, samples, copy) as mine:
-            logits = predict(model, mine.images)
-            followed = product(self._explainer.methods, self._explainer.choices)
+            if mine.inputs:
+                raise InputError(
+                    "Expected a module of images alone for the sanity check, but unpack hands on "
+                    "further inputs. Leave it out: TrustChecks(sanity_check=False)."
+                )
+            logits = logits_of(predict(model, mine.images, choices), choices)
+            followed = product(self._explainer.methods, choices)
             for series, (entry, choice) in zip(self._explainer.series, followed, strict=True):
                 method, target = entry.method, chosen_classes(mine, logits, choice)
                 with preserved_weights(copy):
