@@ -94,7 +94,7 @@ class Comparison:
             factor: how many standard deviations of the pairs of seeds below their mean.
 
         Returns:
-            (E,), bool.
+            (E,), bool; False also where there are no maps to judge by (the table has NaN).
 
         Raises:
             InputError: there are no seeds, or ``measure`` is no similarity.
@@ -131,11 +131,17 @@ class Comparison:
         return "\n".join(lines)
 
     def _verdict(self, floor: NoiseFloor) -> str:
+        about = (
+            f'"seeds": mean and standard deviation of {floor.pairs} pairs of runs of one recipe, '
+            "at the last epoch. "
+        )
+        compared = (self.table[RANKING.name], floor.mean[RANKING.name], floor.std[RANKING.name])
+        if any(bool(values[-1].isnan()) for values in compared):
+            return f"{about}There are no maps to judge by: all of a run or a pair are constant."
         outside = self.outside()
         said = "differ by more than" if bool(outside[-1]) else "differ no more than"
         return (
-            f'"seeds": mean and standard deviation of {floor.pairs} pairs of runs of one recipe, '
-            f"at the last epoch. There the runs {said} these, by {RANKING.name} and "
+            f"{about}There the runs {said} these, by {RANKING.name} and "
             f"{_FACTOR:g} standard deviations; at {int(outside.sum())} of {len(outside)} epochs "
             "they do."
         )

@@ -172,3 +172,11 @@ def test_too_few_seeds(tmp_path: Path) -> None:
         compare(one, other, seeds=[one, other, one])
     with pytest.raises(InputError, match="with seeds"):
         compare(one, other).outside()
+
+
+def test_constant_maps_are_not_said_to_lie_inside(tmp_path: Path) -> None:
+    runs = [write(tmp_path / f"{seed}", {0: torch.zeros(4, 1, 8, 8)}) for seed in range(3)]
+    found = compare(runs[0], runs[1], seeds=runs)
+    assert found.outside().tolist() == [False]
+    assert "There are no maps to judge by" in str(found)
+    assert "no more than" not in str(found)
