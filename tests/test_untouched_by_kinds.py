@@ -36,7 +36,7 @@ pytestmark = [
     *QUIET,
     *SEVERAL_PROCESSES,
     pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)`"),
-    pytest.mark.filterwarnings("ignore:The run has CSVLogger"),
+    pytest.mark.filterwarnings("ignore:Of the run's loggers"),
 ]
 
 Fit = Callable[[pl.Trainer, pl.LightningModule], None]

@@ -13,7 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.saliency import SaliencyCallback
+from lightning_saliency.callbacks.tags import is_drift
 from lightning_saliency.errors import InputError, MethodError
+from lightning_saliency.metrics.map_similarity import NO_DRIFT
 from lightning_saliency.replaying.engine import Engine, LoadError
 from lightning_saliency.replaying.files import (
     Checkpoint,
@@ -165,6 +167,11 @@ class _Reader(pl.Callback):
         self.values = round.values
 
 
+def _unmoved(tag: str) -> float:
+    """Return what drift or similarity is where nothing has moved; NaN of other numbers."""
+    return 0.0 if is_drift(tag) else NO_DRIFT.get(tag.rpartition("/")[2], math.nan)
+
+
 class _Search:
     """Explains checkpoints, each once, and looks for the first that has changed."""
 
@@ -212,6 +219,9 @@ class _Search:
             self._reader.values = {}
             self._engine.explain(checkpoint)
             value = self._reader.values.get(self._reader.tag, math.nan)
+            if math.isnan(value) and self._reader.values and not self.known:
+                # The first is what the others are compared with.
+                value = _unmoved(self._reader.tag)
             if math.isnan(value):
                 raise MethodError(
                     f"Expected a number {self._reader.tag} at {_named(checkpoint)}, got none: the "

@@ -103,7 +103,7 @@ def assert_equal(one: Path, other: Path, is_resumed: bool = False) -> None:
         assert maps[0].digests == maps[1].digests
         assert float(maps[0].maps.abs().sum()) > 0
     numbers = scalars(one)
-    assert any("/previous/" in tag for tag in numbers)
+    assert any(tag.endswith("/previous") for tag in numbers)
     # As text, in which NaN is NaN.
     assert repr(numbers) == repr(scalars(other))
     shown = [pictures(folder) for folder in (one, other)]
@@ -208,8 +208,12 @@ def test_the_callback_of_the_run_does_not_leak_into_the_replay(tmp_path: Path) -
     live(tmp_path / "live", callback(), saving(tmp_path))
     again = callback()
     replay(TinyModule(), tmp_path / "ckpt", again, val_loader(), _out(tmp_path), **CPU)
-    first = scalars(tmp_path / "replay")["saliency_drift/gradient/pinned/top10_iou"][0]
-    assert first == (3, 1.0)
+    # There is nothing that the first could be compared with.
+    steps = [step for step, _ in scalars(tmp_path / "replay")["saliency_drift/gradient/pinned"]]
+    everything = [
+        step for step, _ in scalars(tmp_path / "replay")["saliency_target/gradient/empty"]
+    ]
+    assert steps == everything[1:]
 
 
 def test_the_module_is_not_validated_unless_asked(tmp_path: Path) -> None:
