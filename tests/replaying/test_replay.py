@@ -426,3 +426,13 @@ def test_maps_are_of_the_checkpoint_and_not_of_the_module(tmp_path: Path) -> Non
         load_maps(tmp_path / each, "gradient").maps for each in ("live", "replay")
     ]
     assert torch.equal(*maps)
+
+
+def test_the_best_checkpoint_cannot_be_followed(tmp_path: Path) -> None:
+    live(tmp_path / "live", saving(tmp_path), epochs=1)
+    match = "pinned to be 'first' or an epoch in a replay, got 'best'"
+    ours, out = callback(pinned="best"), tmp_path / "out"
+    with pytest.raises(InputError, match=match):
+        replay(TinyModule(), tmp_path / "ckpt", ours, val_loader(), out, **CPU)
+    assert not list(out.rglob("*.npz"))
+    assert not (out / "replay_state.pt").exists()
