@@ -559,6 +559,11 @@ class SaliencyCallback(pl.Callback):
                     "Give the samples yourself: samples=(images, labels)."
                 )
             check_pinned_in_run(self._pinned, self._warmup_epochs, trainer)
+        elif self._pinned == "best" and RunContext(trainer, pl_module).follows_fit:
+            raise InputError(
+                "Expected pinned to be 'first' or an epoch in a replay, got 'best': which "
+                "checkpoint was the best so far is not known there."
+            )
         # What these make is not there yet.
         if not overrides(pl_module, "setup") and not overrides(pl_module, "configure_model"):
             self._explainer.check_model(pl_module)

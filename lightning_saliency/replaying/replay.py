@@ -29,7 +29,7 @@ class Replay:
 
     Attributes:
         explained: the checkpoints that were explained now, in the order of the run.
-        before: how many of the first ones a stopped replay had done already.
+        before: how many of the first ones a stopped replay had done already, or skipped.
         skipped: those that could not be used, each with the reason.
         folder: of the replay.
         module: with the weights of the last checkpoint.
@@ -123,7 +123,7 @@ def replay(
                 continue
             explained.append(checkpoint)
             if trainer.is_global_zero:
-                state.save([*found[:before], *explained])
+                state.save(found[:number])
         engine.finish()
     if skipped:
         rank_zero_warn(

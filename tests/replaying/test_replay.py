@@ -430,3 +430,28 @@ def test_maps_are_of_the_checkpoint_and_not_of_the_module(tmp_path: Path) -> Non
         load_maps(tmp_path / each, "gradient").maps for each in ("live", "replay")
     ]
     assert torch.equal(*maps)
+
+
+def test_the_best_checkpoint_cannot_be_followed(tmp_path: Path) -> None:
+    live(tmp_path / "live", saving(tmp_path), epochs=1)
+    match = "pinned to be 'first' or an epoch in a replay, got 'best'"
+    ours, out = callback(pinned="best"), tmp_path / "out"
+    with pytest.raises(InputError, match=match):
+        replay(TinyModule(), tmp_path / "ckpt", ours, val_loader(), out, **CPU)
+    assert not list(out.rglob("*.npz"))
+    assert not (out / "replay_state.pt").exists()
+
+
+def test_a_stopped_replay_goes_on_after_one_that_could_not_be_loaded(tmp_path: Path) -> None:
+    live(tmp_path / "live", saving(tmp_path), epochs=3)
+
+    class Refuses(TinyModule):
+        def on_load_checkpoint(self, checkpoint: Any) -> None:
+            if checkpoint["epoch"] == 0:
+                raise KeyError("not this one")
+
+    given, where, out = dataset(2).tensors, tmp_path / "ckpt", tmp_path / "out"
+    with pytest.raises(RuntimeError, match="stopped here"):
+        replay(Refuses(), where, [callback(samples=given), Stop(2)], output=out, **CPU)
+    found = replay(Refuses(), where, [callback(samples=given), Stop(9)], output=out, **CPU)
+    assert (found.before, [each.epoch for each in found.explained]) == (2, [2])
