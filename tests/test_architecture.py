@@ -68,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "network",
         "benchmark",
     },
-    "replaying": {"torch", "lightning", "typing_extensions", "callbacks"},
+    "replaying": {"torch", "lightning", "typing_extensions", "callbacks", "metrics"},
     "cli": {
         "torch",
         "lightning",

@@ -233,7 +233,9 @@ class RunContext:
                 sync_dist=True,
             )
         else:
-            self.require(lambda: self._log_directly(shown))
+            # Rounded as a mean over a fit's validation run, so that a replay logs the same.
+            rounded = {tag: float(torch.tensor(v) * count / count) for tag, v in shown.items()}
+            self.require(lambda: self._log_directly(rounded))
         # Not through the module, which takes longer for each than all of them are worth.
         metrics = self.trainer.callback_metrics
         for tag, value in values.items():

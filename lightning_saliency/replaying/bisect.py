@@ -156,6 +156,7 @@ class _Reader(pl.Callback):
     def __init__(self, tag: str) -> None:
         self.tag = tag
         self.values: dict[str, float] = {}
+        self.shows_something = False
 
     def on_explained(
         self,
@@ -165,6 +166,10 @@ class _Reader(pl.Callback):
         round: ExplanationRound,
     ) -> None:
         self.values = round.values
+        self.shows_something = any(
+            not bool(drift.references.current.described.is_degenerate.all())
+            for drift in round.drift.values()
+        )
 
 
 def _unmoved(tag: str) -> float:
@@ -219,7 +224,7 @@ class _Search:
             self._reader.values = {}
             self._engine.explain(checkpoint)
             value = self._reader.values.get(self._reader.tag, math.nan)
-            if math.isnan(value) and self._reader.values and not self.known:
+            if math.isnan(value) and self._reader.shows_something and not self.known:
                 # The first is what the others are compared with.
                 value = _unmoved(self._reader.tag)
             if math.isnan(value):
