@@ -20,8 +20,8 @@ _FAR = 32.0
 _OLD_PARTS = {f"drift_{part}": f"similarity_{part}" for part in ("stable", "flipped", "worst")}
 _OLD_PARTS["drift_level"] = "similarity_level"
 # Measured only where somebody asks for them.
+_BASIC_OF_TARGET = ("degenerate_frac", "score")
 _ASKED_FOR = ("object", "region", "region_area", "faithfulness", "sanity", "alarm", "overhead")
-_BASIC_OF_TARGET = ("flips", "degenerate_frac")
 
 
 def check_log_level(level: object) -> None:
@@ -81,10 +81,10 @@ def is_logged(tag: str, level: LogLevel) -> bool:
         level: what was asked for.
     """
     _, kind, rest = _parts(tag)
-    first, _, last = rest.rpartition("/")
-    if kind == "target" and last == "flips":
-        # Those of a class choice; those of a method are the same numbers again.
-        return first in ("", "label", "predicted") or first.isdecimal()
+    last = rest.rpartition("/")[2]
+    if kind == "target" and "flips" in rest.split("/"):
+        # Those of a choice of class; those of a method are the same numbers again.
+        return rest.startswith("flips")
     if level == "full" or kind in _ASKED_FOR:
         return True
     return is_drift(tag) or (kind == "target" and last in _BASIC_OF_TARGET)
@@ -107,7 +107,7 @@ def bounds_of(tag: str) -> tuple[float, float]:
     if is_drift(tag) or kind in ("overhead", "object", "region", "region_area"):
         return 0.0, 1.0
     if kind == "target":
-        return (-_FAR, 0.0) if last == "log_probability" else (0.0, 1.0)
+        return {"log_probability": (-_FAR, 0.0), "score": (-_FAR, _FAR)}.get(last, (0.0, 1.0))
     if kind in ("drift_relative", "alarm"):
         return 0.0, _FAR
     if kind.startswith(("drift", "similarity")) and last in MEASURES:
