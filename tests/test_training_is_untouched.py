@@ -242,7 +242,7 @@ def test_signs_of_trust(
     record = train(tmp_path, setting, [callback])
     assert first_difference(undisturbed_run(setting), record) == ""
     events = EventAccumulator(str(next(tmp_path.iterdir()))).Reload().Tags()
-    assert "saliency_sanity/rise" in events["images"]
+    assert "saliency/sanity/rise" in events["images"]
     assert "saliency_faithfulness/rise/road" in events["scalars"]
 
 

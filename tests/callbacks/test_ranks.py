@@ -199,7 +199,7 @@ def test_two_processes_find_the_trust_that_one_finds(tmp_path: Path) -> None:
     for tag, values in alone.items():
         assert shared[tag] == pytest.approx(values, abs=1e-4), tag
     for method in ("gradient", "linear_approx"):
-        assert f"saliency_sanity/{method}" in events(tmp_path / "2").Tags()["images"]
+        assert f"saliency/sanity/{method}" in events(tmp_path / "2").Tags()["images"]
 
 
 def fails_on_the_second_process(model: nn.Module, image: Tensor, target: Any) -> Tensor:
