@@ -24,7 +24,7 @@ _ASKED_FOR = (
     *("object", "region", "region_area", "faithfulness", "sanity", "alarm", "overhead"),
     "evidence",
 )
-_BASIC_OF_TARGET = ("flips", "degenerate_frac")
+_BASIC_OF_TARGET = ("degenerate_frac", "score")
 
 
 def check_log_level(level: object) -> None:
@@ -84,10 +84,10 @@ def is_logged(tag: str, level: LogLevel) -> bool:
         level: what was asked for.
     """
     _, kind, rest = _parts(tag)
-    first, _, last = rest.rpartition("/")
-    if kind == "target" and last == "flips":
-        # Those of a class choice; those of a method are the same numbers again.
-        return first in ("", "label", "predicted") or first.isdecimal()
+    last = rest.rpartition("/")[2]
+    if kind == "target" and "flips" in rest.split("/"):
+        # Those of a choice of class; those of a method are the same numbers again.
+        return rest.startswith("flips")
     if level == "full" or kind in _ASKED_FOR:
         return True
     return is_drift(tag) or (kind == "target" and last in _BASIC_OF_TARGET)
@@ -112,7 +112,7 @@ def bounds_of(tag: str) -> tuple[float, float]:
     if kind.startswith("evidence") and last != "place_index":
         return 0.0, 1.0
     if kind == "target":
-        return (-_FAR, 0.0) if last == "log_probability" else (0.0, 1.0)
+        return {"log_probability": (-_FAR, 0.0), "score": (-_FAR, _FAR)}.get(last, (0.0, 1.0))
     if kind in ("drift_relative", "alarm"):
         return 0.0, _FAR
     if kind.startswith(("drift", "similarity")) and last in MEASURES:

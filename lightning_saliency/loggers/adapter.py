@@ -101,7 +101,7 @@ class LogAdapter:
         """Write an image.
 
         Args:
-            tag: for instance ``"saliency/grad_cam/sample_0"``.
+            tag: for instance ``"saliency/samples/grad_cam/0"``.
             image: (3, H, W), floating point in [0, 1] or uint8, on any device. Each value is
                 rounded to the nearest of the 256 steps of a PNG.
             step: the global step that it belongs to.
@@ -141,7 +141,7 @@ class LogAdapter:
         """Write an animated GIF among the images.
 
         Args:
-            tag: for instance ``"saliency_timelapse/grad_cam"``.
+            tag: for instance ``"saliency/timelapse/grad_cam"``.
             file: the GIF.
             step: the global step that it belongs to.
         """

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_saliency import DriftAlarm, GradCAMCallback, SaliencyCallback
+from lightning_saliency.callbacks import strip
 from lightning_saliency.metrics import change_detection
 from lightning_saliency.rendering import select_frames
 
@@ -139,8 +140,12 @@ def test_what_is_held_does_not_grow_with_the_explanations(
     assert len(select_frames(BEFORE)) == len(select_frames(AFTER))
     # What is kept of the newest explanations is all there at both looks.
     monkeypatch.setattr(change_detection, "_MOST_STEPS", 8)
+    monkeypatch.setattr(strip, "_MOST_POINTS", 8)
+    # Those of alarms are at most six more, if they are not kept anyway.
+    monkeypatch.setattr(strip.Strip, "mark_alarm", lambda self: None)
     looks = train(tmp_path)
-    assert looks.held[AFTER]["Frame"] == 5 * 9
+    # And the one before the newest, which is shown if an alarm sounds.
+    assert looks.held[AFTER]["Kept"] == 5 * 10
     assert grown(looks.held, 1) == {}
     # For each of these Lightning has objects of its own.
     assert looks.logged[AFTER] == looks.logged[BEFORE]

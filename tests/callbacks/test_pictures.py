@@ -320,6 +320,16 @@ def test_an_alarm_and_the_epoch_before_it_stay() -> None:
     assert len(strip.shown) == 8
 
 
+def test_many_alarms_keep_few_maps() -> None:
+    strip = Strip()
+    for number in range(200):
+        strip.add(Kept.of(maps(count=1), torch.zeros(1).long(), number))
+        if number % 3 == 0:
+            strip.mark_alarm()
+    assert len(strip.kept) <= 16 + 1 + 6
+    assert len(strip.alarms) == 3
+
+
 def test_the_rows_are_those_that_moved_most_in_their_order() -> None:
     pictures = Pictures()
     before = maps(0, count=12)

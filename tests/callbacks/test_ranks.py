@@ -59,7 +59,7 @@ def pictures(folder: Path) -> dict[tuple[str, int], np.ndarray[Any, Any]]:
 def numbers(folder: Path, *starts: str) -> dict[str, list[float]]:
     found = events(folder)
     # What depends on the clock is not compared.
-    starts = starts or ("saliency_d", "saliency_t")
+    starts = starts or ("saliency_d", "saliency_si", "saliency_t")
     tags = [tag for tag in found.Tags()["scalars"] if tag.startswith(starts)]
     return {tag: [event.value for event in found.Scalars(tag)] for tag in tags}
 
@@ -67,7 +67,9 @@ def numbers(folder: Path, *starts: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("samples", [[4, 1, 9], 5], ids=["by index", "the first"])
 def test_two_processes_log_what_one_logs(tmp_path: Path, samples: Any) -> None:
     for processes in (1, 2):
-        callback = SaliencyCallback([Gradient(), GradCAM()], samples=samples, on_error="raise")
+        callback = SaliencyCallback(
+            [Gradient(), GradCAM()], samples=samples, on_error="raise", log="full"
+        )
         run(tmp_path / str(processes), processes, callback, precision="64-true")
     one, two = (pictures(tmp_path / str(processes)) for processes in (1, 2))
     assert one.keys() == two.keys()
@@ -137,13 +139,14 @@ def test_two_processes_share_out_masks_and_objects(tmp_path: Path, samples: Any)
             regions=["border"],
             noise_every=1,
             on_error="raise",
+            log="full",
         )
         run(tmp_path / str(processes), processes, callback)
     one, two = (events(tmp_path / str(processes)) for processes in (1, 2))
     tags = {
         tag for tag in one.Tags()["scalars"] if tag.startswith("saliency") and "over" not in tag
     }
-    assert {f"saliency_{kind}" for kind in ("object", "region", "area", "drift_level")} <= {
+    assert {f"saliency_{kind}" for kind in ("object", "region", "area", "similarity_level")} <= {
         tag.partition("/")[0] for tag in tags
     }
     assert tags <= set(two.Tags()["scalars"])

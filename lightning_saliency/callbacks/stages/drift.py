@@ -372,7 +372,7 @@ def _of_some(
 def flips_tag(series: Series) -> str:
     """Return the tag of the flips of a class choice: those of its methods are the same."""
     choice = series.name.partition("/")[2]
-    return f"{series.prefix}saliency_target/{choice}{'/' if choice else ''}flips"
+    return f"{series.prefix}saliency_target/flips{'/' if choice else ''}{choice}"
 
 
 def _mean_over(values: Mapping[str, Tensor], some: Tensor) -> dict[str, Tensor]:
