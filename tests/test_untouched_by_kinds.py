@@ -37,6 +37,8 @@ pytestmark = [
     *SEVERAL_PROCESSES,
     pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)`"),
     pytest.mark.filterwarnings("ignore:The run has CSVLogger"),
+    # One of the models here is sure of its class whatever it sees.
+    pytest.mark.filterwarnings("ignore:RISE. the probability of the target is the same"),
 ]
 
 Fit = Callable[[pl.Trainer, pl.LightningModule], None]
