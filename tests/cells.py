@@ -102,6 +102,9 @@ class Resharding(Recorder):
             if hasattr(part, "reshard"):
                 part.reshard()
         super()._note(trainer, module, batch)
+        # All of the module leads to what FSDP keeps of its last pass until the next one, such as
+        # the order in which it has gathered weights.
+        self.record[-1] = {n: v for n, v in self.record[-1].items() if not n.startswith("module")}
 
 
 def run(cell: Cell, folder: Path, *callbacks: pl.Callback, **settings: Any) -> tuple[Record, Any]:

@@ -39,6 +39,9 @@ def bits(tensor: Tensor | None) -> str:
     if hasattr(tensor, "to_local"):
         # Of a sharded tensor, this process's part.
         tensor = tensor.to_local()
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        # FSDP gives memory of gathered weights back, and keeps the tensor.
+        return f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device} without memory"
     # A clone, because memory that NumPy has seen can never again be resized.
     flat = tensor.detach().cpu().clone().contiguous().reshape(-1)
     digest = hashlib.sha1(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
