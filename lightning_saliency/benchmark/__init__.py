@@ -12,6 +12,12 @@ from lightning_saliency.benchmark.pointing_models import Layers, PointingModel, 
 from lightning_saliency.benchmark.pointing_recipes import METHODS, Recipe, pointing_recipe
 from lightning_saliency.benchmark.pointing_report import PointingReport
 from lightning_saliency.benchmark.preprocessing import Preprocessing
+from lightning_saliency.benchmark.tetromino_scores import (
+    TetrominoReport,
+    run_tetrominoes,
+    tetromino_explainers,
+)
+from lightning_saliency.benchmark.tetrominoes import Tetrominoes, make_tetrominoes
 from lightning_saliency.benchmark.voc import VOCPointing
 
 __all__ = [
@@ -26,12 +32,17 @@ __all__ = [
     "PointingReport",
     "Preprocessing",
     "Recipe",
+    "TetrominoReport",
+    "Tetrominoes",
     "VOCPointing",
     "fully_convolutional",
     "get_example_data",
     "get_example_regions",
     "load_pointing_model",
+    "make_tetrominoes",
     "plot_example",
     "pointing_figure",
     "pointing_recipe",
+    "run_tetrominoes",
+    "tetromino_explainers",
 ]

@@ -166,7 +166,8 @@ class TetrominoReport:
         """Return a table: for each task precision and earth mover's similarity, means over seeds.
 
         Returns:
-            With the standard deviation over the seeds behind each mean, if there are several.
+            With the standard deviation over the seeds behind each mean, if there are several. Seeds
+            without a value, because all maps are empty, are left out.
         """
         names = [f"{task}, {noise}" for task, noise in self.tasks]
         head = "| method | " + " | ".join(f"{name}: precision | EMD" for name in names) + " |"
@@ -202,8 +203,11 @@ class TetrominoReport:
 
 
 def _shown(values: Sequence[float]) -> str:
-    spread = f" ({stdev(values):.2f})" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{spread}"
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "-"
+    spread = f" ({stdev(known):.2f})" if len(known) > 1 else ""
+    return f"{mean(known):.2f}{spread}"
 
 
 def tetromino_explainers(names: Sequence[str] | None = None) -> dict[str, TetrominoExplainer]:

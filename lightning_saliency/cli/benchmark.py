@@ -20,6 +20,7 @@ from lightning_saliency.cli.factories import (
     suggestion,
 )
 from lightning_saliency.cli.tetrominoes import run_tetromino_benchmark
+from lightning_saliency.errors import InputError
 from lightning_saliency.evaluation import run_pointing_game
 
 DATA = ("voc", "coco", "digits", "digits_off_center", "digits_off_centre", "tetrominoes")
@@ -60,7 +61,7 @@ def add_benchmark(commands: Any) -> None:
     """
     parser = commands.add_parser(
         "benchmark",
-        help="the pointing game on VOC, COCO or handwritten digits",
+        help="the pointing game on VOC, COCO or handwritten digits; tetrominoes",
         description=_HELP,
         epilog=_EXAMPLES.format(methods="\n  ".join(METHODS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -147,10 +148,16 @@ def run_benchmark(options: Namespace) -> int:
         The exit code.
 
     Raises:
+        InputError: an argument does not apply, or cannot be used.
         KeyboardInterrupt: it was stopped.
     """
     if options.data == "tetrominoes":
         return run_tetromino_benchmark(options)
+    if options.seeds is not None:
+        raise InputError(
+            f"Expected --seeds with --data tetrominoes alone, got --data {options.data}, for which "
+            "nothing is trained."
+        )
     data = make_data(options)
     model = make_model(options, data)
     folder = options.output or Path("pointing_game", f"{data.name}_{_file_name(model.name)}")

@@ -16,7 +16,10 @@ from lightning_saliency.errors import InputError
 _PICTURES = 100
 _SEEDS = 3
 # What the pointing game needs to know and this benchmark brings along.
-_NOT_FOR_IT = ("root", "model", "weights", "split", "tolerance", "preset", "layer")
+_NOT_FOR_IT = (
+    *("root", "model", "weights", "split", "tolerance", "preset", "log_dir"),
+    *("layer", "excitation_layer", "contrast_layer", "mean", "std", "side"),
+)
 
 
 def run_tetromino_benchmark(options: Namespace) -> int:
@@ -31,11 +34,12 @@ def run_tetromino_benchmark(options: Namespace) -> int:
     Raises:
         InputError: an argument does not apply, or there is no such method.
     """
-    given = [f"--{name}" for name in _NOT_FOR_IT if getattr(options, name) is not None]
+    given = [name for name in _NOT_FOR_IT if getattr(options, name) is not None]
     if given:
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"Expected no {', '.join(given)} with --data tetrominoes, which makes its own pictures "
-            "and networks."
+            f"Expected no {listed} with --data tetrominoes, which makes its own pictures and "
+            "networks."
         )
     names = None if "all" in options.method else list(dict.fromkeys(options.method))
     if names is not None and CENTER in names:
