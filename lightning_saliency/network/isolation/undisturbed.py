@@ -20,6 +20,7 @@ from lightning_saliency.network.isolation.process_state import (
     preserved_settings,
 )
 from lightning_saliency.network.isolation.reachable import Reached
+from lightning_saliency.network.isolation.sharded import no_waiting_hooks
 from lightning_saliency.network.isolation.silent_logging import silent_logging
 from lightning_saliency.network.isolation.snapshot import Snapshot, warn_of_lost
 from lightning_saliency.network.isolation.training_modes import (
@@ -165,6 +166,8 @@ def _kept(model: nn.Module, modules: Sequence[nn.Module], known: set[int]) -> It
     with ExitStack() as stack:
         stack.enter_context(frozen([*found.tensors, *hidden]))
         stack.enter_context(silent_logging([*modules, *found.modules]))
+        if is_sharded:
+            stack.enter_context(no_waiting_hooks(modules))
         taken: list[Snapshot] = []
         found.tables += stack.enter_context(
             watched_parameters(readers, lambda some: taken[0].keep_now(some))
