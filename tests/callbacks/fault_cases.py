@@ -142,8 +142,8 @@ def cases() -> dict[str, Case]:
         0,
         lambda error: mock.patch(
             "lightning_saliency.loggers.tensorboard.TensorBoardAdapter.image",
-            # Not the pinned maps, which are another part of an explanation.
-            side_effect=lambda tag, *_, **__: "pinned" in tag or error(),
+            # Not the pinned maps and the filmstrips, which are other parts of an explanation.
+            side_effect=lambda tag, *_, **__: "pinned" in tag or "filmstrip" in tag or error(),
         ),
         disk_is_full,
     )
