@@ -7,8 +7,8 @@ from contextlib import nullcontext
 
 from torch import nn
 
-from lightning_saliency.callbacks.explainer import MethodCall, shared_forward
 from lightning_saliency.callbacks.explanation import Explanation, NamedMethod
+from lightning_saliency.callbacks.method_call import MethodCall, shared_forward
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 
 __all__ = ["explain_all"]

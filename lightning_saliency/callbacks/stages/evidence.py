@@ -9,17 +9,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_saliency.callbacks.evidence_change import NUMBERS, EvidenceTracker
-from lightning_saliency.callbacks.explainer import (
-    Explainer,
-    chosen_classes,
-    isolated_share,
-    logits_of,
-    read_answer,
-    to_model_input,
-)
+from lightning_saliency.callbacks.explainer import Explainer, isolated_share, to_model_input
 from lightning_saliency.callbacks.explanation import ExplanationRound, choice_name
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.forward import explained_model
+from lightning_saliency.callbacks.method_call import chosen_classes, logits_of, read_answer
 from lightning_saliency.callbacks.run_context import RunContext, best_score
 from lightning_saliency.callbacks.samples.batch import class_indices
 from lightning_saliency.callbacks.samples.sample_set import SampleSet

@@ -8,15 +8,10 @@ import lightning.pytorch as pl
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.explainer import (
-    Explainer,
-    chosen_classes,
-    isolated_share,
-    logits_of,
-    predict,
-)
+from lightning_saliency.callbacks.explainer import Explainer, isolated_share
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.forward import explained_model
+from lightning_saliency.callbacks.method_call import chosen_classes, logits_of, predict
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.stage_runner import Stage

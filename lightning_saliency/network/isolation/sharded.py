@@ -21,7 +21,8 @@ def no_waiting_hooks(modules: Sequence[nn.Module]) -> Iterator[None]:
         modules: of which some may be wrapped.
     """
     handles = [getattr(module, "_handle", None) for module in modules]
-    weights = [handle.flat_param for handle in handles if hasattr(handle, "flat_param")]
+    flat = [getattr(handle, "flat_param", None) for handle in handles]
+    weights = [weight for weight in flat if weight is not None]
     known = [getattr(weight, "_post_backward_hook_state", None) for weight in weights]
     try:
         yield
