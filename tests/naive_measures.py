@@ -59,10 +59,38 @@ def log2_norm_ratio(first: Map, second: Map) -> float:
     return float(np.log2(np.abs(first).sum() / np.abs(second).sum()))
 
 
+def coarse(first: Map, second: Map) -> float:
+    if min(first.shape) < 14:
+        return spearman(first, second)
+    (a, b), (c, d) = halves(first), halves(second)
+    root = np.sqrt(max(0, spearman(a, b)) * max(0, spearman(c, d)))
+    if not root >= 0.2:
+        return float("nan")
+    return float(np.clip((spearman(a, d) + spearman(b, c)) / 2 / root, -1, 1))
+
+
+def halves(image: Map) -> list[Map]:
+    """The means of 7 x 7 cells over the pixels of each color of a checkerboard."""
+    height, width = image.shape
+    found = [np.zeros((7, 7)), np.zeros((7, 7))]
+    for row in range(7):
+        for column in range(7):
+            seen: list[list[float]] = [[], []]
+            for y in range(row * height // 7, -(-(row + 1) * height // 7)):
+                for x in range(column * width // 7, -(-(column + 1) * width // 7)):
+                    seen[(x + y) % 2].append(image[y, x])
+            for color in (0, 1):
+                # Sums of equal values in another order are equal.
+                mean = sum(seen[color]) / len(seen[color])
+                found[color][row, column] = np.round(mean / np.abs(image).max(), 11)
+    return found
+
+
 MEASURES = {
     "top10_iou": top10_iou,
     "spearman": spearman,
     "ssim": ssim,
     "center_shift": center_shift,
     "log2_norm_ratio": log2_norm_ratio,
+    "coarse": coarse,
 }

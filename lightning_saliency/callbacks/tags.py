@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias, get_args
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.metrics.map_similarity import MEASURES
+from lightning_saliency.metrics.coarse import COMPARED
 
 LogLevel: TypeAlias = Literal["basic", "full"]
 """Which numbers the loggers get: those that are read at a glance, or all."""
@@ -59,7 +59,7 @@ def logged_tag(tag: str) -> str:
     """
     before, kind, rest = _parts(tag)
     last = rest.rpartition("/")[2]
-    if kind == "drift" and (last in MEASURES or last == "epoch"):
+    if kind == "drift" and (last in COMPARED or last == "epoch"):
         kind = "similarity"
     elif kind == "target" and last == "degenerate_frac":
         rest = rest.removesuffix(last) + "empty"
@@ -113,10 +113,12 @@ def bounds_of(tag: str) -> tuple[float, float]:
         return 0.0, 1.0
     if kind == "target":
         return {"log_probability": (-_FAR, 0.0), "score": (-_FAR, _FAR)}.get(last, (0.0, 1.0))
-    if kind in ("drift_relative", "alarm"):
+    if kind == "drift_relative":
+        return 0.0, 1.0
+    if kind == "alarm":
         return 0.0, _FAR
-    if kind.startswith(("drift", "similarity")) and last in MEASURES:
-        low, high = MEASURES[last].bounds
+    if kind.startswith(("drift", "similarity")) and last in COMPARED:
+        low, high = COMPARED[last].bounds
         return max(low, -_FAR), min(high, _FAR)
     return -_FAR, _FAR
 

@@ -2,6 +2,7 @@
 
 from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.metrics.change_detection import page_hinkley_score, spike_score
+from lightning_saliency.metrics.coarse import COMPARED, coarse
 from lightning_saliency.metrics.drift import (
     SaliencyDrift,
     calibrated_drift,
@@ -60,6 +61,7 @@ from lightning_saliency.metrics.pointing_game import (
 from lightning_saliency.renamed import keep_old_names
 
 __all__ = [
+    "COMPARED",
     "EvidenceProfile",
     "FAITHFULNESS",
     "Faithfulness",
@@ -78,6 +80,7 @@ __all__ = [
     "canonical",
     "center_shift",
     "chance_drift",
+    "coarse",
     "confidence_drop",
     "confidence_increase",
     "curve_area",

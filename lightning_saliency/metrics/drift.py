@@ -17,6 +17,9 @@ from lightning_saliency.image.saliency_map import to_float64
 from lightning_saliency.metrics.map_similarity import MEASURES, Number, similarity
 from lightning_saliency.metrics.map_statistics import MapStatistics, canonical
 
+LEAST_RANGE = 0.1
+"""By how much chance must move maps farther than noise, for drift to be set in relation to both."""
+
 
 def sample_drift(current: Tensor, reference: Tensor, size: int = 64) -> dict[str, Tensor]:
     """Compare each map with the reference of the same image, by all measures.
@@ -107,7 +110,7 @@ def calibrated_drift(
 ) -> dict[str, Tensor]:
     """Return drift relative to the method's own noise and to chance.
 
-    With the :func:`drift_amount` d: max(0, d - d_noise) / (d_chance - d_noise). 0 is the
+    With the :func:`drift_amount` d: max(0, d - d_noise) / (d_chance - d_noise), at most 1. 0 is the
     level of running the method twice on the same weights, 1 that of maps of different images.
 
     Args:
@@ -117,16 +120,19 @@ def calibrated_drift(
             for a deterministic method.
 
     Returns:
-        A number >= 0 for each measure that is calibrated (all but ``log2_norm_ratio``); NaN where
-        noise moves the maps as far as chance does, so that drift cannot be distinguished.
+        A number in [0, 1] for each measure that is calibrated (all but ``log2_norm_ratio``); NaN
+        where noise moves the maps nearly as far as chance does, less than :data:`LEAST_RANGE` of
+        what unrelated maps would (of ``center_shift``: as far), so that drift cannot be
+        distinguished.
     """
     relative = {}
     for name, measure in MEASURES.items():
         if measure.is_calibrated:
             amount, most = measure.amount(values[name]), measure.amount(chance[name])
             least = torch.zeros_like(most) if noise is None else measure.amount(noise[name])
-            share = (amount - least).clamp_min(0) / (most - least)
-            relative[name] = share.where(most > least, torch.nan)
+            share = ((amount - least) / (most - least)).clamp(0, 1)
+            room = LEAST_RANGE if measure.is_similarity else 0.0
+            relative[name] = share.where(most - least > room, torch.nan)
     return relative
 
 

@@ -74,7 +74,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("where", ["image", "layer"])
 def test_it_equals_torchray(name: str, where: str) -> None:
-    # Of images with negative values TorchRay's maps have them too; ours go on by another rule there.
+    # Where an image is negative TorchRay's maps can be too; ours go on by another rule there.
     layer, seen = (NETWORKS[name][0], images()) if where == "layer" else ("", images().abs())
     wanted = ray.excitation_backprop(reference(name), seen, TARGETS, saliency_layer=layer)
     found = excitation_backprop(network(name), seen, TARGETS, saliency_layer=layer)

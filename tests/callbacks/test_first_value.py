@@ -239,7 +239,7 @@ def test_validate_and_test_return_the_users_own_numbers_alone(
         ("saliency_drift/grad_cam/previous/spearman", -1, 1),
         ("saliency_similarity/grad_cam/previous/top10_iou", 0, 1),
         ("saliency_similarity/grad_cam/pinned/log2_norm_ratio", -32, 32),
-        ("saliency_drift_relative/grad_cam/pinned/ssim", 0, 32),
+        ("saliency_drift_relative/grad_cam/pinned/ssim", 0, 1),
         ("saliency_target/grad_cam/log_probability", -32, 0),
         ("saliency_target/flips", 0, 1),
         ("saliency_alarm/grad_cam/pinned/ssim", 0, 32),

@@ -233,6 +233,19 @@ def test_calibrated_drift_is_nan_where_noise_is_as_large_as_chance() -> None:
     assert missing["ssim"].isnan()
 
 
+def test_calibrated_drift_has_bounds() -> None:
+    # 1 - 0.1 by 1 - 0.2: further from its reference than maps of different images are.
+    beyond = calibrated_drift(means(ssim=0.1), means(ssim=0.2))
+    assert float(beyond["ssim"]) == 1
+    # Chance and noise are 0.09 apart, then 0.11.
+    near = calibrated_drift(means(ssim=0.5), means(ssim=0.4), means(ssim=0.49))
+    assert near["ssim"].isnan()
+    far = calibrated_drift(means(ssim=0.5), means(ssim=0.4), means(ssim=0.51))
+    assert float(far["ssim"]) == pytest.approx(1 / 11, abs=1e-4)
+    shift = calibrated_drift(means(center_shift=0.02), means(center_shift=0.04))
+    assert float(shift["center_shift"]) == pytest.approx(0.5)
+
+
 def test_calibrated_drift_of_samples_exchanged_is_one() -> None:
     images = maps(0)
     values = mean_drift(sample_drift(images, images.roll(1, 0)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.change_detection import PageHinkley, spike_score
+from lightning_saliency.metrics.coarse import COMPARED
 from lightning_saliency.metrics.map_similarity import MEASURES
 from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 
@@ -70,8 +71,8 @@ def alarm_amount(tag: str, value: float) -> float:
     """
     family, _, rest = tag.rpartition("saliency_")[2].partition("/")
     measure = rest.rpartition("/")[2]
-    if family == "drift" and measure in MEASURES:
-        return MEASURES[measure].amount(value)
+    if family == "drift" and measure in COMPARED:
+        return COMPARED[measure].amount(value)
     if family == "object" and measure in OBJECT_MEASURES:
         return OBJECT_MEASURES[measure].amount(value)
     return 1 - value if measure == "probability" else value

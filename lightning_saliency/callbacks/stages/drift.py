@@ -24,6 +24,7 @@ from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.settings import Pinned
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.image.saliency_map import resize
+from lightning_saliency.metrics.coarse import coarse
 from lightning_saliency.metrics.drift import calibrated_drift, chance_of, mean_drift
 from lightning_saliency.metrics.localization import region_area
 from lightning_saliency.metrics.map_similarity import MEASURES, RANKING, SIMILARITIES, similarity
@@ -236,7 +237,8 @@ class DriftTracker:
             What could be compared, and nothing under the names of what could not; NaN where this
             was possible before, and every map is degenerate now. For the references ``previous``
             and ``pinned``: ``drift/<reference>``, 0 for maps that have not moved and 1 for maps
-            that have altogether; means over the samples ``drift/<reference>/<measure>``;
+            that have altogether; means over the samples ``drift/<reference>/<measure>``, and
+            ``.../coarse``, over those of which it says anything;
             ``drift_stable/...``, over the stable
             samples alone; ``drift_flipped/...``, over those with another predicted class, if there
             are any; ``drift_relative/...``, 0 where the method's noise is and 1 where chance is.
@@ -259,6 +261,8 @@ class DriftTracker:
             means = mean_drift(values)
             numbers[f"drift/{name}"] = float(RANKING.amount(means[RANKING.name]))
             numbers |= _named(f"drift/{name}", means, MEASURES)
+            alike = similarity(current.described, reference.described, [coarse])[coarse.name]
+            numbers[f"drift/{name}/{coarse.name}"] = float(alike.nanmean())
             flipped[name] = current.predicted != reference.predicted
             numbers |= _of_some(name, values, current, reference, explanation.score is not None)
             relative = calibrated_drift(means, chance, self._noise())
