@@ -30,7 +30,7 @@ from lightning_saliency.metrics import NO_DRIFT
 
 pytestmark = QUIET
 
-MEASURES = ["top10_iou", "spearman", "ssim", "center_shift", "log2_norm_ratio"]
+MEASURES = ["top10_iou", "spearman", "ssim", "center_shift", "log2_norm_ratio", "coarse"]
 REFERENCES = ["previous", "pinned"]
 
 
@@ -314,7 +314,14 @@ def test_constant_weights_do_not_drift(tmp_path: Path) -> None:
 
     trainer = make_trainer(tmp_path, SaliencyCallback([Gradient(), GradCAM()], samples=4))
     trainer.fit(Still(), train_loader(), val_loader())
-    unmoved = {"flips": 0.0, "epoch": 0.0, "previous": 0.0, "pinned": 0.0, **NO_DRIFT}
+    unmoved = {
+        "flips": 0.0,
+        "epoch": 0.0,
+        "previous": 0.0,
+        "pinned": 0.0,
+        "coarse": 1.0,
+        **NO_DRIFT,
+    }
     for name, value in trainer.callback_metrics.items():
         if name.startswith(("saliency_drift/", "saliency_drift_stable/")) or "flips" in name:
             assert value == unmoved[name.rpartition("/")[2]], name
