@@ -1,7 +1,7 @@
 """Train for 500 epochs with all callbacks, and look for what grows: memory, hooks, files, threads.
 
 make soak
-python tests/performance/soak.py --epochs 300 --samples 64
+python tests/performance/soak.py --epochs 300 --samples 64 --every 5
 
 What is looked at after each fifth epoch must not grow after the twentieth; the events of
 TensorBoard must grow evenly. Memory is looked at in three ways:
@@ -142,8 +142,16 @@ def _hooks(module: nn.Module) -> int:
     )
 
 
-def run(epochs: int, samples: int, folder: Path, output: Path) -> list[dict[str, int]]:
-    """Train, and return what was seen; it is also written to ``output``."""
+def run(epochs: int, samples: int, every: int, folder: Path, output: Path) -> list[dict[str, int]]:
+    """Train, and return what was seen; it is also written to ``output``.
+
+    Args:
+        epochs: to train.
+        samples: that each callback explains.
+        every: so many epochs, the callback of all methods does; the named ones do in each epoch.
+        folder: of the events.
+        output: of what was seen.
+    """
     torch.manual_seed(0)
     kinds = {name: getattr(lightning_saliency, f"{name}Callback") for name in METHODS}
     named = [
@@ -152,7 +160,10 @@ def run(epochs: int, samples: int, folder: Path, output: Path) -> list[dict[str,
     # By index, which checkpoints store in another way.
     indices = list(range(1, samples + 1))
     generic = SaliencyCallback(
-        [make_method(name) for name in METHODS], samples=indices, max_overhead=1
+        [make_method(name) for name in METHODS],
+        samples=indices,
+        every_n_epochs=every,
+        max_overhead=1,
     )
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -193,13 +204,13 @@ def slope(
     return float(fitted[0]), float(stats.t.ppf(0.975, freedom) * error)
 
 
-def main(epochs: int, samples: int, output: Path) -> bool:
+def main(epochs: int, samples: int, every: int, output: Path) -> bool:
     """Train, print what has grown, and return whether nothing has."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        rows = run(epochs, samples, Path(folder), output)
+        rows = run(epochs, samples, every, Path(folder), output)
     return nothing_grew(rows)
 
 
@@ -243,8 +254,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=500)
     parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--every", type=int, default=1, help="5 at most, as often as it is looked")
     parser.add_argument("--output", type=Path, default=Path("build/soak.jsonl"))
     given = parser.parse_args()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.unlink(missing_ok=True)
-    sys.exit(not main(given.epochs, given.samples, given.output))
+    sys.exit(not main(given.epochs, given.samples, given.every, given.output))
