@@ -308,6 +308,11 @@ class ManyLoaders(TinyModule):
 def test_every_loader_that_works_without_us_works(loader: str, sanity: int, tmp_path: Path) -> None:
     module = ManyLoaders() if "loaders" in loader else TinyModule()
     callback = SaliencyCallback(Gradient(), samples=3, on_error="raise")
+    if loader == "names and sizes":
+        try:
+            train(tmp_path, LOADERS[loader](), module=module, num_sanity_val_steps=sanity)
+        except AttributeError as error:
+            pytest.skip(f"this Lightning does not take it: {error}")
     train(tmp_path, LOADERS[loader](), callback, module=module, num_sanity_val_steps=sanity)
     assert callback.filmstrip().shape[0] == 3
 

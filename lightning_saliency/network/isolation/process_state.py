@@ -79,6 +79,14 @@ def _set_deterministic(value: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(value[0], warn_only=value[1])
 
 
+def _default_device() -> torch.device:
+    try:
+        return torch.get_default_device()
+    except AttributeError:
+        # torch before 2.7, once it was set back.
+        return torch.device("cpu")
+
+
 def _set_default_device(device: torch.device) -> None:
     # What was not set is reported as the CPU.
     torch.set_default_device(None if device.type == "cpu" else device)
@@ -98,7 +106,7 @@ def _set_directory(path: str) -> None:
 _cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 _SETTINGS: list[_Setting] = [
     (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_default_device, _set_default_device),
+    (_default_device, _set_default_device),
     (torch.get_num_threads, torch.set_num_threads),
     (_deterministic, _set_deterministic),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
