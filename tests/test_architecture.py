@@ -30,6 +30,18 @@ ALLOWED: dict[str, set[str]] = {
     "trust": {"torch", "matplotlib", "attribution", "metrics", "network", "image"},
     "rendering": {"torch", "torchvision", "numpy", "matplotlib", "PIL", "image"},
     "history": {"torch", "numpy", "matplotlib", "metrics", "rendering"},
+    "reporting": {
+        "torch",
+        "matplotlib",
+        "jinja2",
+        "markupsafe",
+        "tensorboard",
+        "google",
+        "metrics",
+        "rendering",
+        "history",
+        "image",
+    },
     "loggers": {"torch", "numpy", "PIL", "lightning", "typing_extensions"},
     "benchmark": {
         "torch",
@@ -56,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "rendering",
         "loggers",
         "history",
+        "reporting",
         "network",
         "image",
     },
@@ -79,10 +92,11 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "history",
         "replaying",
+        "reporting",
     },
     "__main__": {"cli"},
     # The top of the package only gathers names.
-    "__init__": {"attribution", "callbacks", "replaying", "history"},
+    "__init__": {"attribution", "callbacks", "replaying", "history", "reporting"},
 }
 # Every part may know these.
 EVERYWHERE = {"errors", "renamed"}

@@ -225,7 +225,15 @@ class SaliencyCallback(pl.Callback):
         saver = MapSaver(prefix) if save_maps else None
         self._drift = DriftStage(names, measured, pinned, warmup_epochs)
         self._sanity = SanityStage(self._explainer, checks.sanity_check, prefix)
-        self._history = HistoryStage(self._pictures, prefix, saver, custom_scalars)
+        settings: dict[str, Any] = {
+            "target": [choice_name(choice) for choice in choices],
+            "every_n_epochs": every_n_epochs,
+            "pinned": pinned,
+            "warmup_epochs": warmup_epochs,
+            "dataloader_idx": dataloader_idx,
+            "max_overhead": max_overhead,
+        }
+        self._history = HistoryStage(self._pictures, prefix, saver, custom_scalars, settings)
         # What belongs to an explanation, and what follows one whose numbers are there.
         self._explanation_stages: list[Stage] = [
             self._drift,

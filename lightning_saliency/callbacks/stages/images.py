@@ -23,11 +23,12 @@ from lightning_saliency.callbacks.run_context import (
 from lightning_saliency.callbacks.samples.batch import known_labels
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.stage_runner import Stage
-from lightning_saliency.callbacks.strip import Kept, Strip, movement, with_emptied
+from lightning_saliency.callbacks.strip import Kept, Strip
 from lightning_saliency.errors import InputError
 from lightning_saliency.loggers import LogAdapter
 from lightning_saliency.metrics.map_similarity import RANKING, top10
 from lightning_saliency.metrics.map_statistics import canonical
+from lightning_saliency.metrics.movement import movement, with_emptied
 from lightning_saliency.rendering import (
     ColorScale,
     Column,
@@ -117,6 +118,11 @@ class Pictures:
             InputError: ``mean`` or ``std`` does not fit the channels.
         """
         return displayable(images, self.mean, self.std)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of all classes; None if there are none."""
+        return None if self.class_names is None else tuple(map(str, self.class_names))
 
     def check_classes(self, count: int | None) -> None:
         """Check that there is a name for each class.

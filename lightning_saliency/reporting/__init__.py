@@ -1,0 +1,5 @@
+"""One page about a run, to hand on: HTML that needs nothing else, and its numbers as JSON."""
+
+from lightning_saliency.reporting.report import report
+
+__all__ = ["report"]
