@@ -28,9 +28,18 @@ def about_run(
         "parameters": sum(weights.numel() for weights in module.parameters()),
         "precision": str(trainer.precision),
         "processes": trainer.world_size,
+        "drift_alarm": is_watched(context),
         "callback": dict(settings),
         "versions": {name: _version(name) for name in ("torch", "lightning", "lightning-saliency")},
     }
+
+
+def is_watched(context: RunContext) -> bool:
+    """Whether a DriftAlarm is among the run's callbacks."""
+    # By name, because it knows the callback that asks.
+    return any(
+        kind.__name__ == "DriftAlarm" for each in context.callbacks for kind in type(each).__mro__
+    )
 
 
 def facts_of(

@@ -57,6 +57,7 @@ from lightning_saliency.callbacks.stages.history import HistoryStage
 from lightning_saliency.callbacks.stages.images import FilmstripStage, ImagesStage, Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
+from lightning_saliency.callbacks.stages.report import ReportStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
 from lightning_saliency.callbacks.tags import LogLevel, check_log_level, is_measured_apart
@@ -159,6 +160,8 @@ class SaliencyCallback(pl.Callback):
         name: put before all tags; needed when two callbacks use the same method.
         on_inapplicable: ``"raise"`` ends the run before training if a method does not apply to the
             module; ``"skip"`` says which and why, and the others run.
+        report: write one HTML page about the run when a fit ends, ``saliency_report.html`` in the
+            run's folder, see :func:`~lightning_saliency.report`; it needs no saved maps.
 
     Raises:
         InputError: a setting cannot be used. What depends on the module, the data or the other
@@ -190,6 +193,7 @@ class SaliencyCallback(pl.Callback):
         on_error: OnError = "warn",
         name: str | None = None,
         on_inapplicable: OnInapplicable = "raise",
+        report: bool = False,
     ) -> None:
         super().__init__()
         check_schedule_settings(dataloader_idx, every_n_epochs, noise_every, name)
@@ -245,6 +249,9 @@ class SaliencyCallback(pl.Callback):
             self._evidence = EvidenceStage(self._explainer, evidence, pinned, warmup_epochs, prefix)
             self._explanation_stages.insert(1, self._evidence)
         self._filmstrips = FilmstripStage(self._pictures, prefix)
+        if report and not methods:
+            raise InputError("Expected a method, to report its maps (report=True), got none.")
+        self._report = ReportStage(self._pictures, prefix, settings) if report else None
         self._later_stages: list[Stage] = []
         if noise_every is not None and any(entry.method.stochastic for entry in methods):
             self._later_stages.append(
@@ -441,8 +448,11 @@ class SaliencyCallback(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the films; say how often the budget was kept by leaving an explanation out."""
-        self._history.end(RunContext(trainer, pl_module))
+        """Write films and page; say how often the budget was kept by leaving one out."""
+        context = RunContext(trainer, pl_module)
+        self._history.end(context)
+        if self._report is not None:
+            self._report.end(context)
         self._budget.stop()
         self._runner.report_skipped()
 
@@ -462,6 +472,7 @@ class SaliencyCallback(pl.Callback):
             "made_for": self._fingerprint.state_dict(),
             "history": self._history.state_dict(),
             **({"evidence": self._evidence.state_dict()} if self._evidence is not None else {}),
+            **({"report": self._report.state_dict()} if self._report is not None else {}),
             "found": self._explainer.state_dict(),
         }
 
@@ -485,6 +496,8 @@ class SaliencyCallback(pl.Callback):
             parts.load("the filmstrips", load_pictures, "monitor")
             if self._evidence is not None and "evidence" in state_dict:
                 parts.load("the evidence", self._evidence.load_state_dict, "evidence")
+            if self._report is not None and "report" in state_dict:
+                parts.load("the report", self._report.load_state_dict, "report")
         parts.load("the time budget", self._budget.load_state_dict, "budget")
         parts.load("the sanity check", self._sanity.load_state_dict, "trust")
         # Not in checkpoints of version 0.1.0.
@@ -529,6 +542,8 @@ class SaliencyCallback(pl.Callback):
         self._pictures.load_state_dict({})
         if self._evidence is not None:
             self._evidence.load_state_dict({})
+        if self._report is not None:
+            self._report.load_state_dict({})
         indices = self._samples.indices or []
         rank_zero_warn(
             f"The validation data have changed: indices {[indices[n] for n in changed]} of the "
@@ -656,6 +671,8 @@ class SaliencyCallback(pl.Callback):
         round, self._undrawn = self._undrawn, None
         if round is not None:
             self._runner.run_stage(self._filmstrips, context, round)
+            if self._report is not None:
+                self._runner.run_stage(self._report, context, round)
 
     def _explain_samples(
         self, context: RunContext, samples: SampleSet, step: int

@@ -149,6 +149,11 @@ class Strip:
             self.points[-1].loss, self.loss_name = loss, name
 
     @property
+    def color_scale(self) -> ColorScale:
+        """The scale of all pictures."""
+        return self.scale or ColorScale()
+
+    @property
     def pinned(self) -> set[int]:
         """The numbers of the explanations that stay because of an alarm."""
         return {number - before for number in self.alarms for before in (0, 1)}

@@ -1,4 +1,4 @@
-"""``lightning-saliency replay``, ``bisect``, ``compare`` and ``export``: after the run."""
+"""``lightning-saliency replay``, ``bisect``, ``report``, ``compare`` and ``export``."""
 
 import argparse
 from argparse import Namespace
@@ -9,6 +9,7 @@ from lightning_saliency.cli.run_parts import add_run_arguments, run_parts
 from lightning_saliency.errors import InputError
 from lightning_saliency.history import compare, export_maps
 from lightning_saliency.replaying import bisect, replay
+from lightning_saliency.reporting import report
 
 _REPLAY = """\
 Explain the checkpoints of a run that is over, as a callback in it would have done: the same maps,
@@ -17,6 +18,10 @@ drift, filmstrip and alarms, as far as there are checkpoints. A stopped replay g
 _BISECT = """\
 Find the first checkpoint at which a number of the maps is above or below a bound, with few
 explanations if what has changed once stays changed; with --scan, whether or not it does.
+"""
+_REPORT = """\
+Write what a run has left, its saved maps and what its loggers wrote, as one HTML page that needs no
+other file, no script and no network; beside it the same numbers as JSON.
 """
 _COMPARE = "Compare the saved maps of two runs, relative to how much runs of one recipe differ."
 _EXPORT = "Write the saved maps of a run as NumPy file, table, pictures and film."
@@ -46,6 +51,14 @@ def add_after_run(commands: Any) -> None:
     parser.add_argument("--reference", type=Path, metavar="PATH", help="(default: the first)")
     parser.add_argument("--scan", action="store_true", help="explain all checkpoints")
     parser.set_defaults(run=_run_bisect)
+
+    parser = _command(commands, "report", "write one page about a run", _REPORT)
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="(default: saliency_report.html in RUN)"
+    )
+    parser.add_argument("--title", help="of the page (default: the name of the folder)")
+    parser.set_defaults(run=_run_report)
 
     parser = _command(commands, "compare", "compare the saved maps of two runs", _COMPARE)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a run")
@@ -118,6 +131,11 @@ def _run_bisect(options: Namespace) -> int:
         **_machine(options),
     )
     print(found)
+    return 0
+
+
+def _run_report(options: Namespace) -> int:
+    print(f"Report: {report(options.folder, options.output, options.title)}")
     return 0
 
 

@@ -199,9 +199,7 @@ def _check_alike(entries: Sequence[MapFile], folder: Path) -> None:
             )
 
 
-def series_pictures(
-    folder: Path, expected: tuple[str, ...]
-) -> tuple[Tensor | None, SeriesFacts]:
+def series_pictures(folder: Path, expected: tuple[str, ...]) -> tuple[Tensor | None, SeriesFacts]:
     """Return the explained images of a series, None if they were not saved, and what is known.
 
     Args:

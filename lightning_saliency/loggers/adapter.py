@@ -206,3 +206,9 @@ def finite_values(values: Tensor) -> Tensor:
 
 class CSVAdapter(LogAdapter):
     """Takes numbers alone."""
+
+    @override
+    def flush(self) -> None:
+        # Of the CSV logger; what saving means to others is not known.
+        if has_attribute(getattr(self.logger, "experiment", None), "metrics_file_path"):
+            self.logger.save()

@@ -20,7 +20,7 @@ _BLUE, _GRAY, _CRIMSON = "#0072B2", "#777777", "#BE0032"
 _MOST_POINTS = 400
 # Names beside the lines need room; more of them are in a legend.
 _MOST_NAMES = 4
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     # Equal pages of equal runs.
     "svg.hashsalt": "lightning_saliency",
@@ -101,7 +101,7 @@ def _draw_drift(axes: Any, record: RunRecord) -> None:
         axes.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 
-def _name(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
+def _name(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write the names at the ends of the lines, apart from each other."""
     low, high = axes.get_ylim()
     least = (high - low) * 0.085

@@ -1,4 +1,4 @@
-"""What loggers have left in a run's folder: TensorBoard's event files, metrics.csv, alarms as files.
+"""What was logged in a run's folder: TensorBoard's event files, metrics.csv, alarms as files.
 
 Files may end in the middle of a record, as those of a killed run do: what is whole is read.
 """
@@ -42,9 +42,8 @@ class Logs:
 
     @property
     def is_watched(self) -> bool | None:
-        """Whether an alarm was watching; None if nothing says so."""
-        seen = bool(self.alarms) or any(_ALARM in tag for tag in self.scalars)
-        return seen or (False if self.scalars else None)
+        """True if an alarm was watching; None if nothing says so."""
+        return bool(self.alarms) or any(_ALARM in tag for tag in self.scalars) or None
 
     def loss(self) -> tuple[Curve, ...]:
         """Return the losses of training and of validation, those that there are."""
@@ -52,9 +51,7 @@ class Logs:
         of_validation = [tag for tag in tags if "val" in tag.lower()]
         rest = [tag for tag in tags if tag not in of_validation and "test" not in tag.lower()]
         chosen = [_plainest(rest), _plainest(of_validation)]
-        return tuple(
-            Curve(tag, *_unzipped(self.scalars[tag])) for tag in chosen if tag is not None
-        )
+        return tuple(Curve(tag, *_unzipped(self.scalars[tag])) for tag in chosen if tag is not None)
 
 
 def read_logs(folder: Path) -> Logs:
@@ -72,7 +69,7 @@ def read_logs(folder: Path) -> Logs:
     if (folder / "metrics.csv").is_file():
         _readable(folder / "metrics.csv", partial(_read_csv, folder / "metrics.csv", logs))
     for path in sorted(folder.rglob(f"{ALARM_FOLDER}/**/*.md")):
-        _readable(path, partial(_read_alarm_file, path, logs))
+        _readable(path, partial(_read_alarm_file, path, folder, logs))
     return logs
 
 
@@ -84,8 +81,8 @@ def _readable(path: Path, read: Callable[[], None]) -> None:
 
 
 def _read_events(path: Path, logs: Logs) -> None:
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
     for record in _records(path, logs):
         if not any(word in record for word in _WANTED):
@@ -122,12 +119,12 @@ def _take(logs: Logs, value: Any, step: int) -> None:
     elif kind == "tensor" and len(value.tensor.float_val) == 1:
         logs.scalars.setdefault(value.tag, {})[step] = float(value.tensor.float_val[0])
     elif kind == "tensor" and _ALARM in value.tag and len(value.tensor.string_val) == 1:
-        named = value.tag.partition(_ALARM)[2].removesuffix(_TEXT)
+        prefix, _, named = value.tag.removesuffix(_TEXT).partition(_ALARM)
         series, _, reference = named.rpartition("/")
         if named.startswith("evidence/"):
             series, reference = named.partition("/")[2], "evidence"
         text = value.tensor.string_val[0].decode("utf-8", "replace")
-        _add_alarm(logs, series, reference, step, text)
+        _add_alarm(logs, prefix + series, reference, step, text)
 
 
 def _read_csv(path: Path, logs: Logs) -> None:
@@ -153,13 +150,15 @@ def _add_number(logs: Logs, tag: str, step: int, text: Any) -> None:
     logs.scalars.setdefault(tag, {}).setdefault(step, number)
 
 
-def _read_alarm_file(path: Path, logs: Logs) -> None:
+def _read_alarm_file(path: Path, folder: Path, logs: Logs) -> None:
     found = _ALARM_FILE.fullmatch(path.name)
     if found:
-        inside = path.parent.as_posix().rpartition(f"/{ALARM_FOLDER}/")[2]
-        series = inside.partition("/")[2] if found[3] == "evidence" else inside
+        inside = path.parent.relative_to(folder).as_posix()
+        prefix, _, series = inside.partition(f"{ALARM_FOLDER}/")
+        if found[3] == "evidence":
+            series = series.removeprefix("evidence/")
         text = path.read_text("utf-8", "replace")
-        _add_alarm(logs, series, found[3], int(found[2]), text)
+        _add_alarm(logs, prefix + series, found[3], int(found[2]), text)
 
 
 def _add_alarm(logs: Logs, series: str, reference: str, step: int, text: str) -> None:
@@ -189,9 +188,7 @@ def alarm_of(series: str, reference: str, step: int, text: str) -> AlarmRecord |
         if len(cells) != 4:
             break
         numbers.append(cells)
-    sentences = [
-        line for line in lines[1:] if line and line[0] not in "|#" and "**" not in line
-    ]
+    sentences = [line for line in lines[1:] if line and line[0] not in "|#" and "**" not in line]
     remark = " ".join(sentences)
     return AlarmRecord(series, reference, int(head[1]), step, head[2], tuple(numbers), remark)
 

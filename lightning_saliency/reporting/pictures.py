@@ -1,6 +1,7 @@
 """The pictures of a report: filmstrips, and pairs of before and after."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -43,7 +44,9 @@ def draw_filmstrip(record: RunRecord, series: SeriesRecord) -> Tensor:
         columns.append(_column(series, rows, at, maps, before, at in alarms))
         before = at, maps
     count = len(series.sample_ids)
-    note = f"{count} samples" if count <= _MOST_ROWS else f"the {len(rows)} of {count} that moved most"
+    note = (
+        f"{count} samples" if count <= _MOST_ROWS else f"the {len(rows)} of {count} that moved most"
+    )
     if series.when_zero and any("zero" in column.fault for column in columns):
         note += f"; zero: {series.when_zero}"
     curves = Curves(
@@ -167,7 +170,7 @@ def _losses_at(record: RunRecord, series: SeriesRecord) -> list[float]:
 
 def _place(at: int, columns: list[int]) -> float:
     """Return where an explanation lies, in columns."""
-    for place, (start, end) in enumerate(zip(columns, columns[1:], strict=False)):
+    for place, (start, end) in enumerate(pairwise(columns)):
         if start <= at <= end:
             return place + (at - start) / (end - start)
     return float(len(columns) - 1)

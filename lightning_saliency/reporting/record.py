@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.metrics.map_statistics import top_tenth
 from lightning_saliency.rendering import ColorScale
 
@@ -73,6 +74,7 @@ class SeriesRecord:
         maps: from one of these to its maps (N, 1, h, w), floating point, at most 64 x 64.
         scale: the colors of the run.
         signed: whether negative values have colors of their own.
+        top_share: (N,), see :func:`top_share`, of the last explanation.
         when_zero: what it means that a map is zero everywhere; "" if not known.
         score_name: what is explained where that is no class; "" otherwise.
     """
@@ -94,6 +96,7 @@ class SeriesRecord:
     maps: Callable[[int], Tensor]
     scale: ColorScale
     signed: bool
+    top_share: Tensor
     when_zero: str = ""
     score_name: str = ""
 
@@ -123,15 +126,6 @@ class SeriesRecord:
             return None
         return (self.predicted != self.labels) & (self.predicted >= 0)
 
-    @property
-    def top_share(self) -> Tensor:
-        """The share of each last map's magnitude in its tenth of the largest values, (N,)."""
-        maps = self.maps(len(self) - 1).double()
-        amount = maps.abs().flatten(1)
-        top = top_tenth(maps).flatten(1)
-        share = (amount * top).sum(1) / amount.sum(1)
-        return share.where(~self.empty[-1], torch.nan)
-
     def class_name(self, index: int) -> str:
         """Return what is shown for a class."""
         if index < 0:
@@ -146,6 +140,20 @@ class SeriesRecord:
             return self.score_name
         known = self.target[-1] if self.labels is None else self.labels
         return self.class_name(int(known[sample]))
+
+
+def top_share(maps: Tensor) -> Tensor:
+    """Return the share of each map's magnitude in its tenth of the largest values.
+
+    Args:
+        maps: (N, 1, h, w), in the form in which they are compared.
+
+    Returns:
+        (N,), float64; NaN for a map that shows nothing.
+    """
+    amount = maps.double().abs().flatten(1)
+    share = (amount * top_tenth(maps.double()).flatten(1)).sum(1) / amount.sum(1)
+    return share.where(~degenerate(maps), torch.nan)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lightning_saliency.metrics.movement import movement
 from lightning_saliency.rendering import ColorScale, color_scale
 from lightning_saliency.rendering.pixels import fit_cell, resized
 from lightning_saliency.reporting.logs import Logs, read_logs
-from lightning_saliency.reporting.record import RunRecord, SeriesRecord
+from lightning_saliency.reporting.record import RunRecord, SeriesRecord, top_share
 
 # Side of the inputs.
 _SMALL = 160
@@ -36,13 +36,15 @@ def read_run(run: Path) -> RunRecord:
     logs = read_logs(root.parent)
     series = {name: _read_series(name, folder) for name, folder in folders.items()}
     about = {name: found.facts for name, (_, found) in series.items()}
+    facts = next((dict(each.run) for each in about.values() if each.run), {})
+    known = facts.get("drift_alarm")
     return RunRecord(
-        title=_title(root.parent),
+        title=title_of(root.parent),
         series={name: record for name, (record, _) in series.items()},
         loss=logs.loss(),
         alarms=tuple(sorted(logs.alarms.values(), key=lambda alarm: (alarm.step, alarm.series))),
-        is_watched=logs.is_watched,
-        run=next((dict(facts.run) for facts in about.values() if facts.run), {}),
+        is_watched=logs.is_watched or (known if isinstance(known, bool) else None),
+        run=facts,
         notes=tuple(_notes(about, logs)),
     )
 
@@ -58,7 +60,12 @@ def _notes(about: Mapping[str, SeriesFacts], logs: Logs) -> list[str]:
     return said
 
 
-def _title(folder: Path) -> str:
+def title_of(folder: Path) -> str:
+    """Return what a run is called.
+
+    Args:
+        folder: of the run.
+    """
     parts = folder.resolve().parts
     is_version = parts[-1].startswith("version_") and len(parts) > 2
     return "/".join(parts[-2:]) if is_version else parts[-1]
@@ -131,6 +138,7 @@ def _read_series(name: str, folder: Path) -> tuple[SeriesRecord, "_Numbers"]:
         maps=maps,
         scale=numbers.scale or ColorScale(),
         signed=numbers.signed,
+        top_share=top_share(maps(len(paths) - 1)),
         when_zero=facts.when_zero,
         score_name=facts.score_name,
     )

@@ -14,6 +14,7 @@ from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.strip import Kept, Strip
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.map_statistics import canonical
+from lightning_saliency.metrics.movement import movement
 from lightning_saliency.rendering import (
     ColorScale,
     heatmap,

@@ -13,7 +13,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.explanation import Explanation, ExplanationRound, Reference
+from lightning_saliency.callbacks.explanation import (
+    DriftResult,
+    Explanation,
+    ExplanationRound,
+    Reference,
+)
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import (
     RunContext,
@@ -181,7 +186,7 @@ class Pictures:
         heats: dict[str, Heatmap] = {}
         overlays: dict[str, Tensor] = {}
         for series, explanation in explanations.items():
-            heat = self._strip(series).paint(explanation.saliency)
+            heat = self.strip(series).paint(explanation.saliency)
             # As bytes once for all the pictures that they stand in.
             heats[series] = heat.as_bytes(_STEPS)
             overlays[series] = to_bytes(overlay(shown, heat), _STEPS)
@@ -217,7 +222,7 @@ class Pictures:
             moved: (N,), how far each map has moved since the one before; None for the first.
             labels: (N,), the right classes; None if they are not known.
         """
-        strip = self._strip(series)
+        strip = self.strip(series)
         if strip.scale is None:
             strip.paint(explanation.saliency)
         strip.add(Kept.of(canonical(explanation.saliency), explanation.predicted, epoch), moved)
@@ -230,12 +235,20 @@ class Pictures:
 
     def mark_alarm(self, series: str) -> None:
         """An alarm sounded at the newest explanation of a series."""
-        self._strip(series).mark_alarm()
+        self.strip(series).mark_alarm()
 
     def set_loss(self, loss: float, name: str) -> None:
         """Note the validation loss at the newest explanation."""
         for strip in self._strips.values():
             strip.set_loss(loss, name)
+
+    def strip(self, series: str) -> Strip:
+        """Return what is kept of a series; it is made if it is not there."""
+        return self._strips.setdefault(series, Strip())
+
+    def inputs(self, series: str) -> Tensor | None:
+        """Return the samples of a series, (N, 3, h, w), uint8, small; None before the first."""
+        return self._shown[series].inputs if series in self._shown else None
 
     def newest(self, series: str) -> int | None:
         """Return the epoch of the newest explanation in a filmstrip; None if there is none."""
@@ -267,7 +280,7 @@ class Pictures:
         order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True)
         chosen: list[int] = order[:_MOST_MOVED].tolist()
         shown = self.show(images[chosen])
-        strip = self._strip(series)
+        strip = self.strip(series)
         scale = strip.scale or ColorScale()
         times = (before, now)
         heats = [heatmap(each.maps[chosen], scale, strip.signed) for each in times]
@@ -310,7 +323,7 @@ class Pictures:
             (3, height, width), RGB, uint8.
         """
         shown = self.show(images)
-        strip = self._strip(series)
+        strip = self.strip(series)
         heat = heatmap(maps, strip.scale or ColorScale(), strip.signed)
         laid = to_bytes(overlay(shown, heat), _STEPS)
         rows = [f"{i}: {self.class_name(int(each))}" for i, each in enumerate(target)]
@@ -420,9 +433,6 @@ class Pictures:
         shown = None if extras is None else extras.mask_panel(index)
         return [] if shown is None else mask_rows(image, *shown)
 
-    def _strip(self, series: str) -> Strip:
-        return self._strips.setdefault(series, Strip())
-
     def _frame(self, series: str, kept: Kept) -> Frame:
         strip = self._strips[series]
         heat = heatmap(kept.maps, strip.scale or ColorScale(), strip.signed)
@@ -487,17 +497,32 @@ class ImagesStage(Stage):
         }
         labels = known_labels(round.samples.labels)
         for name, drift in round.drift.items():
-            moved = drift.samples.get(f"previous/{RANKING.name}")
-            if moved is not None:
-                before = drift.references.previous.described.is_degenerate
-                now = drift.references.current.described.is_degenerate
-                moved = with_emptied(RANKING.amount(moved), before, now)
+            moved = moved_since_previous(drift)
             images = round.samples.images
             self._pictures.record(name, images, shown[name], round.epoch, moved, labels)
         adapters = [each for each in context.adapters() if each.takes_images]
         if context.is_rank_zero and adapters:
             drawn = self._pictures.draw(round.samples.images, shown, round.epoch)
             write_pictures(adapters, ((self._prefix + tag, one) for tag, one in drawn), round.step)
+
+
+def moved_since_previous(drift: DriftResult) -> Tensor | None:
+    """Return how far each map has moved since the explanation before, (N,), in [0, 1].
+
+    From or to a map that shows nothing counts as 1; NaN where both show nothing.
+
+    Args:
+        drift: of one series.
+
+    Returns:
+        None for the first explanation.
+    """
+    moved = drift.samples.get(f"previous/{RANKING.name}")
+    if moved is None:
+        return None
+    before = drift.references.previous.described.is_degenerate
+    now = drift.references.current.described.is_degenerate
+    return with_emptied(RANKING.amount(moved), before, now)
 
 
 def write_pictures(
