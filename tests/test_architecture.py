@@ -21,6 +21,7 @@ from package_source import (
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "renamed": set(),
+    "whole_file": set(),
     "utils": {"torch"},
     "image": {"torch", "torchvision", "numpy"},
     "network": {"torch", "numpy", "typing_extensions"},
@@ -99,7 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"attribution", "callbacks", "replaying", "history", "reporting"},
 }
 # Every part may know these.
-EVERYWHERE = {"errors", "renamed"}
+EVERYWHERE = {"errors", "renamed", "whole_file"}
 # Not among the dependencies: may be imported only by a function that needs it.
 OPTIONAL = {"scipy", "sklearn", "yaml"}
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}

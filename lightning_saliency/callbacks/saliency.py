@@ -329,7 +329,9 @@ class SaliencyCallback(pl.Callback):
         self._budget.start()
         # Not in setup, where it is not known yet whether the run resumes from a checkpoint.
         self._change_detector.open()
-        self._history.begin(RunContext(trainer, pl_module))
+        context = RunContext(trainer, pl_module)
+        context.open_files()
+        self._history.begin(context)
 
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -340,6 +342,7 @@ class SaliencyCallback(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check what needs no validation batch, where there was no sanity check."""
+        RunContext(trainer, pl_module).forget_later_files()
         if self._explainer.is_prepared:
             return
         context = RunContext(trainer, pl_module)
@@ -591,7 +594,9 @@ class SaliencyCallback(pl.Callback):
         if not overrides(pl_module, "setup") and not overrides(pl_module, "configure_model"):
             self._explainer.check_model(pl_module)
         if stage != "predict" and not is_fast_dev_run(trainer):
-            warn_of_missing_images(trainer)
+            context = RunContext(trainer, pl_module)
+            folder = context.folder() if stage == "fit" or context.follows_fit else None
+            warn_of_missing_images(trainer, folder)
 
     def _prepare_before_training(self, context: RunContext, probe: SampleSet | None) -> None:
         # Layers that wait for their first input must not get it from us. A process that has seen no

@@ -21,7 +21,7 @@ _WANTED = (b"loss", b"saliency")
 _ALARM = "saliency_alarm/"
 _TEXT = "/text_summary"
 _HEADLINE = re.compile(r"### Epoch (\d+): (.*)")
-_ALARM_FILE = re.compile(r"epoch=(\d+)-step=(\d+)-(\w+)\.md")
+_ALARM_FILE = re.compile(r"step=(\d+)-(\w+)\.md")
 ALARM_FOLDER = "saliency/alarm"
 """In a run's folder, the alarms as files where no logger takes them."""
 
@@ -155,10 +155,10 @@ def _read_alarm_file(path: Path, folder: Path, logs: Logs) -> None:
     if found:
         inside = path.parent.relative_to(folder).as_posix()
         prefix, _, series = inside.partition(f"{ALARM_FOLDER}/")
-        if found[3] == "evidence":
+        if found[2] == "evidence":
             series = series.removeprefix("evidence/")
         text = path.read_text("utf-8", "replace")
-        _add_alarm(logs, prefix + series, found[3], int(found[2]), text)
+        _add_alarm(logs, prefix + series, found[2], int(found[1]), text)
 
 
 def _add_alarm(logs: Logs, series: str, reference: str, step: int, text: str) -> None:

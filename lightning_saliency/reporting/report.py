@@ -8,6 +8,7 @@ from lightning_saliency.errors import InputError
 from lightning_saliency.reporting.page import report_page
 from lightning_saliency.reporting.record import RunRecord
 from lightning_saliency.reporting.saved_run import read_run
+from lightning_saliency.whole_file import write_whole
 
 NAME = "saliency_report.html"
 """What a report is called."""
@@ -85,22 +86,3 @@ def write_report(record: RunRecord, path: Path) -> int:
     for each, content in files.items():
         write_whole(each, content)
     return sum(map(len, files.values()))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or absent.
-
-    Args:
-        path: of the file.
-        content: of it.
-
-    Raises:
-        OSError: it cannot be written; no partial file is left.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -5,11 +5,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
@@ -23,7 +21,6 @@ from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import (
     RunContext,
     followed_checkpoint,
-    is_fast_dev_run,
 )
 from lightning_saliency.callbacks.samples.batch import known_labels
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
@@ -54,7 +51,7 @@ from lightning_saliency.rendering import (
     to_bytes,
 )
 from lightning_saliency.rendering.panel import Cell
-from lightning_saliency.rendering.pixels import fit_cell, png_of, resized, to_pillow
+from lightning_saliency.rendering.pixels import fit_cell, png_of, resized
 
 # Rows of a filmstrip, and samples of a picture of before and after.
 _MOST_ROWS, _MOST_MOVED = 8, 3
@@ -558,8 +555,6 @@ def write_pictures(
 class FilmstripStage(Stage):
     """Draws the filmstrips, when the alarms and the loss of a validation run are known.
 
-    Without a logger that takes images they are files in the run's folder, written again each time.
-
     Args:
         pictures: draws in the colors of the run.
         prefix: stands before all tags.
@@ -570,7 +565,6 @@ class FilmstripStage(Stage):
     def __init__(self, pictures: Pictures, prefix: str) -> None:
         self._pictures = pictures
         self._prefix = prefix
-        self._is_folder_named = False
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
@@ -582,35 +576,20 @@ class FilmstripStage(Stage):
         found = _loss_of(context)
         if found is not None:
             self._pictures.set_loss(*found)
-        writes = context.is_fitting and not is_fast_dev_run(context.trainer)
-        folder = context.folder() if writes else None
-        context.require(lambda: self._log(context, round, folder))
+        context.require(lambda: self._log(context, round))
 
     def _series(self, round: ExplanationRound) -> list[str]:
         return [name for name in round.drift if self._pictures.newest(name) == round.epoch]
 
-    def _log(self, context: RunContext, round: ExplanationRound, folder: Path | None) -> None:
-        if not context.is_rank_zero:
-            return
+    def _log(self, context: RunContext, round: ExplanationRound) -> None:
         adapters = [each for each in context.adapters() if each.takes_images]
-        if not adapters and folder is None:
+        if not context.is_rank_zero or not adapters:
             return
         drawn = (
             (f"{self._prefix}saliency/filmstrip/{name}", self._pictures.filmstrip(name))
             for name in self._series(round)
         )
-        if adapters:
-            write_pictures(adapters, drawn, round.step)
-        elif folder is not None:
-            for tag, picture in drawn:
-                self._save(folder / f"{tag}.png", picture)
-
-    def _save(self, path: Path, picture: Tensor) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_pillow(picture).save(path)
-        if not self._is_folder_named:
-            self._is_folder_named = True
-            rank_zero_info(f"The filmstrips are in {path.parent}, and are drawn anew each time.")
+        write_pictures(adapters, drawn, round.step)
 
 
 def evident(round: ExplanationRound, series: str) -> Explanation:
