@@ -9,7 +9,8 @@ from lightning_saliency.cli.run_parts import add_run_arguments, run_parts
 from lightning_saliency.errors import InputError
 from lightning_saliency.history import compare, export_maps
 from lightning_saliency.replaying import bisect, replay
-from lightning_saliency.reporting import report
+from lightning_saliency.reporting import report, write_comparison
+from lightning_saliency.reporting.report import check_new
 
 _REPLAY = """\
 Explain the checkpoints of a run that is over, as a callback in it would have done: the same maps,
@@ -68,6 +69,7 @@ def add_after_run(commands: Any) -> None:
     parser.add_argument("--series", help="the method as in the tags (default: the only one)")
     parser.add_argument("--match", choices=("content", "order"), default="content")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it, as .png, .svg, .pdf")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page, and JSON")
     parser.set_defaults(run=_run_compare)
 
     parser = _command(commands, "export", "write the saved maps of a run", _EXPORT)
@@ -142,12 +144,16 @@ def _run_report(options: Namespace) -> int:
 def _run_compare(options: Namespace) -> int:
     if options.figure is not None and options.figure.exists():
         raise InputError(f"Expected --figure to be a new file, but {options.figure} exists.")
+    if options.html is not None:
+        check_new(options.html)
     one, other = options.runs
     found = compare(one, other, options.series, options.match, seeds=options.seeds)
     print(found)
     if options.figure is not None:
         found.figure().savefig(options.figure)
         print(f"Figure: {options.figure}")
+    if options.html is not None:
+        print(f"Page: {write_comparison(found, options.html)}")
     return 0
 
 

@@ -200,11 +200,14 @@ def _check_alike(entries: Sequence[MapFile], folder: Path) -> None:
 
 
 def series_pictures(folder: Path, expected: tuple[str, ...]) -> tuple[Tensor | None, SeriesFacts]:
-    """Return the explained images of a series, None if they were not saved, and what is known.
+    """Return the explained images of a series, and what is known of them.
 
     Args:
         folder: of the series.
         expected: digests of the images that belong to the maps.
+
+    Returns:
+        (N, 3, H, W), uint8, None if they were not saved; and what else was.
 
     Raises:
         InputError: the file is damaged, or of other images.

@@ -115,14 +115,24 @@ def draw_pairs(series: SeriesRecord, at: int) -> list[Pair]:
 
 
 def most_moved(series: SeriesRecord, most: int) -> list[int]:
-    """Return the samples with the largest movements over the run, in their order."""
+    """Return the samples with the largest movements over the run, in their order.
+
+    Args:
+        series: of the run.
+        most: how many.
+    """
     amounts = series.moved.nan_to_num(0.0).double().sum(0)
     order: list[int] = amounts.argsort(descending=True, stable=True).tolist()
     return sorted(order[:most])
 
 
 def alarm_places(record: RunRecord, series: SeriesRecord) -> list[int]:
-    """Return at which explanations of a series an alarm of it sounded, in order."""
+    """Return at which explanations of a series an alarm of it sounded, in order.
+
+    Args:
+        record: of the run.
+        series: one of its series.
+    """
     steps = {alarm.step for alarm in record.alarms if alarm.series == series.name}
     return [at for at, step in enumerate(series.steps) if step in steps]
 
