@@ -87,9 +87,7 @@ def main(folder: Path, world: int) -> dict[str, Any]:
         replay(Plain(), where, [callback(), again], val_loader(), out, **settings)
     except InputError as error:
         said = str(error)
-    replay(
-        Plain(), where, [callback(), again], val_loader(), out, weights_only=False, **settings
-    )
+    replay(Plain(), where, [callback(), again], val_loader(), out, weights_only=False, **settings)
     return {"live": live.found, "again": again.found, "said": said}
 
 

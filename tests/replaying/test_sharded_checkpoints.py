@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "callbacks")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "callbacks"))
 
 from processes import run_together
 from sharded_run import EPOCHS, Maps, Plain, callback
@@ -70,7 +71,7 @@ def test_what_loading_them_may_run_is_said(run: tuple[Path, list[Any]], tmp_path
     folder, found = run
     for process in found:
         assert "the index of its files as a pickle" in process["said"]
-    with pytest.raises(InputError, match="index of its files as a pickle.*weights_only=False"):
+    with pytest.raises(InputError, match=r"index of its files as a pickle.*weights_only=False"):
         replay(Plain(), folder / "ckpt", callback(), val_loader(), tmp_path, accelerator="cpu")
     assert list(tmp_path.iterdir()) == []
 

@@ -43,7 +43,8 @@ def test_a_run_outside_of_the_seeds(runs: dict[str, Path], tmp_path: Path) -> No
     found = compare(seeds[0], runs["<b>$x$ & other"], seeds=seeds)
     page = write_comparison(found, tmp_path / "deep" / "page.html")
     shown = Page(page)
-    assert shown.says("grad_cam: <b>$x$ & other compared with seed0")
+    # As title, as heading and in the figure.
+    assert shown.count("grad_cam: <b>$x$ & other compared with seed0") == 3
     assert shown.says("The runs differ by more than seeds do; at 2 of 2 epochs")
     assert shown.tags.count("svg") == 1
     numbers = json.loads(page.with_suffix(".json").read_text())

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "callbacks"))
 
+from quiet import several_processes
 from small_runs import QUIET, TinyModule, fit, make_trainer, train_loader, val_loader
 
 from lightning_saliency import DriftAlarm, SaliencyCallback, replay, report
@@ -67,6 +68,21 @@ def test_it_needs_no_tensorboard(tmp_path: Path, logger: str) -> None:
     assert loss["name"] == "val_loss"
     assert len(loss["values"]) == 3
     assert "No DriftAlarm watched the run." in found["sentence"]
+
+
+@pytest.mark.slow
+@several_processes
+def test_two_processes_write_one_page(tmp_path: Path) -> None:
+    pages = []
+    for name, settings in {"one": {}, "two": {"strategy": "ddp_fork", "devices": 2}}.items():
+        torch.manual_seed(0)
+        trainer = make_trainer(tmp_path / name, callback(samples=4), **settings)
+        trainer.fit(TinyModule(), train_loader(), val_loader())
+        pages.append(list((tmp_path / name).rglob("*.html")))
+    assert [len(each) for each in pages] == [1, 1]
+    found = [numbers(each[0]) for each in pages]
+    assert found[1]["run"]["processes"] == 2
+    assert [one["series"]["gradient"]["epochs"] for one in found] == [[0, 1], [0, 1]]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
