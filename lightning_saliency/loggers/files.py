@@ -108,10 +108,12 @@ class FilesAdapter(LogAdapter):
         Raises:
             OSError: they cannot be removed.
         """
-        for path in self._folder.glob(f"**/{_ALARM_PICTURE}**/step=*"):
-            found = _ALARM_FILE.fullmatch(path.name)
-            if found and int(found[1]) >= step:
-                path.unlink()
+        # The folder can be any, so it is not searched at all depths.
+        for place in (_ALARM_PICTURE, f"*/{_ALARM_PICTURE}"):
+            for path in self._folder.glob(f"{place}**/step=*"):
+                found = _ALARM_FILE.fullmatch(path.name)
+                if found and int(found[1]) >= step:
+                    path.unlink()
         numbers = self._folder / NUMBERS
         if self._takes_numbers and numbers.exists():
             lines = numbers.read_text("utf-8").splitlines(keepends=True)

@@ -68,8 +68,10 @@ def read_logs(folder: Path) -> Logs:
         _readable(path, partial(_read_events, path, logs))
     if (folder / "metrics.csv").is_file():
         _readable(folder / "metrics.csv", partial(_read_csv, folder / "metrics.csv", logs))
-    for path in sorted(folder.rglob(f"{ALARM_FOLDER}/**/*.md")):
-        _readable(path, partial(_read_alarm_file, path, folder, logs))
+    # Without a logger the folder can be any, so it is not searched at all depths.
+    for place in (ALARM_FOLDER, f"*/{ALARM_FOLDER}"):
+        for path in sorted(folder.glob(f"{place}/**/*.md")):
+            _readable(path, partial(_read_alarm_file, path, folder, logs))
     return logs
 
 

@@ -205,3 +205,16 @@ def test_a_write_that_fails_halfway_leaves_the_file_before(
     with pytest.raises(OSError, match="No space left"):
         adapter.image("saliency/methods", 1 - PICTURE, 1)
     assert (tmp_path / "saliency" / "methods.png").read_bytes() == before
+
+
+def test_a_report_finds_the_alarms_of_a_callback_with_a_name(tmp_path: Path) -> None:
+    named = callback(save_maps=True, name="mine")
+    fit(tmp_path, named, loud(), logger=False, max_epochs=7)
+    assert any((tmp_path / "mine" / "saliency" / "alarm").rglob("*.md"))
+    import json
+
+    page = report(tmp_path, tmp_path / "page.html")
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert found["alarms"]
+    assert {alarm["series"] for alarm in found["alarms"]} <= {"mine/gradient", "mine/grad_cam"}
+    assert found["lead"] == found["alarms"][-1]["series"]

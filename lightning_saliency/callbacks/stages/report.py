@@ -173,13 +173,14 @@ class ReportStage(Stage):
             check_room(folder if folder.exists() else folder.parent, _SIZE, context.disk_reserve)
             for adapter in context.adapters():
                 adapter.flush()
-            write_report(self._record(folder), path)
+            # Without a logger, what lies in the folder is of something else.
+            logs = read_logs(folder) if context.trainer.loggers else Logs()
+            write_report(self._record(folder, logs), path)
             rank_zero_info(f"What the network looked at: {path}")
         except Exception as error:
             warn(f"The report of the run could not be written. {describe_error(error)}")
 
-    def _record(self, folder: Path) -> RunRecord:
-        logs = read_logs(folder) if folder.is_dir() else Logs()
+    def _record(self, folder: Path, logs: Logs) -> RunRecord:
         steps = tuple(sorted(self._loss))
         own = Curve("val_loss", steps, tuple(self._loss[step] for step in steps))
         facts = next(iter(self._facts.values()))
