@@ -146,7 +146,8 @@ def test_a_full_disk_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     from lightning_saliency.loggers import event_file
 
-    trainer = make_trainer(tmp_path, callback(), max_epochs=1, logger=False)
+    ours = callback(on_error="warn")
+    trainer = make_trainer(tmp_path, ours, max_epochs=1, logger=False)
     monkeypatch.setattr(event_file.shutil, "disk_usage", lambda _: Usage)
     with pytest.warns(SaliencyWarning) as said:
         trainer.fit(TinyModule(), train_loader(), val_loader())
