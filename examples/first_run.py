@@ -119,7 +119,7 @@ def main() -> None:
     to_pil_image(saliency.filmstrip("grad_cam")).save(picture)
     accuracy = float(trainer.callback_metrics["val_acc"])
     print(f"\nValidation accuracy: {accuracy:.1%}. Grad-CAM of all epochs: {picture}")
-    page = Path(trainer.logger.log_dir or options.folder) / "saliency_report.html"
+    page = Path(trainer.log_dir or options.folder) / "saliency_report.html"
     print(f"The whole run on one page: {page}")
     print("To watch the maps change, open the Images tab of\n")
     print(f"    tensorboard --logdir {options.folder} --samples_per_plugin images=1000\n")

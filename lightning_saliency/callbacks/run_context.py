@@ -276,11 +276,32 @@ class RunContext:
             adapter.reserve = self.disk_reserve
         return adapters
 
-    def open_files(self) -> None:
-        """Settle where files go that no logger takes; every process must call this."""
-        if not is_fast_dev_run(self.trainer):
-            # Absolute, because a method may change the working directory.
-            _FOLDERS[self.trainer] = self.folder().absolute()
+    def open_files(self) -> Path | None:
+        """Settle where files go that no logger takes; every process must call this.
+
+        Returns:
+            The folder; None if a logger takes images, or the folder cannot be found out.
+        """
+        _FOLDERS.pop(self.trainer, None)
+        if self.broadcast(any(adapter.takes_images for adapter in adapters_of(self.trainer))):
+            return None
+        folder = self.folder_or_none()
+        if folder is not None:
+            _FOLDERS[self.trainer] = folder
+        return folder
+
+    def folder_or_none(self) -> Path | None:
+        """Return the run's folder as :meth:`folder`, absolute; None if it cannot be found out.
+
+        Every process must call this. A logger of the user's may not know where it writes: that is
+        reported, and no more.
+        """
+        found = self.attempt(self._own_folder)
+        if isinstance(found, Failure):
+            warn(f"Nothing is kept as files: the run's folder is not known. {found.text}")
+            return None
+        # Absolute, because a method may change the working directory.
+        return Path(self.broadcast(str(found.absolute())))
 
     def forget_later_files(self) -> None:
         """Remove the alarms of an earlier run in this folder, or of after the checkpoint.
@@ -306,6 +327,10 @@ class RunContext:
         That of TensorBoard's and the CSV logger is the folder with their files; other loggers and
         none get one as Lightning's ModelCheckpoint would choose.
         """
+        # Versions are counted on each process, and may differ.
+        return Path(self.broadcast(str(self._own_folder())))
+
+    def _own_folder(self) -> Path:
         folder = Path(self.trainer.default_root_dir)
         if self.trainer.loggers:
             logger = self.trainer.loggers[0]
@@ -316,8 +341,7 @@ class RunContext:
                 version = logger.version
                 name = version if isinstance(version, str) else f"version_{version}"
                 folder = Path(logger.save_dir or folder) / str(logger.name) / name
-        # Versions are counted on each process, and may differ.
-        return Path(self.broadcast(str(folder)))
+        return folder
 
 
 @contextmanager

@@ -329,9 +329,7 @@ class SaliencyCallback(pl.Callback):
         self._budget.start()
         # Not in setup, where it is not known yet whether the run resumes from a checkpoint.
         self._change_detector.open()
-        context = RunContext(trainer, pl_module)
-        context.open_files()
-        self._history.begin(context)
+        self._history.begin(RunContext(trainer, pl_module))
 
     @override
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -595,7 +593,7 @@ class SaliencyCallback(pl.Callback):
             self._explainer.check_model(pl_module)
         if stage != "predict" and not is_fast_dev_run(trainer):
             context = RunContext(trainer, pl_module)
-            folder = context.folder() if stage == "fit" or context.follows_fit else None
+            folder = context.open_files() if context.follows_fit else None
             warn_of_missing_images(trainer, folder)
 
     def _prepare_before_training(self, context: RunContext, probe: SampleSet | None) -> None:

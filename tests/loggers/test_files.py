@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "callbacks"))
@@ -218,3 +219,26 @@ def test_a_report_finds_the_alarms_of_a_callback_with_a_name(tmp_path: Path) -> 
     assert found["alarms"]
     assert {alarm["series"] for alarm in found["alarms"]} <= {"mine/gradient", "mine/grad_cam"}
     assert found["lead"] == found["alarms"][-1]["series"]
+
+
+class KnowsNoPlace(Logger):
+    """A logger of a user, made for numbers."""
+
+    name = "mine"
+
+    @property
+    def version(self) -> int:
+        raise RuntimeError("this logger has no versions")
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        pass
+
+
+def test_a_logger_that_does_not_know_its_place_ends_nothing(tmp_path: Path) -> None:
+    with pytest.warns(SaliencyWarning, match=r"folder is not known.*has no versions"):
+        trainer = fit(tmp_path, callback(report=True), logger=KnowsNoPlace())
+    assert trainer.state.finished
+    assert names(tmp_path) == set()

@@ -165,8 +165,8 @@ class ReportStage(Stage):
         """
         if is_fast_dev_run(context.trainer) or not self._facts:
             return
-        folder = context.folder().absolute()
-        if not context.is_rank_zero:
+        folder = context.folder_or_none()
+        if folder is None or not context.is_rank_zero:
             return
         try:
             path = _free(folder / f"{self._prefix}{NAME}")
