@@ -89,8 +89,9 @@ def _draw_drift(axes: Any, record: RunRecord) -> None:
         if known:
             steps, values = zip(*known, strict=True)
             mark = "." if len(known) <= 40 else ""
+            wide = 2.4 if name == record.lead.name else 1.3
             axes.plot(
-                steps, values, color=color, linestyle=dash, linewidth=1.6, marker=mark, label=name
+                steps, values, color=color, linestyle=dash, linewidth=wide, marker=mark, label=name
             )
             ends.append((steps[-1], values[-1], name, color))
     axes.set(ylim=(0, 1))

@@ -59,7 +59,7 @@ def report_page(record: RunRecord) -> tuple[str, str]:
         chart=Markup(loss_and_drift(record)),
         strips=[
             {"name": name, "source": source(draw_filmstrip(record, series))}
-            for name, series in record.series.items()
+            for name, series in _lead_first(record)
         ],
         open=_OPEN,
         pairs=[_pair(lead, pair, at) for pair in pairs if at is not None],
@@ -69,6 +69,11 @@ def report_page(record: RunRecord) -> tuple[str, str]:
         settings=list(_settings(record, numbers["versions"])),
     )
     return page, json.dumps(numbers, indent=1, default=str)
+
+
+def _lead_first(record: RunRecord) -> list[tuple[str, SeriesRecord]]:
+    lead = record.lead.name
+    return sorted(record.series.items(), key=lambda entry: entry[0] != lead)
 
 
 def source(picture: Tensor) -> str:

@@ -90,8 +90,10 @@ def sentence(record: RunRecord) -> str:
 def _alarms_in_words(record: RunRecord) -> str:
     if record.alarms:
         epochs = list(dict.fromkeys(str(alarm.epoch) for alarm in record.alarms))
+        count = len(record.alarms)
         if len(epochs) == 1:
-            return f"An alarm was raised at epoch {epochs[0]}."
+            said = "An alarm was" if count == 1 else f"{count} alarms were"
+            return f"{said} raised at epoch {epochs[0]}."
         return f"Alarms were raised at epochs {', '.join(epochs[:-1])} and {epochs[-1]}."
     return {
         True: "No alarm was raised.",
