@@ -100,7 +100,7 @@ def main() -> None:
     val = draw(ClutteredDigits("val", with_mask=False))
 
     # This is all it takes: the first eight validation samples, explained after each validation.
-    saliency = SaliencyCallback([Gradient(), GradCAM()], samples=8)
+    saliency = SaliencyCallback([Gradient(), GradCAM()], samples=8, report=True)
 
     trainer = pl.Trainer(
         max_epochs=options.epochs,
@@ -119,6 +119,8 @@ def main() -> None:
     to_pil_image(saliency.filmstrip("grad_cam")).save(picture)
     accuracy = float(trainer.callback_metrics["val_acc"])
     print(f"\nValidation accuracy: {accuracy:.1%}. Grad-CAM of all epochs: {picture}")
+    page = Path(trainer.log_dir or options.folder) / "saliency_report.html"
+    print(f"The whole run on one page: {page}")
     print("To watch the maps change, open the Images tab of\n")
     print(f"    tensorboard --logdir {options.folder} --samples_per_plugin images=1000\n")
 

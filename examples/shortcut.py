@@ -200,6 +200,7 @@ def main() -> None:
         target=("label", "predicted"),
         regions={"mark": data.marks[:samples]},
         save_maps=True,
+        report=True,
     )
     alarm = DriftAlarm([f"saliency_region/{m}/predicted/mark" for m in WATCHED], warmup=3, window=4)
     trainer = pl.Trainer(

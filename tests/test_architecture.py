@@ -21,6 +21,7 @@ from package_source import (
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "renamed": set(),
+    "whole_file": set(),
     "utils": {"torch"},
     "image": {"torch", "torchvision", "numpy"},
     "network": {"torch", "numpy", "typing_extensions"},
@@ -30,6 +31,18 @@ ALLOWED: dict[str, set[str]] = {
     "trust": {"torch", "matplotlib", "attribution", "metrics", "network", "image"},
     "rendering": {"torch", "torchvision", "numpy", "matplotlib", "PIL", "image"},
     "history": {"torch", "numpy", "matplotlib", "metrics", "rendering"},
+    "reporting": {
+        "torch",
+        "matplotlib",
+        "jinja2",
+        "markupsafe",
+        "tensorboard",
+        "google",
+        "metrics",
+        "rendering",
+        "history",
+        "image",
+    },
     "loggers": {"torch", "numpy", "PIL", "lightning", "typing_extensions"},
     "benchmark": {
         "torch",
@@ -56,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "rendering",
         "loggers",
         "history",
+        "reporting",
         "network",
         "image",
     },
@@ -79,13 +93,14 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "history",
         "replaying",
+        "reporting",
     },
     "__main__": {"cli"},
     # The top of the package only gathers names.
-    "__init__": {"attribution", "callbacks", "replaying", "history"},
+    "__init__": {"attribution", "callbacks", "replaying", "history", "reporting"},
 }
 # Every part may know these.
-EVERYWHERE = {"errors", "renamed"}
+EVERYWHERE = {"errors", "renamed", "whole_file"}
 # Not among the dependencies: may be imported only by a function that needs it.
 OPTIONAL = {"scipy", "sklearn", "yaml"}
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}

@@ -156,7 +156,7 @@ def test_packages_only_gather_names() -> None:
 
 def test_the_top_has_the_callbacks_and_what_looks_back_on_runs() -> None:
     callbacks = set(public_names(f"{PACKAGE}.callbacks"))
-    looking_back = {"bisect", "compare", "export_maps", "load_maps", "replay"}
+    looking_back = {"bisect", "compare", "export_maps", "load_maps", "replay", "report"}
     assert set(lightning_saliency.__all__) == callbacks | looking_back | {"__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", lightning_saliency.__version__)
 

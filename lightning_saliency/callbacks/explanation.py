@@ -273,6 +273,7 @@ class ExplanationRound:
         located: by series, what each map lies on: values (N,) by the name of the number.
         evidence: by the choice of class, such as ``"label"``, what the network needs.
         log: which numbers the loggers get.
+        alarms: that sounded at it, each its series, its reference and its text.
     """
 
     epoch: int
@@ -289,6 +290,7 @@ class ExplanationRound:
     located: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     evidence: dict[str, EvidenceChange] = field(default_factory=dict)
     log: LogLevel = "basic"
+    alarms: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def is_measured(self) -> bool:

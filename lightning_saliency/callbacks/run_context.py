@@ -5,20 +5,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.failures import PASSED_ON, Failure, StageError, describe_error
+from lightning_saliency.callbacks.failures import (
+    PASSED_ON,
+    Failure,
+    StageError,
+    describe_error,
+    warn,
+)
 from lightning_saliency.callbacks.tags import LogLevel, is_logged, logged_tag, names_of
-from lightning_saliency.loggers import LogAdapter, adapters_of
+from lightning_saliency.loggers import FilesAdapter, LogAdapter, adapters_of
 from lightning_saliency.loggers.event_file import LEAST_RESERVE
 
 T = TypeVar("T")
 
 _REPLAYING: WeakSet[pl.Trainer] = WeakSet()
+# Of runs that have begun, where files go that no logger takes.
+_FOLDERS: WeakKeyDictionary[pl.Trainer, Path] = WeakKeyDictionary()
 
 
 class RunContext:
@@ -232,6 +240,9 @@ class RunContext:
                 # Equal on all processes already; this tells Lightning so.
                 sync_dist=True,
             )
+            if not self.trainer.loggers and self.is_rank_zero:
+                for adapter in self.adapters():
+                    adapter.scalars(shown, self.step)
         else:
             # Rounded as a mean over a fit's validation run, so that a replay logs the same.
             rounded = {tag: float(torch.tensor(v) * count / count) for tag, v in shown.items()}
@@ -249,11 +260,60 @@ class RunContext:
                 adapter.scalars(values, self.step)
 
     def adapters(self) -> list[LogAdapter]:
-        """Return the run's loggers, each with the same verbs."""
+        """Return the run's loggers, each with the same verbs.
+
+        Where none of them takes images there are files beside them, once :meth:`open_files` was
+        called.
+        """
         adapters = adapters_of(self.trainer)
+        folder = _FOLDERS.get(self.trainer)
+        takes_images = any(adapter.takes_images for adapter in adapters)
+        if folder is not None and self.follows_fit and self.is_rank_zero and not takes_images:
+            for adapter in adapters:
+                adapter.elsewhere = str(folder / "saliency")
+            adapters.append(FilesAdapter(folder, takes_numbers=not adapters))
         for adapter in adapters:
             adapter.reserve = self.disk_reserve
         return adapters
+
+    def open_files(self) -> Path | None:
+        """Settle where files go that no logger takes; every process must call this.
+
+        Returns:
+            The folder; None if a logger takes images, or the folder cannot be found out.
+        """
+        _FOLDERS.pop(self.trainer, None)
+        if self.broadcast(any(adapter.takes_images for adapter in adapters_of(self.trainer))):
+            return None
+        folder = self.folder_or_none()
+        if folder is not None:
+            _FOLDERS[self.trainer] = folder
+        return folder
+
+    def folder_or_none(self) -> Path | None:
+        """Return the run's folder as :meth:`folder`, absolute; None if it cannot be found out.
+
+        Every process must call this. A logger of the user's may not know where it writes: that is
+        reported, and no more.
+        """
+        found = self.attempt(self._own_folder)
+        if isinstance(found, Failure):
+            warn(f"Nothing is kept as files: the run's folder is not known. {found.text}")
+            return None
+        # Absolute, because a method may change the working directory.
+        return Path(self.broadcast(str(found.absolute())))
+
+    def forget_later_files(self) -> None:
+        """Remove the alarms of an earlier run in this folder, or of after the checkpoint.
+
+        Nothing that goes wrong with them ends the run.
+        """
+        for adapter in self.adapters():
+            if isinstance(adapter, FilesAdapter):
+                try:
+                    adapter.forget_after(self.step)
+                except OSError as error:
+                    warn(f"Files of an earlier run are left. {describe_error(error)}")
 
     @property
     def disk_reserve(self) -> int:
@@ -267,6 +327,10 @@ class RunContext:
         That of TensorBoard's and the CSV logger is the folder with their files; other loggers and
         none get one as Lightning's ModelCheckpoint would choose.
         """
+        # Versions are counted on each process, and may differ.
+        return Path(self.broadcast(str(self._own_folder())))
+
+    def _own_folder(self) -> Path:
         folder = Path(self.trainer.default_root_dir)
         if self.trainer.loggers:
             logger = self.trainer.loggers[0]
@@ -277,8 +341,7 @@ class RunContext:
                 version = logger.version
                 name = version if isinstance(version, str) else f"version_{version}"
                 folder = Path(logger.save_dir or folder) / str(logger.name) / name
-        # Versions are counted on each process, and may differ.
-        return Path(self.broadcast(str(folder)))
+        return folder
 
 
 @contextmanager

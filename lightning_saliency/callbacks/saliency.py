@@ -57,6 +57,7 @@ from lightning_saliency.callbacks.stages.history import HistoryStage
 from lightning_saliency.callbacks.stages.images import FilmstripStage, ImagesStage, Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
+from lightning_saliency.callbacks.stages.report import ReportStage
 from lightning_saliency.callbacks.stages.sample_table import SampleTableStage
 from lightning_saliency.callbacks.stages.sanity import SanityStage
 from lightning_saliency.callbacks.tags import LogLevel, check_log_level, is_measured_apart
@@ -159,6 +160,8 @@ class SaliencyCallback(pl.Callback):
         name: put before all tags; needed when two callbacks use the same method.
         on_inapplicable: ``"raise"`` ends the run before training if a method does not apply to the
             module; ``"skip"`` says which and why, and the others run.
+        report: write one HTML page about the run when a fit ends, ``saliency_report.html`` in the
+            run's folder, see :func:`~lightning_saliency.report`; it needs no saved maps.
 
     Raises:
         InputError: a setting cannot be used. What depends on the module, the data or the other
@@ -190,6 +193,7 @@ class SaliencyCallback(pl.Callback):
         on_error: OnError = "warn",
         name: str | None = None,
         on_inapplicable: OnInapplicable = "raise",
+        report: bool = False,
     ) -> None:
         super().__init__()
         check_schedule_settings(dataloader_idx, every_n_epochs, noise_every, name)
@@ -225,7 +229,15 @@ class SaliencyCallback(pl.Callback):
         saver = MapSaver(prefix) if save_maps else None
         self._drift = DriftStage(names, measured, pinned, warmup_epochs)
         self._sanity = SanityStage(self._explainer, checks.sanity_check, prefix)
-        self._history = HistoryStage(self._pictures, prefix, saver, custom_scalars)
+        settings: dict[str, Any] = {
+            "target": [choice_name(choice) for choice in choices],
+            "every_n_epochs": every_n_epochs,
+            "pinned": pinned,
+            "warmup_epochs": warmup_epochs,
+            "dataloader_idx": dataloader_idx,
+            "max_overhead": max_overhead,
+        }
+        self._history = HistoryStage(self._pictures, prefix, saver, custom_scalars, settings)
         # What belongs to an explanation, and what follows one whose numbers are there.
         self._explanation_stages: list[Stage] = [
             self._drift,
@@ -237,6 +249,9 @@ class SaliencyCallback(pl.Callback):
             self._evidence = EvidenceStage(self._explainer, evidence, pinned, warmup_epochs, prefix)
             self._explanation_stages.insert(1, self._evidence)
         self._filmstrips = FilmstripStage(self._pictures, prefix)
+        if report and not methods:
+            raise InputError("Expected a method, to report its maps (report=True), got none.")
+        self._report = ReportStage(self._pictures, prefix, settings) if report else None
         self._later_stages: list[Stage] = []
         if noise_every is not None and any(entry.method.stochastic for entry in methods):
             self._later_stages.append(
@@ -325,6 +340,7 @@ class SaliencyCallback(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check what needs no validation batch, where there was no sanity check."""
+        RunContext(trainer, pl_module).forget_later_files()
         if self._explainer.is_prepared:
             return
         context = RunContext(trainer, pl_module)
@@ -433,8 +449,11 @@ class SaliencyCallback(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the films; say how often the budget was kept by leaving an explanation out."""
-        self._history.end(RunContext(trainer, pl_module))
+        """Write films and page; say how often the budget was kept by leaving one out."""
+        context = RunContext(trainer, pl_module)
+        self._history.end(context)
+        if self._report is not None:
+            self._report.end(context)
         self._budget.stop()
         self._runner.report_skipped()
 
@@ -454,6 +473,7 @@ class SaliencyCallback(pl.Callback):
             "made_for": self._fingerprint.state_dict(),
             "history": self._history.state_dict(),
             **({"evidence": self._evidence.state_dict()} if self._evidence is not None else {}),
+            **({"report": self._report.state_dict()} if self._report is not None else {}),
             "found": self._explainer.state_dict(),
         }
 
@@ -477,6 +497,8 @@ class SaliencyCallback(pl.Callback):
             parts.load("the filmstrips", load_pictures, "monitor")
             if self._evidence is not None and "evidence" in state_dict:
                 parts.load("the evidence", self._evidence.load_state_dict, "evidence")
+            if self._report is not None and "report" in state_dict:
+                parts.load("the report", self._report.load_state_dict, "report")
         parts.load("the time budget", self._budget.load_state_dict, "budget")
         parts.load("the sanity check", self._sanity.load_state_dict, "trust")
         # Not in checkpoints of version 0.1.0.
@@ -521,6 +543,8 @@ class SaliencyCallback(pl.Callback):
         self._pictures.load_state_dict({})
         if self._evidence is not None:
             self._evidence.load_state_dict({})
+        if self._report is not None:
+            self._report.load_state_dict({})
         indices = self._samples.indices or []
         rank_zero_warn(
             f"The validation data have changed: indices {[indices[n] for n in changed]} of the "
@@ -568,7 +592,9 @@ class SaliencyCallback(pl.Callback):
         if not overrides(pl_module, "setup") and not overrides(pl_module, "configure_model"):
             self._explainer.check_model(pl_module)
         if stage != "predict" and not is_fast_dev_run(trainer):
-            warn_of_missing_images(trainer)
+            context = RunContext(trainer, pl_module)
+            folder = context.open_files() if context.follows_fit else None
+            warn_of_missing_images(trainer, folder)
 
     def _prepare_before_training(self, context: RunContext, probe: SampleSet | None) -> None:
         # Layers that wait for their first input must not get it from us. A process that has seen no
@@ -648,6 +674,8 @@ class SaliencyCallback(pl.Callback):
         round, self._undrawn = self._undrawn, None
         if round is not None:
             self._runner.run_stage(self._filmstrips, context, round)
+            if self._report is not None:
+                self._runner.run_stage(self._report, context, round)
 
     def _explain_samples(
         self, context: RunContext, samples: SampleSet, step: int

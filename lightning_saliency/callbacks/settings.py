@@ -1,6 +1,7 @@
 """Checks of settings: what can be found wrong before the first training step."""
 
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import lightning.pytorch as pl
@@ -200,8 +201,13 @@ def check_tags(tags: Collection[str], others: Iterable[Collection[str]], kind: s
             )
 
 
-def warn_of_missing_images(trainer: pl.Trainer) -> None:
-    """Warn if no logger of the run takes images."""
+def warn_of_missing_images(trainer: pl.Trainer, folder: Path | None) -> None:
+    """Warn if no logger of the run takes images.
+
+    Args:
+        trainer: of the run.
+        folder: of the run, if there they are written instead.
+    """
     if any(adapter.takes_images for adapter in adapters_of(trainer)):
         return
     names = [type(logger).__name__ for logger in trainer.loggers]
@@ -210,10 +216,10 @@ def warn_of_missing_images(trainer: pl.Trainer) -> None:
         if names
         else ("The run has no logger")
     )
+    where = "are not kept" if folder is None else f"are files in {folder / 'saliency'}"
     warn(
-        f"{have}: of the saliency maps only the filmstrips are kept, as files in the run's folder "
-        "(saliency/filmstrip/<method>.png). To see all pictures and numbers, give the Trainer "
-        "logger=lightning.pytorch.loggers.TensorBoardLogger('logs')."
+        f"{have}: pictures and tables of the saliency maps {where}. To watch them in TensorBoard, "
+        "give the Trainer logger=lightning.pytorch.loggers.TensorBoardLogger('logs')."
     )
 
 

@@ -1,4 +1,4 @@
-"""``lightning-saliency replay``, ``bisect``, ``compare`` and ``export``: after the run."""
+"""``lightning-saliency replay``, ``bisect``, ``report``, ``compare`` and ``export``."""
 
 import argparse
 from argparse import Namespace
@@ -9,6 +9,8 @@ from lightning_saliency.cli.run_parts import add_run_arguments, run_parts
 from lightning_saliency.errors import InputError
 from lightning_saliency.history import compare, export_maps
 from lightning_saliency.replaying import bisect, replay
+from lightning_saliency.reporting import report, write_comparison
+from lightning_saliency.reporting.report import check_new
 
 _REPLAY = """\
 Explain the checkpoints of a run that is over, as a callback in it would have done: the same maps,
@@ -17,6 +19,10 @@ drift, filmstrip and alarms, as far as there are checkpoints. A stopped replay g
 _BISECT = """\
 Find the first checkpoint at which a number of the maps is above or below a bound, with few
 explanations if what has changed once stays changed; with --scan, whether or not it does.
+"""
+_REPORT = """\
+Write what a run has left, its saved maps and what its loggers wrote, as one HTML page that needs no
+other file, no script and no network; beside it the same numbers as JSON.
 """
 _COMPARE = "Compare the saved maps of two runs, relative to how much runs of one recipe differ."
 _EXPORT = "Write the saved maps of a run as NumPy file, table, pictures and film."
@@ -47,6 +53,14 @@ def add_after_run(commands: Any) -> None:
     parser.add_argument("--scan", action="store_true", help="explain all checkpoints")
     parser.set_defaults(run=_run_bisect)
 
+    parser = _command(commands, "report", "write one page about a run", _REPORT)
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="(default: saliency_report.html in RUN)"
+    )
+    parser.add_argument("--title", help="of the page (default: the name of the folder)")
+    parser.set_defaults(run=_run_report)
+
     parser = _command(commands, "compare", "compare the saved maps of two runs", _COMPARE)
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -55,6 +69,7 @@ def add_after_run(commands: Any) -> None:
     parser.add_argument("--series", help="the method as in the tags (default: the only one)")
     parser.add_argument("--match", choices=("content", "order"), default="content")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw it, as .png, .svg, .pdf")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page, and JSON")
     parser.set_defaults(run=_run_compare)
 
     parser = _command(commands, "export", "write the saved maps of a run", _EXPORT)
@@ -121,15 +136,24 @@ def _run_bisect(options: Namespace) -> int:
     return 0
 
 
+def _run_report(options: Namespace) -> int:
+    print(f"Report: {report(options.folder, options.output, options.title)}")
+    return 0
+
+
 def _run_compare(options: Namespace) -> int:
     if options.figure is not None and options.figure.exists():
         raise InputError(f"Expected --figure to be a new file, but {options.figure} exists.")
+    if options.html is not None:
+        check_new(options.html)
     one, other = options.runs
     found = compare(one, other, options.series, options.match, seeds=options.seeds)
     print(found)
     if options.figure is not None:
         found.figure().savefig(options.figure)
         print(f"Figure: {options.figure}")
+    if options.html is not None:
+        print(f"Page: {write_comparison(found, options.html)}")
     return 0
 
 

@@ -127,10 +127,15 @@ class Comparison:
             for name, values in (("seeds", self.floor.mean), ("+-", self.floor.std)):
                 last = [f"{float(values[column][-1]):.3f}" for column in _COLUMNS]
                 lines.append(f"{name:>5}  " + _aligned(last, widths))
-            lines.append(self._verdict(self.floor))
+            lines.append(self.verdict)
         return "\n".join(lines)
 
-    def _verdict(self, floor: NoiseFloor) -> str:
+    @property
+    def verdict(self) -> str:
+        """Whether the runs differ by more than runs of one recipe do, in words."""
+        floor = self.floor
+        if floor is None:
+            return "How much runs of one recipe differ is not known: compare with seeds."
         about = (
             f'"seeds": mean and standard deviation of {floor.pairs} pairs of runs of one recipe, '
             "at the last epoch. "

@@ -25,6 +25,7 @@ from lightning_saliency.rendering import (
     to_bytes,
 )
 from lightning_saliency.rendering.pixels import to_pillow
+from lightning_saliency.whole_file import write_whole
 
 # Side of the pictures in a film.
 _SIDE = 160
@@ -122,7 +123,7 @@ def _write_table(saved: SavedMaps, path: Path) -> Iterator[Path]:
                 found = [tensor[row, place].item() for tensor in each]
                 lines.writerow([int(saved.epochs[row]), int(saved.steps[row]), sample, *found])
 
-    yield _whole(path, write)
+    yield write_whole(path, write)
 
 
 class _Encoded:
@@ -139,14 +140,14 @@ def _write_overlays(saved: SavedMaps, path: Path) -> Iterator[Path]:
         for sample, picture in zip(saved.sample_ids, to_bytes(pictures), strict=True):
             folder = path / f"sample={sample}"
             folder.mkdir(parents=True, exist_ok=True)
-            yield _whole(folder / name, partial(to_pillow(picture).save, format="PNG"))
+            yield write_whole(folder / name, partial(to_pillow(picture).save, format="PNG"))
 
 
 def _write_film(saved: SavedMaps, path: Path) -> Iterator[Path]:
     frames = [film_frame(pictures, heat, side=_SIDE) for heat, pictures in _painted(saved)]
     labels = [f"epoch {epoch}" for epoch in saved.epochs.tolist()]
     film = timelapse(frames, labels, f"{saved.series},")
-    yield _whole(path, lambda file: file.write(film))
+    yield write_whole(path, film)
 
 
 def _painted(saved: SavedMaps) -> Iterator[tuple[Heatmap, Tensor]]:
@@ -159,19 +160,6 @@ def _painted(saved: SavedMaps) -> Iterator[tuple[Heatmap, Tensor]]:
         heat = heatmap(maps, scale, signed)
         shown = saved.pictures
         yield heat, heat.color if shown is None else overlay(shown.float() / 255, heat)
-
-
-def _whole(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    """Write a file so that it is complete or absent."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return path
 
 
 _WRITERS: Mapping[str, Callable[[SavedMaps, Path], Iterator[Path]]] = {

@@ -1,8 +1,8 @@
 """Load the saved maps of a run."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lightning_saliency.history.map_files import (
     SAMPLES,
     TENSORS,
     MapFile,
+    SeriesFacts,
     map_files,
     read_maps,
     read_pictures,
@@ -41,6 +42,7 @@ class SavedMaps:
         pictures: (N, 3, H, W), uint8, the samples as they are shown; None if they were not saved.
         series: the method, and the choice of class if there were several.
         settings: of the method and of the callback, as plain values.
+        facts: the right classes, the classes' names and more, as far as they were saved.
     """
 
     maps: Tensor
@@ -54,6 +56,7 @@ class SavedMaps:
     pictures: Tensor | None
     series: str
     settings: Mapping[str, Any]
+    facts: SeriesFacts = field(default_factory=SeriesFacts)
 
     def __len__(self) -> int:
         """Return the number of explanations."""
@@ -91,16 +94,35 @@ def load_maps(run: str | PathLike[str], series: str | None = None) -> SavedMaps:
     entries = [read_maps(path) for path in map_files(folder).values()]
     _check_alike(entries, folder)
     first = entries[0]
+    pictures, facts = series_pictures(folder, first.digests)
     return SavedMaps(
         **{name: torch.stack([getattr(entry, name) for entry in entries]) for name in TENSORS},
         epochs=torch.tensor([entry.epoch for entry in entries]),
         steps=torch.tensor([entry.step for entry in entries]),
         sample_ids=first.sample_ids,
         digests=first.digests,
-        pictures=_pictures(folder, first.digests),
+        pictures=pictures,
         series=series,
         settings=first.settings,
+        facts=facts,
     )
+
+
+def one_by_one(folder: Path) -> Iterator[MapFile]:
+    """Yield the explanations of a series, oldest first; one at a time is in memory.
+
+    Args:
+        folder: of the series, see :func:`series_folders`.
+
+    Raises:
+        InputError: a file is damaged or of a newer version, or does not belong to the others.
+    """
+    first: MapFile | None = None
+    for path in map_files(folder).values():
+        entry = read_maps(path)
+        first = first or entry
+        _check_alike([first, entry], folder)
+        yield entry
 
 
 def series_folders(run: str | PathLike[str]) -> dict[str, Path]:
@@ -112,7 +134,7 @@ def series_folders(run: str | PathLike[str]) -> dict[str, Path]:
     Raises:
         InputError: there are no maps, or those of several runs.
     """
-    root = _maps_folder(Path(run))
+    root = maps_folder(Path(run))
     found = sorted({path.parent for path in root.rglob("*.npz") if path.name != SAMPLES})
     series = {folder.relative_to(root).as_posix(): folder for folder in found if map_files(folder)}
     if not series:
@@ -123,7 +145,15 @@ def series_folders(run: str | PathLike[str]) -> dict[str, Path]:
     return series
 
 
-def _maps_folder(run: Path) -> Path:
+def maps_folder(run: Path) -> Path:
+    """Return the folder of a run's maps.
+
+    Args:
+        run: see :func:`load_maps`.
+
+    Raises:
+        InputError: there is none, or those of several runs.
+    """
     if not _is_folder(run):
         raise InputError(f"Expected the folder of a run, got {run}, which is none.")
     if run.name.startswith(FOLDER):
@@ -169,7 +199,19 @@ def _check_alike(entries: Sequence[MapFile], folder: Path) -> None:
             )
 
 
-def _pictures(folder: Path, expected: tuple[str, ...]) -> Tensor | None:
+def series_pictures(folder: Path, expected: tuple[str, ...]) -> tuple[Tensor | None, SeriesFacts]:
+    """Return the explained images of a series, and what is known of them.
+
+    Args:
+        folder: of the series.
+        expected: digests of the images that belong to the maps.
+
+    Returns:
+        (N, 3, H, W), uint8, None if they were not saved; and what else was.
+
+    Raises:
+        InputError: the file is damaged, or of other images.
+    """
     path = folder / SAMPLES
     # Also of a link that leads nowhere it is said.
-    return read_pictures(path, expected) if os.path.lexists(path) else None
+    return read_pictures(path, expected) if os.path.lexists(path) else (None, SeriesFacts())

@@ -10,7 +10,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,27 @@ class MapFile:
     epoch: int
     step: int
     run: str = ""
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What is written once for a series, next to its maps; not in files of earlier versions.
+
+    Attributes:
+        labels: (N,), int64, the right classes; None if they are not known.
+        class_names: of all classes; None if they were not given.
+        has_offset: whether the maps' least value is to be subtracted before they are shown.
+        when_zero: what it means that a map is zero everywhere, in a few words; "" if not known.
+        score_name: what is explained where that is no class; "" otherwise.
+        run: of the run and the callback, as plain values.
+    """
+
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    has_offset: bool = False
+    when_zero: str = ""
+    score_name: str = ""
+    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 def file_name(epoch: int, step: int) -> str:
@@ -132,17 +153,20 @@ def write_maps(folder: Path, entry: MapFile) -> Path:
     return path
 
 
-def write_pictures(folder: Path, pictures: Tensor) -> None:
+def write_pictures(folder: Path, pictures: Tensor, facts: SeriesFacts | None = None) -> None:
     """Write the explained images next to the maps.
 
     Args:
         folder: of the series; it is made if needed.
         pictures: (N, 3, H, W), uint8.
+        facts: what is known of them and of the run.
 
     Raises:
         OSError: the file cannot be written; no partial file is left.
     """
-    about = np.array(json.dumps({"format": _FORMAT}))
+    known = vars(facts or SeriesFacts())
+    plain = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in known.items()}
+    about = np.array(json.dumps({"format": _FORMAT, "facts": plain}, default=str))
     write_arrays(folder / SAMPLES, {"pictures": pictures.contiguous().numpy(), "about": about})
 
 
@@ -187,8 +211,8 @@ def read_maps(path: Path) -> MapFile:
         ) from error
 
 
-def read_pictures(path: Path, expected: tuple[str, ...]) -> Tensor:
-    """Read the explained images, (N, 3, H, W), uint8.
+def read_pictures(path: Path, expected: tuple[str, ...]) -> tuple[Tensor, SeriesFacts]:
+    """Read the explained images, (N, 3, H, W), uint8, and what is known of them.
 
     Args:
         path: of the file.
@@ -208,14 +232,33 @@ def read_pictures(path: Path, expected: tuple[str, ...]) -> Tensor:
         ) from error
 
 
-def _pictures_in(path: Path, expected: tuple[str, ...]) -> Tensor:
+def _pictures_in(path: Path, expected: tuple[str, ...]) -> tuple[Tensor, SeriesFacts]:
     pictures = torch.from_numpy(read_arrays(path, {"pictures": ("u1", 4)})["pictures"])
+    about: dict[str, Any] = {}
     # Version 0.1.0 wrote none.
     if "about" in _names(path):
-        _about(read_arrays(path, {"about": ("U", 0)})["about"])
+        about = _about(read_arrays(path, {"about": ("U", 0)})["about"])
     if digests(pictures) != expected:
         raise UnreadableError("its pictures are not those that the maps next to it explain")
-    return pictures
+    return pictures, _facts(about.get("facts", {}), len(pictures))
+
+
+def _facts(found: Any, count: int) -> SeriesFacts:
+    """Return what is known of a series; what is not there, or new, is left out."""
+    if not isinstance(found, dict):
+        raise UnreadableError("what it says of the run is no list of names and values")
+    labels, names, run = (found.get(key) for key in ("labels", "class_names", "run"))
+    if labels is not None:
+        if len(_list(found, "labels", int)) != count:
+            raise UnreadableError(f"it has {len(labels)} labels of {count} samples")
+        labels = torch.tensor(labels, dtype=torch.int64)
+    if names is not None:
+        names = tuple(_list(found, "class_names", str))
+    texts = {key: found.get(key, "") for key in ("when_zero", "score_name")}
+    if not all(isinstance(each, str) for each in texts.values()):
+        raise UnreadableError("what it says of the maps is no text")
+    offset = found.get("has_offset") is True
+    return SeriesFacts(labels, names, offset, **texts, run=run if isinstance(run, dict) else {})
 
 
 def _names(path: Path) -> set[str]:

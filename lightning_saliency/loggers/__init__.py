@@ -3,6 +3,7 @@
 from lightning_saliency.loggers.adapter import CSVAdapter, LogAdapter, NullAdapter
 from lightning_saliency.loggers.choice import adapter_for, adapters_of, image_adapters
 from lightning_saliency.loggers.comet import CometAdapter
+from lightning_saliency.loggers.files import FilesAdapter
 from lightning_saliency.loggers.mlflow import MLflowAdapter
 from lightning_saliency.loggers.tensorboard import TensorBoardAdapter
 from lightning_saliency.loggers.wandb import WandbAdapter
@@ -10,6 +11,7 @@ from lightning_saliency.loggers.wandb import WandbAdapter
 __all__ = [
     "CSVAdapter",
     "CometAdapter",
+    "FilesAdapter",
     "LogAdapter",
     "MLflowAdapter",
     "NullAdapter",

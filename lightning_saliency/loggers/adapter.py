@@ -67,11 +67,13 @@ class LogAdapter:
     Attributes:
         logger: as given.
         reserve: bytes that are left free on the disk for what the run itself writes.
+        elsewhere: the folder in which what no logger takes is written as files; "" if it is not.
     """
 
     def __init__(self, logger: object) -> None:
         self.logger: Any = logger
         self.reserve = LEAST_RESERVE
+        self.elsewhere = ""
 
     def flush(self) -> None:
         """Wait until all is written, where a logger writes later than it is told.
@@ -172,9 +174,10 @@ class LogAdapter:
             return False
         if what not in reported:
             reported.add(what)
+            where = f" They are files in {self.elsewhere}." if self.elsewhere else ""
             rank_zero_info(
                 f"{type(self.logger).__name__} takes no {what}: those of the saliency callbacks "
-                "are not logged there. TensorBoardLogger takes everything."
+                f"are not logged there.{where} TensorBoardLogger takes everything."
             )
         return False
 
@@ -206,3 +209,9 @@ def finite_values(values: Tensor) -> Tensor:
 
 class CSVAdapter(LogAdapter):
     """Takes numbers alone."""
+
+    @override
+    def flush(self) -> None:
+        # Of the CSV logger; what saving means to others is not known.
+        if has_attribute(getattr(self.logger, "experiment", None), "metrics_file_path"):
+            self.logger.save()

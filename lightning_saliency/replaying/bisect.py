@@ -104,7 +104,8 @@ def bisect(
         checkpoints: as there.
         callback: explains; logs ``tag``.
         tag: of the number, one that the callback logs: drift against the ``pinned`` reference, the
-            share of a region, and so on.
+            share of a region, how far the evidence has moved (``saliency_evidence/label/moved/
+            pinned``, with :class:`~lightning_saliency.EvidenceCallback`), and so on.
         above: it has changed where it is above this.
         below: or where it is below this; one of the two.
         data: as in :func:`~lightning_saliency.replay`.
@@ -169,12 +170,13 @@ class _Reader(pl.Callback):
         self.shows_something = any(
             not bool(drift.references.current.described.is_degenerate.all())
             for drift in round.drift.values()
-        )
+        ) or any(bool(each.now.place.isfinite().any()) for each in round.evidence.values())
 
 
 def _unmoved(tag: str) -> float:
     """Return what drift or similarity is where nothing has moved; NaN of other numbers."""
-    return 0.0 if is_drift(tag) else NO_DRIFT.get(tag.rpartition("/")[2], math.nan)
+    is_amount = is_drift(tag) or "/moved/" in tag
+    return 0.0 if is_amount else NO_DRIFT.get(tag.rpartition("/")[2], math.nan)
 
 
 class _Search:

@@ -1,9 +1,10 @@
 """Let Lightning validate one checkpoint after the other, at the place of each in its run."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from lightning_saliency.callbacks.failures import PASSED_ON
 from lightning_saliency.callbacks.run_context import RunContext, replaying
 from lightning_saliency.callbacks.saliency import SaliencyCallback
 from lightning_saliency.errors import InputError
@@ -103,6 +105,11 @@ class Engine:
                 # Otherwise each checkpoint would have an event file of its own.
                 finalize = replace(logger, "finalize", _nothing)
                 stack.callback(finalize, "success")
+            if _is_kind(self._trainer.strategy, "FSDPStrategy"):
+                # Lightning sets up the module for each checkpoint, but wrapping it flattens its
+                # weights: it cannot be done a second time.
+                setup: Any = getattr(self._trainer.strategy, "_setup_model")  # noqa: B009
+                replace(self._trainer.strategy, "_setup_model", lru_cache(maxsize=1)(setup))
             load = self._trainer.strategy.load_checkpoint
             replace(self._trainer.strategy, "load_checkpoint", partial(self._load, load))
             callbacks = RunContext(self._trainer, self._module).callbacks
@@ -141,7 +148,10 @@ class Engine:
                 ckpt_path=str(checkpoint.path),
                 verbose=self._validate,
             )
-        except Exception as error:
+        except PASSED_ON:
+            raise
+        # What torch raises of checkpoints in several files is no Exception.
+        except BaseException as error:
             if self._ends.is_loading:
                 raise LoadError from error
             raise
@@ -228,10 +238,12 @@ def _same_batch(batch: Any, *_: Any, **__: Any) -> Any:
 
 
 def _loads_shards(trainer: pl.Trainer) -> bool:
-    return any(
-        kind.__name__ in ("FSDPStrategy", "ModelParallelStrategy")
-        for kind in type(trainer.strategy).__mro__
-    )
+    return _is_kind(trainer.strategy, "FSDPStrategy", "ModelParallelStrategy")
+
+
+def _is_kind(strategy: object, *names: str) -> bool:
+    # By name: Lightning has the classes in two packages.
+    return any(kind.__name__ in names for kind in type(strategy).__mro__)
 
 
 def _gathered(path: Path, module: pl.LightningModule) -> dict[str, Any]:
@@ -239,6 +251,10 @@ def _gathered(path: Path, module: pl.LightningModule) -> dict[str, Any]:
     from torch.distributed.checkpoint import filesystem, state_dict_loader
 
     state = {"model": {name: tensor.clone() for name, tensor in module.state_dict().items()}}
-    state_dict_loader.load(state, storage_reader=filesystem.FileSystemReader(path), no_dist=True)
+    with warnings.catch_warnings():
+        # A single process is what is wanted.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        reader = filesystem.FileSystemReader(path)
+        state_dict_loader.load(state, storage_reader=reader, no_dist=True)
     about: dict[str, Any] = torch.load(path / "meta.pt", weights_only=False)
     return {**about, "state_dict": state["model"]}

@@ -226,7 +226,8 @@ def test_without_a_logger_for_images_one_warning_is_given_and_training_goes_on(
     chosen = CSVLogger(tmp_path) if logger == "csv" else False
     trainer = make_trainer(tmp_path, SaliencyCallback(Gradient(), samples=2), logger=chosen)
     with pytest.warns(
-        SaliencyWarning, match="only the filmstrips are kept.*TensorBoardLogger"
+        SaliencyWarning,
+        match="pictures and tables of the saliency maps are files in .*TensorBoardLogger",
     ) as said:
         trainer.fit(module, train_loader(), val_loader())
     assert len([w for w in said if issubclass(w.category, SaliencyWarning)]) == 1

@@ -18,6 +18,7 @@ from lightning_saliency.attribution import Gradient
 from lightning_saliency.callbacks.drift_alarm.evidence_report import place_in_words, shares_as_maps
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched
 from lightning_saliency.errors import InputError, SaliencyWarning
+from lightning_saliency.reporting.logs import alarm_of
 from lightning_saliency.trust import Evidence
 
 pytestmark = QUIET
@@ -84,6 +85,14 @@ def test_a_network_that_comes_to_need_a_mark_is_heard_and_the_place_is_named(
     assert "### Epoch 11: the evidence has moved" in written
     assert "| place | the bottom right | 0.0" in written
     assert "small p alone is no alarm" in written
+    # As a report reads it.
+    read = alarm_of("label", "evidence", 23, written)
+    assert read is not None
+    assert (read.epoch, read.headline) == (11, "the evidence has moved")
+    gains = [f"saliency_evidence/label/{what}_gain" for what in ("place", "kind")]
+    assert [row[0] for row in read.numbers] == gains
+    assert float(read.numbers[0][3]) > 1
+    assert "now depends more on the bottom right" in read.remark
     (picture,) = found.Images("saliency/alarm/evidence/label")
     assert picture.width > 200
 

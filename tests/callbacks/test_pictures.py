@@ -11,9 +11,10 @@ from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.callbacks.stages import images as pictures_file
 from lightning_saliency.callbacks.stages.images import Pictures
-from lightning_saliency.callbacks.strip import Kept, Strip, movement
+from lightning_saliency.callbacks.strip import Kept, Strip
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.map_statistics import canonical
+from lightning_saliency.metrics.movement import movement
 from lightning_saliency.rendering import (
     ColorScale,
     heatmap,

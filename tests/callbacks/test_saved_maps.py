@@ -101,7 +101,7 @@ def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logger", ["csv", "none"])
-@pytest.mark.filterwarnings("ignore:.*only the filmstrips are kept")
+@pytest.mark.filterwarnings("ignore:.*pictures and tables of the saliency maps are files")
 def test_any_logger_has_a_folder(tmp_path: Path, logger: str) -> None:
     chosen = CSVLogger(tmp_path) if logger == "csv" else False
     fit(tmp_path, SaliencyCallback(Gradient(), samples=2, save_maps=True), logger=chosen)

@@ -1,4 +1,4 @@
-"""What the command does after a run: replay, bisect, compare, export."""
+"""What the command does after a run: replay, bisect, report, compare, export."""
 
 from __future__ import annotations
 
@@ -112,11 +112,26 @@ def test_compare_and_export(mine: Any, capsys: pytest.CaptureFixture[str]) -> No
     assert Path("a.png").stat().st_size > 1000
     assert main(["compare", "live", "live", "--series", "gradient", "--figure", "a.png"]) == 2
     assert "but a.png exists" in capsys.readouterr().err
+    assert main(["compare", "live", "live", "--series", "gradient", "--html", "a.html"]) == 0
+    assert "Page: a.html" in capsys.readouterr().out
+    assert Path("a.json").exists()
+    assert main(["compare", "live", "live", "--series", "gradient", "--html", "a.html"]) == 2
+    assert "but a.html exists" in capsys.readouterr().err
     assert main(["export", "live", "--forms", "numpy", "gif"]) == 0
     assert {each.name for each in Path("export").iterdir()} == {
         *("gradient.npz", "gradient.gif", "grad_cam.npz", "grad_cam.gif")
     }
     assert main(["export", "live", "--forms", "gif"]) == 2
+
+
+def test_report(mine: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "live", "--title", "mine & yours"]) == 0
+    assert "Report: live/saliency_report.html" in capsys.readouterr().out
+    assert "mine &amp; yours" in Path("live/saliency_report.html").read_text()
+    assert main(["report", "live"]) == 2
+    assert "saliency_report.html exists" in capsys.readouterr().err
+    assert main(["report", "live", "--output", "deep/page.html"]) == 0
+    assert Path("deep/page.json").exists()
 
 
 BAD = [
@@ -131,6 +146,8 @@ BAD = [
     ),
     (["replay", "ckpt", "--config", "mine_after_run.py"], "to be a YAML file"),
     (["bisect", "ckpt", "--module", "mine_after_run:Mine"], "above or below, one of them"),
+    (["report", "ckpt"], "Expected a folder 'saliency_maps' in ckpt"),
+    (["report", "live", "--output", "a.txt"], "output as a file such as saliency_report.html"),
     (["compare", "live", "ckpt"], "Expected a folder 'saliency_maps' in ckpt"),
 ]
 

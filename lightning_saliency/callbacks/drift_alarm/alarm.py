@@ -243,6 +243,7 @@ class DriftAlarm(pl.Callback):
                 round.pictures.mark_alarm(series)
             _log.info("%s", report.line())
             warn(report.line())
+            round.alarms.append((series, reference, report.text(_picture_tag(report, round))))
             if context.is_rank_zero:
                 _show(report, context, round)
         if self.save_checkpoint and context.is_fitting:
@@ -274,12 +275,12 @@ def _still_to_come(source: SaliencyCallback, round: ExplanationRound) -> list[st
 
 
 def _show(report: Report | EvidenceReport, context: RunContext, round: ExplanationRound) -> None:
-    if isinstance(report, EvidenceReport):
-        prefix, tag = report.prefix, report.tag
-    else:
-        prefix = round.series[report.series].prefix
-        tag = f"{prefix}saliency_alarm/{report.series}/{report.reference}"
-    picture_tag = f"{prefix}saliency/alarm/{report.series}"
+    tag = (
+        report.tag
+        if isinstance(report, EvidenceReport)
+        else f"{_prefix(report, round)}saliency_alarm/{report.series}/{report.reference}"
+    )
+    picture_tag = _picture_tag(report, round)
     try:
         picture = report.picture()
         for adapter in context.adapters():
@@ -290,6 +291,16 @@ def _show(report: Report | EvidenceReport, context: RunContext, round: Explanati
             f"The alarm of epoch {context.epoch} could not be logged; training goes on. "
             f"{describe_error(error)}"
         )
+
+
+def _picture_tag(report: Report | EvidenceReport, round: ExplanationRound) -> str:
+    return f"{_prefix(report, round)}saliency/alarm/{report.series}"
+
+
+def _prefix(report: Report | EvidenceReport, round: ExplanationRound) -> str:
+    if isinstance(report, EvidenceReport):
+        return report.prefix
+    return round.series[report.series].prefix
 
 
 def _save(trainer: pl.Trainer, path: str) -> None:

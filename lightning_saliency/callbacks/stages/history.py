@@ -8,6 +8,7 @@ from typing_extensions import override
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error, warn
 from lightning_saliency.callbacks.run_context import RunContext
+from lightning_saliency.callbacks.run_facts import about_run, facts_of
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
@@ -33,17 +34,24 @@ class HistoryStage(Stage):
         prefix: stands before all tags.
         saver: writes the maps; None to write none.
         charts: whether TensorBoard's custom scalars are laid out.
+        settings: of the callback, kept with the maps.
     """
 
     name: ClassVar[str] = "history"
 
     def __init__(
-        self, pictures: Pictures, prefix: str, saver: MapSaver | None, charts: bool
+        self,
+        pictures: Pictures,
+        prefix: str,
+        saver: MapSaver | None,
+        charts: bool,
+        settings: Mapping[str, Any],
     ) -> None:
         self._pictures = pictures
         self._prefix = prefix
         self._saver = saver
         self._charts = charts
+        self._settings = settings
         self._pinned_epochs: dict[str, int] = {}
         self._last_step = 0
 
@@ -90,7 +98,9 @@ class HistoryStage(Stage):
             self._log_pinned(context, round)
         if self._saver is not None and context.follows_fit:
             shown = self._pictures.show(round.samples.images)
-            self._saver.write(round, shown)
+            run = about_run(context, round, self._settings)
+            names = self._pictures.names
+            self._saver.write(round, shown, lambda series: facts_of(round, series, names, run))
 
     def _log_pinned(self, context: RunContext, round: ExplanationRound) -> None:
         for series in round.explanations:

@@ -5,29 +5,32 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_saliency.callbacks.explanation import Explanation, ExplanationRound, Reference
+from lightning_saliency.callbacks.explanation import (
+    DriftResult,
+    Explanation,
+    ExplanationRound,
+    Reference,
+)
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.run_context import (
     RunContext,
     followed_checkpoint,
-    is_fast_dev_run,
 )
 from lightning_saliency.callbacks.samples.batch import known_labels
 from lightning_saliency.callbacks.samples.sample_set import SampleSet
 from lightning_saliency.callbacks.stage_runner import Stage
-from lightning_saliency.callbacks.strip import Kept, Strip, movement, with_emptied
+from lightning_saliency.callbacks.strip import Kept, Strip
 from lightning_saliency.errors import InputError
 from lightning_saliency.loggers import LogAdapter
 from lightning_saliency.metrics.map_similarity import RANKING, top10
 from lightning_saliency.metrics.map_statistics import canonical
+from lightning_saliency.metrics.movement import movement, with_emptied
 from lightning_saliency.rendering import (
     ColorScale,
     Column,
@@ -48,7 +51,7 @@ from lightning_saliency.rendering import (
     to_bytes,
 )
 from lightning_saliency.rendering.panel import Cell
-from lightning_saliency.rendering.pixels import fit_cell, png_of, resized, to_pillow
+from lightning_saliency.rendering.pixels import fit_cell, png_of, resized
 
 # Rows of a filmstrip, and samples of a picture of before and after.
 _MOST_ROWS, _MOST_MOVED = 8, 3
@@ -118,6 +121,11 @@ class Pictures:
         """
         return displayable(images, self.mean, self.std)
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of all classes; None if there are none."""
+        return None if self.class_names is None else tuple(map(str, self.class_names))
+
     def check_classes(self, count: int | None) -> None:
         """Check that there is a name for each class.
 
@@ -175,7 +183,7 @@ class Pictures:
         heats: dict[str, Heatmap] = {}
         overlays: dict[str, Tensor] = {}
         for series, explanation in explanations.items():
-            heat = self._strip(series).paint(explanation.saliency)
+            heat = self.strip(series).paint(explanation.saliency)
             # As bytes once for all the pictures that they stand in.
             heats[series] = heat.as_bytes(_STEPS)
             overlays[series] = to_bytes(overlay(shown, heat), _STEPS)
@@ -211,7 +219,7 @@ class Pictures:
             moved: (N,), how far each map has moved since the one before; None for the first.
             labels: (N,), the right classes; None if they are not known.
         """
-        strip = self._strip(series)
+        strip = self.strip(series)
         if strip.scale is None:
             strip.paint(explanation.saliency)
         strip.add(Kept.of(canonical(explanation.saliency), explanation.predicted, epoch), moved)
@@ -224,12 +232,20 @@ class Pictures:
 
     def mark_alarm(self, series: str) -> None:
         """An alarm sounded at the newest explanation of a series."""
-        self._strip(series).mark_alarm()
+        self.strip(series).mark_alarm()
 
     def set_loss(self, loss: float, name: str) -> None:
         """Note the validation loss at the newest explanation."""
         for strip in self._strips.values():
             strip.set_loss(loss, name)
+
+    def strip(self, series: str) -> Strip:
+        """Return what is kept of a series; it is made if it is not there."""
+        return self._strips.setdefault(series, Strip())
+
+    def inputs(self, series: str) -> Tensor | None:
+        """Return the samples of a series, (N, 3, h, w), uint8, small; None before the first."""
+        return self._shown[series].inputs if series in self._shown else None
 
     def newest(self, series: str) -> int | None:
         """Return the epoch of the newest explanation in a filmstrip; None if there is none."""
@@ -261,7 +277,7 @@ class Pictures:
         order = amounts.nan_to_num(-1.0).argsort(descending=True, stable=True)
         chosen: list[int] = order[:_MOST_MOVED].tolist()
         shown = self.show(images[chosen])
-        strip = self._strip(series)
+        strip = self.strip(series)
         scale = strip.scale or ColorScale()
         times = (before, now)
         heats = [heatmap(each.maps[chosen], scale, strip.signed) for each in times]
@@ -304,7 +320,7 @@ class Pictures:
             (3, height, width), RGB, uint8.
         """
         shown = self.show(images)
-        strip = self._strip(series)
+        strip = self.strip(series)
         heat = heatmap(maps, strip.scale or ColorScale(), strip.signed)
         laid = to_bytes(overlay(shown, heat), _STEPS)
         rows = [f"{i}: {self.class_name(int(each))}" for i, each in enumerate(target)]
@@ -414,9 +430,6 @@ class Pictures:
         shown = None if extras is None else extras.mask_panel(index)
         return [] if shown is None else mask_rows(image, *shown)
 
-    def _strip(self, series: str) -> Strip:
-        return self._strips.setdefault(series, Strip())
-
     def _frame(self, series: str, kept: Kept) -> Frame:
         strip = self._strips[series]
         heat = heatmap(kept.maps, strip.scale or ColorScale(), strip.signed)
@@ -481,17 +494,32 @@ class ImagesStage(Stage):
         }
         labels = known_labels(round.samples.labels)
         for name, drift in round.drift.items():
-            moved = drift.samples.get(f"previous/{RANKING.name}")
-            if moved is not None:
-                before = drift.references.previous.described.is_degenerate
-                now = drift.references.current.described.is_degenerate
-                moved = with_emptied(RANKING.amount(moved), before, now)
+            moved = moved_since_previous(drift)
             images = round.samples.images
             self._pictures.record(name, images, shown[name], round.epoch, moved, labels)
         adapters = [each for each in context.adapters() if each.takes_images]
         if context.is_rank_zero and adapters:
             drawn = self._pictures.draw(round.samples.images, shown, round.epoch)
             write_pictures(adapters, ((self._prefix + tag, one) for tag, one in drawn), round.step)
+
+
+def moved_since_previous(drift: DriftResult) -> Tensor | None:
+    """Return how far each map has moved since the explanation before, (N,), in [0, 1].
+
+    From or to a map that shows nothing counts as 1; NaN where both show nothing.
+
+    Args:
+        drift: of one series.
+
+    Returns:
+        None for the first explanation.
+    """
+    moved = drift.samples.get(f"previous/{RANKING.name}")
+    if moved is None:
+        return None
+    before = drift.references.previous.described.is_degenerate
+    now = drift.references.current.described.is_degenerate
+    return with_emptied(RANKING.amount(moved), before, now)
 
 
 def write_pictures(
@@ -527,8 +555,6 @@ def write_pictures(
 class FilmstripStage(Stage):
     """Draws the filmstrips, when the alarms and the loss of a validation run are known.
 
-    Without a logger that takes images they are files in the run's folder, written again each time.
-
     Args:
         pictures: draws in the colors of the run.
         prefix: stands before all tags.
@@ -539,7 +565,6 @@ class FilmstripStage(Stage):
     def __init__(self, pictures: Pictures, prefix: str) -> None:
         self._pictures = pictures
         self._prefix = prefix
-        self._is_folder_named = False
 
     @override
     def is_due(self, context: RunContext, round: ExplanationRound) -> bool:
@@ -551,35 +576,20 @@ class FilmstripStage(Stage):
         found = _loss_of(context)
         if found is not None:
             self._pictures.set_loss(*found)
-        writes = context.is_fitting and not is_fast_dev_run(context.trainer)
-        folder = context.folder() if writes else None
-        context.require(lambda: self._log(context, round, folder))
+        context.require(lambda: self._log(context, round))
 
     def _series(self, round: ExplanationRound) -> list[str]:
         return [name for name in round.drift if self._pictures.newest(name) == round.epoch]
 
-    def _log(self, context: RunContext, round: ExplanationRound, folder: Path | None) -> None:
-        if not context.is_rank_zero:
-            return
+    def _log(self, context: RunContext, round: ExplanationRound) -> None:
         adapters = [each for each in context.adapters() if each.takes_images]
-        if not adapters and folder is None:
+        if not context.is_rank_zero or not adapters:
             return
         drawn = (
             (f"{self._prefix}saliency/filmstrip/{name}", self._pictures.filmstrip(name))
             for name in self._series(round)
         )
-        if adapters:
-            write_pictures(adapters, drawn, round.step)
-        elif folder is not None:
-            for tag, picture in drawn:
-                self._save(folder / f"{tag}.png", picture)
-
-    def _save(self, path: Path, picture: Tensor) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_pillow(picture).save(path)
-        if not self._is_folder_named:
-            self._is_folder_named = True
-            rank_zero_info(f"The filmstrips are in {path.parent}, and are drawn anew each time.")
+        write_pictures(adapters, drawn, round.step)
 
 
 def evident(round: ExplanationRound, series: str) -> Explanation:

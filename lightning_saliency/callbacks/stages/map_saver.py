@@ -1,6 +1,6 @@
 """Keep the maps of a run on disk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,6 +15,7 @@ from lightning_saliency.callbacks.stages.map_folder import MapFolder, map_folder
 from lightning_saliency.history.map_files import (
     SAMPLES,
     MapFile,
+    SeriesFacts,
     digests,
     map_files,
     write_maps,
@@ -76,12 +77,15 @@ class MapSaver:
             with TemporaryFile(dir=parent) as file:
                 file.write(b"tried")
 
-    def write(self, round: ExplanationRound, pictures: Tensor) -> None:
+    def write(
+        self, round: ExplanationRound, pictures: Tensor, facts: Callable[[str], SeriesFacts]
+    ) -> None:
         """Write the maps of an explanation; only the first process does.
 
         Args:
             round: what was found.
             pictures: (N, 3, H, W), in [0, 1], the samples as they are shown.
+            facts: from a series to what is known of it.
         """
         if self._folder is None or self._failures >= _MOST_FAILURES:
             return
@@ -96,7 +100,7 @@ class MapSaver:
                 if self._is_new_process:
                     _set_aside(folder, round.epoch, round.step)
                 if not (folder / SAMPLES).exists():
-                    write_pictures(folder, shown)
+                    write_pictures(folder, shown, facts(series))
                 entry = MapFile(
                     found.saliency,
                     found.target,
