@@ -16,7 +16,8 @@ the callbacks keep of the newest explanations is full by then, and only a leak s
 
 Filmstrips have from 9 to 16 columns by turns, and each turn takes twice as long as the one before,
 the last one half of the run. That would be taken for growth, or hide it: so a number is fitted by a
-line in the epochs and in the columns, and its slope is the part of the epochs. It is compared with
+line in the epochs and in the columns (of the callback that explains less often, too, from where it
+has all of its columns), and its slope is the part of the epochs. It is compared with
 what is left of the ups and downs, in blocks of epochs, because neighbouring ones are alike. What
 the process has of the machine is judged from the twentieth epoch on, settled or not.
 
@@ -180,20 +181,20 @@ def run(epochs: int, samples: int, every: int, folder: Path, output: Path) -> li
 
 
 def slope(
-    epochs: Sequence[int], values: Sequence[float], columns: Sequence[int]
+    epochs: Sequence[int], values: Sequence[float], columns: Sequence[Sequence[int]]
 ) -> tuple[float, float]:
     """Return the slope along the epochs, and half its confidence interval.
 
     Args:
         epochs: when it was looked.
         values: what was seen.
-        columns: of a filmstrip, at the same times.
+        columns: of the filmstrips, at the same times.
     """
     size = max(1, len(values) // BLOCKS)
     number = len(values) // size
-    blocks = np.array([epochs, columns, values], float)[:, len(values) - size * number :]
-    when, wide, seen = blocks.reshape(3, number, size).mean(2)
-    parts = np.stack([when - when.mean(), wide - wide.mean(), np.ones(number)], axis=1)
+    blocks = np.array([epochs, *columns, values], float)[:, len(values) - size * number :]
+    *known, seen = blocks.reshape(len(blocks), number, size).mean(2)
+    parts = np.stack([*(each - each.mean() for each in known), np.ones(number)], axis=1)
     # Whatever never changes has the slope 0, and no rounding errors.
     fitted = np.linalg.pinv(parts) @ (seen - seen[0])
     rest = seen - seen[0] - parts @ fitted
@@ -211,21 +212,23 @@ def main(epochs: int, samples: int, every: int, output: Path) -> bool:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         rows = run(epochs, samples, every, Path(folder), output)
-    return nothing_grew(rows)
+    return nothing_grew(rows, every)
 
 
-def nothing_grew(rows: list[dict[str, int]]) -> bool:
+def nothing_grew(rows: list[dict[str, int]], every: int = 1) -> bool:
     """Print how each number has changed, and return whether none has grown."""
-    late = [row for row in rows if row["epoch"] >= FIRST]
+    most = max(len(select_frames(count)) for count in range(100))
+    late = [row for row in rows if row["epoch"] >= max(FIRST, most * every)]
     when = [row["epoch"] for row in late]
     half = len(late) // 2
-    # One explanation in each epoch.
-    columns = [len(select_frames(epoch)) for epoch in when]
+    # One explanation in each epoch, and one in every so many.
+    counts = [when] if every == 1 else [when, [-(-epoch // every) for epoch in when]]
+    columns = [[len(select_frames(count)) for count in each] for each in counts]
     verdicts = {}
     for name in (*NUMBERS, *IN_THE_SECOND_HALF):
         begin = half if name in IN_THE_SECOND_HALF else 0
         values = [row[name] for row in late[begin:]]
-        steep, unsure = slope(when[begin:], values, columns[begin:])
+        steep, unsure = slope(when[begin:], values, [each[begin:] for each in columns])
         # A number that follows from the columns alone leaves nothing but rounding errors.
         least = LEAST.get(name, 1e-9 * max(values))
         verdicts[name] = abs(steep) <= max(unsure, least)
