@@ -253,13 +253,28 @@ def test_text_picture_log_and_warning_name_the_samples_that_moved(
     assert f"| {logged_tag(PREVIOUS)} | 0.500 | 1 | 6.2 |" in words
     assert "picture **saliency/alarm/jumpy** in the Images tab" in words
     assert "### Epoch 5: jumpy looks elsewhere" in words
-    assert words.index("| 1 | 1.00 |") < words.index("| 3 | 1.00 |") < words.index("| 0 | 0.00 |")
+    assert "| # | class | epoch 4: predicted | predicted now | p | moved |" in words
+    rows = [line.strip("| ").split(" | ") for line in words.splitlines() if "| class " in line]
+    assert [(row[0], row[-1]) for row in rows[1:4]] == [("1", "1.00"), ("3", "1.00"), ("0", "0.00")]
+    assert rows[1][1] == "class 1"
     (picture,) = found.Images("saliency/alarm/jumpy")
     assert picture.step == text.step == 23
     pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("RGB"))
     # Input, before, now: three pictures of 160 pixels beside each other, four rows.
     assert pixels.shape[0] > 4 * 160
     assert pixels.shape[1] > 3 * 160
+
+
+def test_how_far_a_sample_moved_is_the_same_number_whatever_sounded(tmp_path: Path) -> None:
+    # By spearman it is 2: the values are in reverse order.
+    alarm = DriftAlarm("saliency_drift/jumpy/previous/spearman", **SOON)
+    with pytest.warns(SaliencyWarning, match="spearman is"):
+        fit(tmp_path, watch(Jumpy()), alarm, max_epochs=6)
+    (text,) = events(tmp_path).Tensors("saliency_alarm/jumpy/previous/text_summary")
+    words = text.tensor_proto.string_val[0].decode()
+    rows = [line.strip("| ").split(" | ") for line in words.splitlines() if "| class " in line]
+    assert rows[1:]
+    assert {row[-1] for row in rows[1:]} == {"1.00"}
 
 
 @pytest.mark.filterwarnings("ignore:Epoch 5")

@@ -27,7 +27,7 @@ def coarse(cells: int, power: float) -> Tensor:
 
 
 def noise() -> Tensor:
-    return torch.randn(8, 1, 64, 64, generator=torch.Generator().manual_seed(2)).abs()
+    return torch.randn(8, 1, 224, 224, generator=torch.Generator().manual_seed(2)).abs()
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_the_brightest_tenth_stands_out_and_the_rest_is_the_gray_image(
 
 
 def test_noise_is_not_stretched() -> None:
-    tenth, half, *_ = color_difference(picture(), noise())
+    tenth, half, *_ = color_difference(picture(side=224), noise())
     assert tenth <= 35
     assert half == 0
     almost_constant = 1 + 1e-3 * torch.rand(
-        8, 1, 64, 64, generator=torch.Generator().manual_seed(3)
+        8, 1, 224, 224, generator=torch.Generator().manual_seed(3)
     )
-    tenth, half, *_ = color_difference(picture(), almost_constant)
+    tenth, half, *_ = color_difference(picture(side=224), almost_constant)
     assert tenth < 1
     assert half < 0.1
 
