@@ -28,7 +28,6 @@ from lightning_saliency.benchmark import ClutteredDigits
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 SIDE = 96
-_BATCH = 16
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -63,10 +62,10 @@ def _drawn(shape: str, y: Tensor, x: Tensor) -> Tensor:
 class Classifier(pl.LightningModule):
     """As anybody would write it."""
 
-    def __init__(self, network: nn.Module, learning_rate: float) -> None:
+    def __init__(self, network: nn.Module, one_cycle: bool) -> None:
         super().__init__()
         self.network = network
-        self.learning_rate = learning_rate
+        self.one_cycle = one_cycle
 
     def forward(self, images: Tensor) -> Any:
         return self.network(images)
@@ -84,9 +83,11 @@ class Classifier(pl.LightningModule):
         self.log("val_acc", (scores.argmax(1) == labels).float().mean())
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.05)
+        optimizer = torch.optim.AdamW(self.parameters(), 1e-3, weight_decay=0.05)
+        if not self.one_cycle:
+            return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -107,14 +108,14 @@ class Damage(pl.Callback):
 
 
 def _residual() -> pl.LightningModule:
-    return Classifier(resnet18(num_classes=len(SHAPES)), 1e-3)
+    return Classifier(resnet18(num_classes=len(SHAPES)), one_cycle=True)
 
 
 def _transformer() -> pl.LightningModule:
     network = VisionTransformer(
         SIDE, 12, num_layers=4, num_heads=4, hidden_dim=96, mlp_dim=192, num_classes=len(SHAPES)
     )
-    return Classifier(network, 2e-3)
+    return Classifier(network, one_cycle=False)
 
 
 def first_run() -> ModuleType:
@@ -127,11 +128,11 @@ def first_run() -> ModuleType:
     return module
 
 
-# What makes the module, epochs, training images.
-RUNS: dict[str, tuple[Callable[[], pl.LightningModule], int, int]] = {
-    "resnet18": (_residual, 8, 640),
-    "vit": (_transformer, 10, 960),
-    "digits": (lambda: first_run().DigitClassifier(), 4, 2000),
+# What makes the module, epochs, training images, and how many of them are a batch.
+RUNS: dict[str, tuple[Callable[[], pl.LightningModule], int, int, int]] = {
+    "resnet18": (_residual, 8, 640, 16),
+    "vit": (_transformer, 12, 960, 32),
+    "digits": (lambda: first_run().DigitClassifier(), 4, 2000, 32),
 }
 
 
@@ -139,7 +140,7 @@ def watch(
     name: str, folder: Path, callbacks: list[pl.Callback] | None = None, **settings: Any
 ) -> SaliencyCallback:
     """Train one of :data:`RUNS` with TensorBoard in ``folder / name``, its maps saved."""
-    make, epochs, count = RUNS[name]
+    make, epochs, count, size = RUNS[name]
     torch.manual_seed(0)
     if name == "digits":
         draw = first_run().draw
@@ -163,9 +164,7 @@ def watch(
         enable_checkpointing=False,
         log_every_n_steps=10,
     )
-    trainer.fit(
-        make(), DataLoader(train, _BATCH, shuffle=True, drop_last=True), DataLoader(val, 50)
-    )
+    trainer.fit(make(), DataLoader(train, size, shuffle=True, drop_last=True), DataLoader(val, 50))
     return saliency
 
 

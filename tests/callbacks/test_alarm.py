@@ -253,7 +253,7 @@ def test_text_picture_log_and_warning_name_the_samples_that_moved(
     assert f"| {logged_tag(PREVIOUS)} | 0.500 | 1 | 6.2 |" in words
     assert "picture **saliency/alarm/jumpy** in the Images tab" in words
     assert "### Epoch 5: jumpy looks elsewhere" in words
-    assert "| # | class | epoch 4: predicted | predicted now | p | moved |" in words
+    assert "| # | class | predicted in epoch 4 | predicted now | p | moved |" in words
     rows = [line.strip("| ").split(" | ") for line in words.splitlines() if "| class " in line]
     assert [(row[0], row[-1]) for row in rows[1:4]] == [("1", "1.00"), ("3", "1.00"), ("0", "0.00")]
     assert rows[1][1] == "class 1"

@@ -111,7 +111,7 @@ class Report:
                 "",
                 f"Before and after: picture **{picture_tag}** in the Images tab, at this step.",
                 "",
-                f"| # | class | epoch {self._before.epoch}: predicted | predicted now | p | moved |",
+                f"| # | class | predicted {self._when()} | predicted now | p | moved |",
                 "|---|---|---|---|---|---|",
                 *samples,
             ]
@@ -137,6 +137,9 @@ class Report:
         if self.flips == 0:
             return f"No prediction of the {count} samples changed: the same answers, otherwise."
         return f"{self.flips} of {count} predictions changed too."
+
+    def _when(self) -> str:
+        return f"in epoch {self._before.epoch}"
 
     def _row(self, index: int) -> str:
         name = self._round.pictures.class_name
