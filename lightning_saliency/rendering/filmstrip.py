@@ -354,6 +354,7 @@ def _draw_curves(sheet: Canvas, layout: _Layout, curves: Curves) -> None:
             bold=True,
         )  # fmt: skip
         words = f"{low:.2g} to {high:.2g}" if high > low else f"{low:.2g}"
+        words = words.replace("e-0", "e-").replace("e+0", "e+")
         size = _SMALL if text_width(words, _SMALL) <= range_wide else _SMALL - 3
         sheet.text(words, below + 3, range_left, width=range_wide, size=size, ink=BLUE)
         scaled = [(value - low) / span for value in curves.loss]
