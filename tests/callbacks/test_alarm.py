@@ -134,11 +134,10 @@ def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Pa
     alarm = DriftAlarm(factor=1e9, **SOON)
     saliency = watch([Jumpy(99), Gradient()], target=("label", "predicted"))
     other = watch(GradCAM(), name="second")
-    fit(tmp_path, saliency, alarm, other, max_epochs=7)
-    watched = {tag for tag in events(tmp_path).Tags()["scalars"] if "saliency_alarm" in tag}
-    assert watched == {
-        f"{series}/{reference}/{measure}"
-        for measure in ("top10_iou", "spearman", "ssim")
+    trainer = fit(tmp_path, saliency, alarm, other, max_epochs=7)
+    shown = {tag for tag in events(tmp_path).Tags()["scalars"] if "saliency_alarm" in tag}
+    assert shown == {
+        f"{series}/{reference}"
         for series in (
             "saliency_alarm/jumpy/label",
             "saliency_alarm/jumpy/predicted",
@@ -148,6 +147,8 @@ def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Pa
         )
         for reference in ("previous", "pinned")
     }
+    watched = {f"{tag}/{one}" for tag in shown for one in ("top10_iou", "spearman", "ssim")}
+    assert {tag for tag in trainer.callback_metrics if "saliency_alarm" in tag} == shown | watched
     assert set(alarm.state_dict()["watched"]) == {
         tag.replace("saliency_alarm", "saliency_drift") for tag in watched
     }
@@ -174,11 +175,13 @@ def test_one_measure_alone_makes_no_alarm_unless_it_may(
     alarm = DriftAlarm(both, agree=agree, **SOON)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fit(tmp_path, watch(Shuffled()), alarm, max_epochs=6)
+        fit(tmp_path, watch(Shuffled(), log="full"), alarm, max_epochs=6)
     assert any("Samples that moved most" in str(w.message) for w in said) == sounds
     assert alarm.sounding == ([PREVIOUS] if sounds else [])
     assert scores(tmp_path)[23] > 1
     assert scores(tmp_path, "saliency_alarm/jumpy/previous/spearman")[23] < 1
+    # What decides is above 1 if, and only if, it sounds.
+    assert (scores(tmp_path, "saliency_alarm/jumpy/previous")[23] > 1) == sounds
 
 
 @pytest.mark.parametrize("reference", ["previous", "pinned"])
