@@ -1,6 +1,6 @@
 """Train a small network on handwritten digits in clutter, and watch what it looks at.
 
-Takes two to three minutes of CPU time, and downloads nothing::
+Takes about three minutes of CPU time, and downloads nothing::
 
     python examples/first_run.py
     tensorboard --logdir runs/first_run --samples_per_plugin images=1000
@@ -98,7 +98,7 @@ def quiet() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=7)
-    parser.add_argument("--pictures", type=int, default=6000, help="training pictures")
+    parser.add_argument("--pictures", type=int, default=8000, help="training pictures")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "gpu"])
     parser.add_argument("--folder", type=Path, default=Path("runs/first_run"))
     parser.add_argument("--seed", type=int, default=0)

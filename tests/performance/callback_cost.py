@@ -24,7 +24,7 @@ from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.benchmark import ClutteredDigits
 
-PICTURES, EPOCHS = 6000, 7
+PICTURES, EPOCHS = 8000, 7
 # An explanation costs the same after a short epoch, and does not drown in the noise of training.
 FEW_PICTURES = 640
 ROUNDS = 7
