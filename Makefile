@@ -12,8 +12,9 @@ LOWEST_PYTHON ?= python3.10
 
 .PHONY: demo stubs test test-slow test-compat test-lowest lint bench gpu soak docs dist clean
 
+# Threads that wait for each other sleep: where other programs run, they take a fifth of the time.
 demo: $(INSTALLED)  ## train on handwritten digits and log the maps
-	$(BIN)/python examples/first_run.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/first_run.py
 
 test: $(INSTALLED) lint  ## linters, types, and every test but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
@@ -21,8 +22,8 @@ test: $(INSTALLED) lint  ## linters, types, and every test but the slow ones
 test-slow: $(INSTALLED)  ## the slow tests: large networks, several processes
 	$(BIN)/python -m pytest -m slow
 
-test-compat: $(COMPAT)/.installed  ## modules of other packages, which are large
-	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_packages.py tests/compat/other_targets.py
+test-compat: $(COMPAT)/.installed  ## modules, loggers and weights of other packages, which are large
+	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_*.py tests/compat/photographs.py
 
 test-lowest: $(LOWEST)/.installed  ## every test but the slow ones, on the lowest versions
 	$(LOWEST)/bin/python -m pytest -m "not slow"

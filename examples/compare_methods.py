@@ -18,7 +18,6 @@ from lightning_saliency.benchmark import get_example_data
 from lightning_saliency.rendering import (
     Cell,
     ColorScale,
-    color_scale,
     displayable,
     grid,
     heatmap,
@@ -34,9 +33,7 @@ def draw_rows(picture: Tensor, name: str, maps: dict[str, Tensor]) -> list[list[
     """Return rows of the picture and the methods' maps laid over it."""
     cells = [Cell(picture[0], name)]
     for method, saliency in maps.items():
-        signed = bool((saliency < 0).any())
-        # The size of the values, and not the share of the whole: each picture stands for itself.
-        heat = heatmap(saliency, color_scale(saliency, "value") or ColorScale(), signed)
+        heat = heatmap(saliency, ColorScale(), signed=bool((saliency < 0).any()))
         cells.append(Cell(overlay(picture, heat)[0], method, heat.fault[0]))
     return [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
 
@@ -53,9 +50,12 @@ def main() -> None:
         for kind in METHODS:
             print(f"category {category}: {kind.name}")
             method = replace(kind.for_pointing_game(SETUP), resize=True)
-            maps[kind.name] = method(model, image, category)
+            saliency = method(model, image, category)
+            # What all pixels have is no evidence.
+            maps[kind.name] = saliency - saliency.amin() if method.has_offset else saliency
         rows += draw_rows(displayable(image), f"digit {category}", maps)
-    to_pil_image(grid(rows)).save(options.output)
+    legends = [(ColorScale(), False), (ColorScale(), True)]
+    to_pil_image(grid(rows, legends=legends)).save(options.output)
     print(f"Written to {options.output}.")
 
 

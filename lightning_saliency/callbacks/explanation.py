@@ -227,6 +227,9 @@ class Painter(Protocol):
     def show(self, images: Tensor) -> Tensor:
         """Return the model's images (N, C, H, W) as RGB, (N, 3, H, W) in [0, 1], on the CPU."""
 
+    def class_name(self, index: int) -> str:
+        """Return what is shown for a class."""
+
     def before_and_after(
         self,
         series: str,

@@ -1,7 +1,7 @@
 """One run as the callbacks see it: where it is, its processes, its loggers, its folder."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -212,6 +212,7 @@ class RunContext:
         count: int,
         reduce_fx: str = "mean",
         level: LogLevel = "basic",
+        unlogged: Collection[str] = (),
     ) -> None:
         """Log numbers of this validation run, so that EarlyStopping and ModelCheckpoint find them.
 
@@ -224,11 +225,16 @@ class RunContext:
             count: how many samples they are from.
             reduce_fx: what Lightning makes of several values under one tag.
             level: which of them the loggers get.
+            unlogged: tags that they do not get in any case.
 
         Raises:
             StageError: a logger could not be written to, outside of ``fit``.
         """
-        shown = {logged_tag(tag): value for tag, value in values.items() if is_logged(tag, level)}
+        shown = {
+            logged_tag(tag): value
+            for tag, value in values.items()
+            if is_logged(tag, level) and tag not in unlogged
+        }
         if self.is_fitting:
             self.pl_module.log_dict(
                 shown,

@@ -17,6 +17,9 @@ from torch import Tensor
 from lightning_saliency.rendering.colors import TICKS, ColorScale, ramp_colors, ramp_opacity
 from lightning_saliency.rendering.pixels import from_pillow, resized, to_pillow
 
+# In heights and widths of the picture; that of a square of a tenth of it is 0.6.
+_LONGEST_OUTLINE = 2
+
 
 @lru_cache(maxsize=32)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
@@ -206,7 +209,8 @@ class Canvas:
     def outline(self, marked: Tensor, top: int, left: int, size: tuple[int, int]) -> None:
         """Draw the border of marked pixels (h, w), bool, over a picture of a size (height, width).
 
-        It is white with dark edges, to stand out from all colors.
+        It is white with dark edges, to stand out from all colors; a thin line where the pixels are
+        so scattered that nothing else could be seen between the lines.
         """
         lines = [
             (
@@ -217,7 +221,9 @@ class Canvas:
             )
             for y, x, to_y, to_x in _edges(marked)
         ]
-        for ink, width in ((INK, 4), (PAPER, 2)):
+        length = sum(abs(right - x) + abs(end - y) for x, y, right, end in lines)
+        scattered = length > _LONGEST_OUTLINE * (size[0] + size[1])
+        for ink, width in ((PAPER, 1),) if scattered else ((INK, 4), (PAPER, 2)):
             for line in lines:
                 self._draw.line(line, fill=ink, width=width)
 

@@ -37,6 +37,8 @@ _LEGEND = 150
 _PALE_BAR = (217, 217, 217)
 _CORNER = 16
 _DASH = 5
+# Thinner ones have holes where TensorBoard leaves out every second pixel.
+_LINE = 3
 # Of each color; files that do not keep an image's finest noise are a third smaller.
 _STEPS = 40
 
@@ -352,13 +354,14 @@ def _draw_curves(sheet: Canvas, layout: _Layout, curves: Curves) -> None:
             bold=True,
         )  # fmt: skip
         words = f"{low:.2g} to {high:.2g}" if high > low else f"{low:.2g}"
+        words = words.replace("e-0", "e-").replace("e+0", "e+")
         size = _SMALL if text_width(words, _SMALL) <= range_wide else _SMALL - 3
         sheet.text(words, below + 3, range_left, width=range_wide, size=size, ink=BLUE)
         scaled = [(value - low) / span for value in curves.loss]
         for piece in _pieces(layout, top, curves.places, scaled):
-            sheet.line(piece, BLUE, 2, _DASH)
+            sheet.line(piece, BLUE, _LINE, _DASH)
     for piece in _pieces(layout, top, curves.places, curves.moved):
-        sheet.line(piece, INK, 2)
+        sheet.line(piece, INK, _LINE)
         for y, x in piece:
             sheet.dot(y, x, 3, INK)
 

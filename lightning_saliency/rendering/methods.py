@@ -9,9 +9,10 @@ from lightning_saliency.rendering.canvas import Canvas, shorten, text_width, wra
 from lightning_saliency.rendering.heatmap import Heatmap
 from lightning_saliency.rendering.pixels import fit_cell, resized, to_bytes
 
-_CELL, _SMALLEST = 56, 48
-# With more columns the pictures are smaller, so that a card of TensorBoard still shows them.
-_FEW = 6
+# With more columns than that the pictures are smaller, so that a card of TensorBoard, which is 337
+# pixels wide, still shows them.
+_SIDES = {3: 80, 6: 56}
+_SMALLEST = 48
 _MOST_ROWS = 8
 _GAP, _MARGIN = 6, 8
 _FONT, _LINE, _TITLE = 14, 17, 20
@@ -46,9 +47,9 @@ def methods_picture(
     """
     _check(images, heats, overlays, row_labels)
     rows = min(len(images), _MOST_ROWS)
-    most = _CELL if len(heats) <= _FEW else _SMALLEST
-    cell = fit_cell((images.shape[2], images.shape[3]), most, most)
-    heads = {name: _head(name, cell[1]) for name in heats}
+    wide = next((side for most, side in _SIDES.items() if len(heats) <= most), _SMALLEST)
+    cell = fit_cell((images.shape[2], images.shape[3]), wide, wide)
+    heads = {name: _head(name, wide) for name in heats}
     head = _LINE * max(map(len, heads.values()))
     label = min(_WIDEST_LABEL, max(text_width(text, _FONT, bold=True) for text in row_labels))
     left = _MARGIN + label + _MARGIN
@@ -56,7 +57,7 @@ def methods_picture(
     pitch = cell[0] + _GAP
     foot = top + rows * pitch + _GAP
     legends = {heat.signed: heat.scale for heat in heats.values()}
-    width = max(left + (len(heats) + 1) * (cell[1] + _GAP) + _MARGIN, 420)
+    width = max(left + (len(heats) + 1) * (wide + _GAP) + _MARGIN, 420)
     sheet = Canvas(foot + len(legends) * (2 * _LINE + 4) + _MARGIN, width)
     sheet.text(title, _MARGIN, _MARGIN, width=width - 2 * _MARGIN, size=_FONT + 3, bold=True)
     for row in range(rows):
@@ -74,17 +75,18 @@ def methods_picture(
                 line,
                 top - 4 - number * _LINE,
                 left,
-                width=cell[1],
+                width=wide,
                 size=_FONT,
                 align="center",
                 bold=True,
             )
         coarse = to_bytes(resized(pictures[:rows], cell).float() / 255, _STEPS)
-        sheet.paste_column(coarse, top, left, cell, pitch)
+        inset = left + (wide - cell[1]) // 2
+        sheet.paste_column(coarse, top, inset, cell, pitch)
         for row in range(rows):
             if faults[row]:
-                sheet.stamp(faults[row], top + row * pitch, left, *cell)
-        left += cell[1] + _GAP
+                sheet.stamp(faults[row], top + row * pitch, inset, *cell)
+        left += wide + _GAP
     for signed, scale in sorted(legends.items()):
         sheet.legend(scale, signed, foot, _MARGIN, _FONT, _LEGEND)
         foot += 2 * _LINE + 4

@@ -134,11 +134,10 @@ def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Pa
     alarm = DriftAlarm(factor=1e9, **SOON)
     saliency = watch([Jumpy(99), Gradient()], target=("label", "predicted"))
     other = watch(GradCAM(), name="second")
-    fit(tmp_path, saliency, alarm, other, max_epochs=7)
-    watched = {tag for tag in events(tmp_path).Tags()["scalars"] if "saliency_alarm" in tag}
-    assert watched == {
-        f"{series}/{reference}/{measure}"
-        for measure in ("top10_iou", "spearman", "ssim")
+    trainer = fit(tmp_path, saliency, alarm, other, max_epochs=7)
+    shown = {tag for tag in events(tmp_path).Tags()["scalars"] if "saliency_alarm" in tag}
+    assert shown == {
+        f"{series}/{reference}"
         for series in (
             "saliency_alarm/jumpy/label",
             "saliency_alarm/jumpy/predicted",
@@ -148,6 +147,8 @@ def test_by_default_all_methods_are_watched_against_both_references(tmp_path: Pa
         )
         for reference in ("previous", "pinned")
     }
+    watched = {f"{tag}/{one}" for tag in shown for one in ("top10_iou", "spearman", "ssim")}
+    assert {tag for tag in trainer.callback_metrics if "saliency_alarm" in tag} == shown | watched
     assert set(alarm.state_dict()["watched"]) == {
         tag.replace("saliency_alarm", "saliency_drift") for tag in watched
     }
@@ -174,11 +175,13 @@ def test_one_measure_alone_makes_no_alarm_unless_it_may(
     alarm = DriftAlarm(both, agree=agree, **SOON)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fit(tmp_path, watch(Shuffled()), alarm, max_epochs=6)
+        fit(tmp_path, watch(Shuffled(), log="full"), alarm, max_epochs=6)
     assert any("Samples that moved most" in str(w.message) for w in said) == sounds
     assert alarm.sounding == ([PREVIOUS] if sounds else [])
     assert scores(tmp_path)[23] > 1
     assert scores(tmp_path, "saliency_alarm/jumpy/previous/spearman")[23] < 1
+    # What decides is above 1 if, and only if, it sounds.
+    assert (scores(tmp_path, "saliency_alarm/jumpy/previous")[23] > 1) == sounds
 
 
 @pytest.mark.parametrize("reference", ["previous", "pinned"])
@@ -253,13 +256,28 @@ def test_text_picture_log_and_warning_name_the_samples_that_moved(
     assert f"| {logged_tag(PREVIOUS)} | 0.500 | 1 | 6.2 |" in words
     assert "picture **saliency/alarm/jumpy** in the Images tab" in words
     assert "### Epoch 5: jumpy looks elsewhere" in words
-    assert words.index("| 1 | 1.00 |") < words.index("| 3 | 1.00 |") < words.index("| 0 | 0.00 |")
+    assert "| # | class | predicted in epoch 4 | predicted now | p | moved |" in words
+    rows = [line.strip("| ").split(" | ") for line in words.splitlines() if "| class " in line]
+    assert [(row[0], row[-1]) for row in rows[1:4]] == [("1", "1.00"), ("3", "1.00"), ("0", "0.00")]
+    assert rows[1][1] == "class 1"
     (picture,) = found.Images("saliency/alarm/jumpy")
     assert picture.step == text.step == 23
     pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("RGB"))
     # Input, before, now: three pictures of 160 pixels beside each other, four rows.
     assert pixels.shape[0] > 4 * 160
     assert pixels.shape[1] > 3 * 160
+
+
+def test_how_far_a_sample_moved_is_the_same_number_whatever_sounded(tmp_path: Path) -> None:
+    # By spearman it is 2: the values are in reverse order.
+    alarm = DriftAlarm("saliency_drift/jumpy/previous/spearman", **SOON)
+    with pytest.warns(SaliencyWarning, match="spearman is"):
+        fit(tmp_path, watch(Jumpy()), alarm, max_epochs=6)
+    (text,) = events(tmp_path).Tensors("saliency_alarm/jumpy/previous/text_summary")
+    words = text.tensor_proto.string_val[0].decode()
+    rows = [line.strip("| ").split(" | ") for line in words.splitlines() if "| class " in line]
+    assert rows[1:]
+    assert {row[-1] for row in rows[1:]} == {"1.00"}
 
 
 @pytest.mark.filterwarnings("ignore:Epoch 5")

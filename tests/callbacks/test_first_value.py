@@ -158,6 +158,16 @@ def test_the_learning_rate_is_not_cut_for_the_first_value(
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("tag", "mode"), [(DRIFT, "min"), (OLD, "max")])
+def test_the_learning_rate_is_cut_once_drift_gets_no_better(
+    tmp_path: Path, tag: str, mode: Any
+) -> None:
+    # Better until epoch 3, as good in epoch 4, worse in epoch 5: two cuts, each to a tenth.
+    trainer = make_trainer(tmp_path, SaliencyCallback(Turning(), samples=2), max_epochs=6)
+    trainer.fit(Scheduled(tag, mode), train_loader(), loader())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
+
+
 def test_watchers_that_disagree_are_told_and_the_checkpoint_is_followed(tmp_path: Path) -> None:
     saving = ModelCheckpoint(tmp_path / "saved", monitor=DRIFT, mode="min")
     stopping = EarlyStopping(DRIFT, mode="max", patience=50)

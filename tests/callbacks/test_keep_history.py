@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from PIL import Image
 from small_runs import QUIET, events, fit
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lightning_saliency import SaliencyCallback
+from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.callbacks.explanation import Explanation
 from lightning_saliency.callbacks.stages.history import CHARTS
@@ -71,10 +72,13 @@ def test_charts_are_laid_out_only_if_asked_for(tmp_path: Path) -> None:
     )
     fit(tmp_path / "yes", callback, max_epochs=2)
     found = events(tmp_path / "yes")
-    (config,) = found.Tensors("custom_scalars__config__")
+    config = found.Tensors("custom_scalars__config__")[-1]
     layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts == {title: list(tags) for title, tags in CHARTS["saliency"].items()}
+    every = {title: list(tags) for title, tags in CHARTS["saliency"].items()}
+    # There is no alarm in this run, and so no empty chart of alarms.
+    assert every.pop("alarms (above 1)")
+    assert charts == every
     # TensorBoard matches them from the beginning of the tag.
     seen = {
         title: [t for t in found.Tags()["scalars"] if any(re.match(r, t) for r in tags)]
@@ -87,6 +91,20 @@ def test_charts_are_laid_out_only_if_asked_for(tmp_path: Path) -> None:
         "a/saliency_target/flips",
     ]
     assert seen["regions"] == ["a/saliency_region/gradient/border"]
+
+
+def test_charts_of_which_there_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    def titles(folder: Path, *callbacks: pl.Callback) -> list[str]:
+        saliency = SaliencyCallback(Gradient(), samples=2, custom_scalars=True)
+        fit(folder, saliency, *callbacks, max_epochs=7)
+        config = events(folder).Tensors("custom_scalars__config__")[-1]
+        layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
+        return [chart.title for chart in layout.category[0].chart]
+
+    always = [each for each in CHARTS["saliency"] if each not in ("regions", "alarms (above 1)")]
+    assert titles(tmp_path / "plain") == always
+    alarm = DriftAlarm(warmup=1, window=4)
+    assert titles(tmp_path / "alarm", alarm) == [*always, "alarms (above 1)"]
 
 
 def test_the_filmstrip_of_a_hundred_epochs_of_noise_is_below_a_megabyte() -> None:

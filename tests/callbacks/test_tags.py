@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from small_runs import QUIET, events, fit
+from torch import Tensor, nn
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
@@ -67,6 +68,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             max_epochs=3,
         )
     return run
+
+
+class Plain:
+    """A method of which there can be many."""
+
+    def __init__(self, number: int) -> None:
+        self.__name__ = f"plain_{number}"
+
+    def __call__(self, model: nn.Module, image: Tensor, target: Any) -> Tensor:
+        return image.mean(1, keepdim=True) * model(image).sum()
+
+
+@pytest.mark.parametrize(("methods", "count"), [(1, 5), (2, 8), (9, 29), (12, 38)])
+def test_how_many_numbers_are_added_to_the_users_own(
+    tmp_path: Path, methods: int, count: int
+) -> None:
+    several = [Plain(number) for number in range(methods)]
+    fit(tmp_path, SaliencyCallback(several, samples=2), max_epochs=2)
+    assert len([tag for kind, tag in logged(tmp_path) if kind == "scalars"]) == count
 
 
 def test_a_run_logs_exactly_the_documented_tags(folder: Path) -> None:

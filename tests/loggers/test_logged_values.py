@@ -66,6 +66,17 @@ def test_weights_and_biases() -> None:
     assert logger.calls == [("alarm", ["text"], [["moved"]], 7)]
 
 
+def test_a_table_is_a_table_of_weights_and_biases() -> None:
+    logger = WeightsAndBiases()
+    table = "| # | class | moved |\n| --- | --- | --- |\n| 0 | a \\| b | 0.41 |\n| 1 |  | - |"
+    assert adapter_for(logger).text("samples", table, 7)
+    rows = [["0", "a | b", "0.41"], ["1", "", "-"]]
+    assert logger.calls == [("samples", ["#", "class", "moved"], rows, 7)]
+    # Text that holds a table remains text.
+    assert adapter_for(logger).text("samples", f"{table}\n\nAnd 3 more.", 8)
+    assert logger.calls[1][1] == ["text"]
+
+
 def test_comet() -> None:
     logger = WithExperiment(CometExperiment())
     assert adapter_for(logger).text("alarm", "moved", 7)

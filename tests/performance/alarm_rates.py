@@ -28,6 +28,7 @@ from lightning_saliency.attribution import (
     GuidedBackprop,
     LinearApprox,
 )
+from lightning_saliency.metrics import MEASURES
 
 METHODS = [
     Gradient(),
@@ -104,7 +105,7 @@ class Heard(pl.Callback):
         self._before = now
         scores: dict[str, list[float]] = {}
         for tag, score in trainer.callback_metrics.items():
-            if tag.startswith("saliency_alarm/"):
+            if tag.startswith("saliency_alarm/") and tag.rpartition("/")[2] in MEASURES:
                 scores.setdefault(_drift(tag), []).append(float(score))
         for name, members in scores.items():
             # It sounds when so many are above 1.

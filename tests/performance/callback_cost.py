@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,6 +16,9 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from timing import table, verdict
 from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from watched_runs import first_run
 
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
@@ -121,17 +123,6 @@ class _Booked(SaliencyCallback):
             return result
 
         return run
-
-
-def first_run() -> ModuleType:
-    """Return the module of examples/first_run.py."""
-    path = Path(__file__).parents[2] / "examples" / "first_run.py"
-    spec = importlib.util.spec_from_file_location("first_run", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

@@ -133,3 +133,19 @@ def test_a_legend_shows_the_colors_in_order(signed: bool) -> None:
     first, last = row[:, colored[0]], row[:, colored[-1]]
     assert bool(first[2] > first[0]) == signed
     assert bool(last[0] > last[2])
+
+
+def test_an_outline_stands_out_and_does_not_cover_a_scattered_map() -> None:
+    def share_covered(marked: torch.Tensor) -> float:
+        sheet = Canvas(150, 150)
+        sheet.bar(0, 0, 150, 150, (200, 80, 60))
+        sheet.outline(marked, 0, 0, (150, 150))
+        orange = torch.tensor([200, 80, 60], dtype=torch.uint8).view(3, 1, 1)
+        return float((sheet.picture() != orange).any(0).float().mean())
+
+    compact = torch.zeros(64, 64, dtype=torch.bool)
+    compact[20:40, 20:40] = True
+    scattered = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) < 0.1
+    # Dark and white, four pixels wide around 47 x 47.
+    assert share_covered(compact) > 0.03
+    assert share_covered(scattered) < 0.25

@@ -255,6 +255,22 @@ def test_the_curves_lie_beneath_their_columns() -> None:
     assert int(loss.sum()) > 60
 
 
+@pytest.mark.parametrize("moved", [0.3, 0.31, 0.32, 0.335, 0.35])
+@pytest.mark.parametrize("phase", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_card_of_half_the_size_shows_curves_without_holes(
+    moved: float, phase: tuple[int, int]
+) -> None:
+    columns = [column(place) for place in range(4)]
+    picture = strip(columns, curves=Curves([0, 1, 2, 3], [0.3, moved, 0.3, moved], [1.0] * 4))
+    # TensorBoard leaves out every second row and column of pixels.
+    half = picture[:, phase[0] :: 2, phase[1] :: 2]
+    _, first, _ = corners(picture, FIRST)
+    _, last, _ = corners(picture, level(9))
+    chart = of_color(half, INK)[-70:]
+    inside = chart[:, (first + 36) // 2 : (last + 28) // 2]
+    assert bool(inside.any(0).all())
+
+
 def test_a_sample_without_a_map_is_named() -> None:
     white = torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)
     for count in (1, 8):

@@ -38,7 +38,7 @@ def callback(**settings: Any) -> SaliencyCallback:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of seven epochs in which an alarm was raised."""
     folder = tmp_path_factory.mktemp("whole")
-    alarm = DriftAlarm(warmup=1, window=4, factor=0.01)
+    alarm = DriftAlarm(warmup=1, window=4, factor=0.01, agree=1)
     with pytest.warns(UserWarning, match="Samples that moved most"):
         fit(folder, callback(), alarm, max_epochs=EPOCHS)
     return folder

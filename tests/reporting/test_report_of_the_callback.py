@@ -38,7 +38,7 @@ def numbers(page: Path) -> dict[str, Any]:
 
 
 def test_it_says_the_same_as_a_report_of_the_files(tmp_path: Path) -> None:
-    alarm = DriftAlarm(warmup=1, window=4, factor=0.01)
+    alarm = DriftAlarm(warmup=1, window=4, factor=0.01, agree=1)
     fit(tmp_path, callback(save_maps=True), alarm, max_epochs=7)
     live = tmp_path / "run" / "saliency_report.html"
     found, later = numbers(live), numbers(report(tmp_path, tmp_path / "later.html"))

@@ -54,10 +54,11 @@ class DriftAlarm(pl.Callback):
 
     An alarm is a warning, a line in the log, and for TensorBoard a text and a picture that shows
     before and after of the samples that moved most. It sounds once when a number leaves the usual,
-    and again only after it came back. How far each number is from sounding is always logged, and in
-    ``trainer.callback_metrics``, as ``saliency_alarm/<method>/<reference>/<measure>`` (for other
-    numbers than drift ``saliency_alarm/<the tag after "saliency_">``), from the first explanation
-    on that there is enough to judge by: an alarm above 1.
+    and again only after it came back. How far a drift is from sounding is always logged, as
+    ``saliency_alarm/<method>/<reference>`` (for other numbers than drift ``saliency_alarm/<the tag
+    after "saliency_">``), from the first explanation on that there is enough to judge by: an alarm
+    above 1. The scores of each measure, ``saliency_alarm/<method>/<reference>/<measure>``, are in
+    ``trainer.callback_metrics``, and logged with ``log="full"`` of the saliency callback.
 
     Guided backprop and DeconvNet hardly depend on the later layers' weights, so their maps can stay
     where they are while the network changes: Adebayo et al. Sanity checks for saliency maps.
@@ -158,8 +159,11 @@ class DriftAlarm(pl.Callback):
             tag: self._judge(tag, round, source, members[self._watched[tag].group]) for tag in tags
         }
         scores = {alarm_tag(tag): finding.score for tag, finding in findings.items()}
-        judged = {tag: score for tag, score in scores.items() if math.isfinite(score)}
-        context.log_numbers(judged, len(round.samples), level=round.log)
+        deciding, agreeing = self._deciding(findings)
+        judged = {tag: each for tag, each in (scores | deciding).items() if math.isfinite(each)}
+        # A chart of what decides says how near an alarm is, and not one for each that must agree.
+        unlogged = agreeing if round.log == "basic" else ()
+        context.log_numbers(judged, len(round.samples), level=round.log, unlogged=unlogged)
         found = self._new_alarms(findings, source, round)
         # The numbers are the same on all processes; that all do the same must not depend on it.
         if trainer.strategy.reduce_boolean_decision(bool(found), all=False):
@@ -204,6 +208,21 @@ class DriftAlarm(pl.Callback):
         if usual is not None and alarm_amount(tag, 0.0) == 1.0:
             usual = 1 - usual[1], 1 - usual[0]
         return Finding(tag, value, score, usual, limit_said(tag, value, self._rules))
+
+    def _deciding(self, findings: Mapping[str, Finding]) -> tuple[dict[str, float], set[str]]:
+        """Return the scores of drifts of several measures, and the tags of those measures' scores.
+
+        Such a drift sounds when its score is above 1: so many of its measures' scores are then.
+        """
+        groups: dict[str, dict[str, float]] = {}
+        for tag, finding in findings.items():
+            groups.setdefault(self._watched[tag].group, {})[alarm_tag(tag)] = finding.score
+        groups = {group: scores for group, scores in groups.items() if len(scores) > 1}
+        deciding = {}
+        for group, scores in groups.items():
+            loudest = sorted(-math.inf if each != each else each for each in scores.values())
+            deciding[alarm_tag(group)] = loudest[-min(self._rules.agree, len(loudest))]
+        return deciding, {tag for scores in groups.values() for tag in scores}
 
     def _new_alarms(
         self, findings: Mapping[str, Finding], source: SaliencyCallback, round: ExplanationRound

@@ -1,5 +1,6 @@
 """What an alarm says: a line for the log, a text for TensorBoard, a picture of before and after."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +9,8 @@ from torch import Tensor
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.samples.batch import known_labels
 from lightning_saliency.callbacks.tags import logged_tag
-from lightning_saliency.metrics.map_similarity import MEASURES, RANKING
 from lightning_saliency.metrics.map_statistics import canonical
+from lightning_saliency.metrics.movement import movement
 
 _MOST_SHOWN = 6
 
@@ -67,7 +68,8 @@ class Report:
         self._now = round.explanations[series]
         references = round.references[series]
         self._before = references.pinned if reference == "pinned" else references.previous
-        self._amounts = _moved(self._now.saliency, self._before.maps, findings)
+        # As in the filmstrip and the table of samples, whichever measure is out of the usual.
+        self._amounts = movement(self._before.maps, canonical(self._now.saliency).cpu())
 
     @property
     def most_moved(self) -> list[int]:
@@ -109,8 +111,8 @@ class Report:
                 "",
                 f"Before and after: picture **{picture_tag}** in the Images tab, at this step.",
                 "",
-                f"| sample | moved | predicted ({self._when()}) | predicted now | target |",
-                "|---|---|---|---|---|",
+                f"| # | class | predicted {self._when()} | predicted now | p | moved |",
+                "|---|---|---|---|---|---|",
                 *samples,
             ]
         )
@@ -130,29 +132,27 @@ class Report:
             known_labels(self._round.samples.labels),
         )
 
-    def _when(self) -> str:
-        return f"epoch {self._before.epoch}"
-
     def _verdict(self) -> str:
         count = len(self._amounts)
         if self.flips == 0:
             return f"No prediction of the {count} samples changed: the same answers, otherwise."
         return f"{self.flips} of {count} predictions changed too."
 
+    def _when(self) -> str:
+        return f"in epoch {self._before.epoch}"
+
     def _row(self, index: int) -> str:
-        moved, now, before = float(self._amounts[index]), self._now, self._before
-        return (
-            f"| {index} | {moved:.2f} | {int(before.predicted[index])} | "
-            f"{int(now.predicted[index])} | {now.explained(index, str)} "
-            f"({float(now.sureness[index]):.2f}) |"
-        )
-
-
-def _moved(now: Tensor, before: Tensor, findings: Sequence[Finding]) -> Tensor:
-    """Return how far each map moved, (N,), by the measure of the first finding that has one."""
-    named = (finding.tag.rpartition("/")[2] for finding in findings if "_drift/" in finding.tag)
-    measure = next((MEASURES[name] for name in named if name in MEASURES), RANKING)
-    return measure.amount(measure(canonical(now), canonical(before)))
+        name = self._round.pictures.class_name
+        moved = float(self._amounts[index])
+        cells = [
+            str(index),
+            self._now.explained(index, name),
+            name(int(self._before.predicted[index])),
+            name(int(self._now.predicted[index])),
+            f"{float(self._now.sureness[index]):.2f}",
+            f"{moved:.2f}" if math.isfinite(moved) else "-",
+        ]
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _span(usual: tuple[float, float]) -> str:

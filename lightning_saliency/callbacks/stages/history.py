@@ -25,6 +25,12 @@ CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
 }
 """TensorBoard's custom scalars: what stands together in a chart, as regular expressions."""
 
+# Charts that would stay empty in runs without regions, ground truth or alarms.
+_SOMETIMES = {
+    "regions": ("saliency_region/", "saliency_object/"),
+    "alarms (above 1)": ("saliency_alarm/",),
+}
+
 
 class HistoryStage(Stage):
     """Keeps what a later look at the run needs.
@@ -52,6 +58,7 @@ class HistoryStage(Stage):
         self._saver = saver
         self._charts = charts
         self._settings = settings
+        self._laid_out: list[str] = []
         self._pinned_epochs: dict[str, int] = {}
         self._last_step = 0
 
@@ -72,9 +79,8 @@ class HistoryStage(Stage):
         """A fit begins; called on all processes."""
         if self._saver is not None:
             self._saver.begin(context)
-        if self._charts and context.is_rank_zero:
-            for adapter in context.adapters():
-                adapter.charts(CHARTS)
+        self._laid_out.clear()
+        self._lay_out(context)
 
     @override
     def run(self, context: RunContext, round: ExplanationRound) -> None:
@@ -85,6 +91,7 @@ class HistoryStage(Stage):
         if not context.is_rank_zero:
             return
         try:
+            self._lay_out(context)
             for series, film in self._pictures.films():
                 for adapter in context.adapters():
                     tag = f"{self._prefix}saliency/timelapse/{series}"
@@ -92,8 +99,27 @@ class HistoryStage(Stage):
         except Exception as error:
             warn(f"The film of the maps could not be logged. {describe_error(error)}")
 
+    def _lay_out(self, context: RunContext) -> None:
+        """Lay out the charts of the numbers that there are, and again when there are more."""
+        if not (self._charts and context.is_rank_zero):
+            return
+        known = list(context.trainer.callback_metrics)
+        [(category, charts)] = CHARTS.items()
+        shown = {
+            title: tags
+            for title, tags in charts.items()
+            if title not in _SOMETIMES
+            or any(part in tag for part in _SOMETIMES[title] for tag in known)
+        }
+        if list(shown) == self._laid_out:
+            return
+        for adapter in context.adapters():
+            adapter.charts({category: shown})
+        self._laid_out = list(shown)
+
     def _keep(self, context: RunContext, round: ExplanationRound) -> None:
         self._last_step = round.step
+        self._lay_out(context)
         if context.is_rank_zero:
             self._log_pinned(context, round)
         if self._saver is not None and context.follows_fit:

@@ -53,6 +53,8 @@ from lightning_saliency.rendering import (
 from lightning_saliency.rendering.panel import Cell
 from lightning_saliency.rendering.pixels import fit_cell, png_of, resized
 
+# Of fewer no curve can be drawn.
+_FEWEST_POINTS = 2
 # Rows of a filmstrip, and samples of a picture of before and after.
 _MOST_ROWS, _MOST_MOVED = 8, 3
 # Side of the inputs that are kept for a filmstrip that is drawn again.
@@ -364,12 +366,14 @@ class Pictures:
         if self.when_zero.get(series) and any("zero" in column.fault for column in drawn):
             note += f"; zero: {self.when_zero[series]}"
         named = shown.explanation.target if shown.labels is None else shown.labels
-        curves = Curves(
+        curves: Curves | None = Curves(
             strip.places(),
             [point.moved for point in strip.points],
             [point.loss for point in strip.points],
             strip.loss_name,
         )
+        if len(strip.points) < _FEWEST_POINTS:
+            curves = None
         return filmstrip(
             shown.inputs[rows],
             drawn,
