@@ -22,7 +22,7 @@ test-slow: $(INSTALLED)  ## the slow tests: large networks, several processes
 	$(BIN)/python -m pytest -m slow
 
 test-compat: $(COMPAT)/.installed  ## modules of other packages, which are large
-	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_packages.py tests/compat/other_targets.py
+	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_packages.py tests/compat/other_targets.py tests/compat/attn_lrp_networks.py
 
 test-lowest: $(LOWEST)/.installed  ## every test but the slow ones, on the lowest versions
 	$(LOWEST)/bin/python -m pytest -m "not slow"
