@@ -101,6 +101,50 @@ def by_method(rows: Sequence[dict[str, Any]]) -> str:
     return _table(["method", "right", "refused rightly", "wrong"], counted)
 
 
+_PAGE = """\
+# Networks that were tried
+
+Of each: the layer that `GradCAM()` finds, its grid, the tokens that it leaves out, and the methods
+that do not apply, which say so. All others are right, see
+[Layers and grids](compatibility.md#layers-and-grids). Weights are random, and networks that come in
+many sizes are cut to two blocks. Written by `python tests/compat/model_table.py --page`.
+
+"Guided" stands for guided backprop and DeconvNet, "excitation" for excitation backprop and its
+contrastive form, "layers" for Grad-CAM and its relatives as long as no layer is named.
+
+"""
+_GROUPS = {
+    "guided": {"deconvnet", "guided_backprop"},
+    "excitation": {"excitation_backprop", "contrastive_excitation_backprop"},
+    "layers": {"linear_approx", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam"},
+}
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """Return all networks, as a page of the documentation."""
+    lines = []
+    for row in rows:
+        height, width = row["size"]
+        found = row["found"].replace("'", "`").removeprefix("layer ")
+        lines.append(
+            [
+                row["name"].replace("/", ": ", 1),
+                f"{height} x {width}",
+                found if row["layer"] == RIGHT else "`LayerError`",
+                ", ".join(_refusing(row["methods"])),
+            ]
+        )
+    return _PAGE + _table(["network", "image", "layer and grid", "does not apply"], lines) + "\n"
+
+
+def _refusing(methods: dict[str, str]) -> list[str]:
+    refusing = {name for name, word in methods.items() if word == REFUSED}
+    grouped = [group for group, names in _GROUPS.items() if names <= refusing]
+    rest = refusing.difference(*(_GROUPS[group] for group in grouped))
+    kinds = {kind.name: f"`{kind.__name__}`" for kind in METHODS}
+    return grouped + [kinds[name] for name in sorted(rest)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="")
@@ -110,6 +154,8 @@ def main() -> int:
     given.results.parent.mkdir(parents=True, exist_ok=True)
     rows = results(given.only, given.results)
     print(by_package(rows), by_method(rows), sep="\n\n")
+    if given.page:
+        given.page.write_text(page(rows))
     wrong = [
         row
         for row in rows
