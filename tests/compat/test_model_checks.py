@@ -62,6 +62,8 @@ class Convolutions(nn.Module):
         # The sheared and the shifted grids that proportions suggest.
         (lambda: Tokens(4), TokenGrid(4, 7), False),
         (lambda: Tokens(4), TokenGrid(4, 6, after=4), False),
+        # One row too early.
+        (lambda: Tokens(6), TokenGrid(4, 6, after=6), False),
         (Convolutions, "channels_first", True),
         (Convolutions, "channels_first_transposed", False),
         (Convolutions, lambda output: output.flip(2), False),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -129,15 +129,20 @@ def markdown(found: dict[str, dict[str, list[tuple[float, float] | None]]]) -> s
     return "\n".join(lines)
 
 
-def main(quick: bool = False, count: int = 50) -> dict[str, object]:
+def main(
+    quick: bool = False,
+    count: int = 50,
+    networks: Sequence[str] = tuple(NETWORKS),
+    seeds: int = SEEDS,
+) -> dict[str, object]:
     """Print the table; return its figures."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     data = pictures(5 if quick else count)
     found: dict[str, dict[str, list[tuple[float, float] | None]]] = {}
     accuracies: dict[str, list[float]] = {name: [] for name in NETWORKS}
-    for name in NETWORKS:
-        for seed in range(1 if quick else SEEDS):
+    for name in networks:
+        for seed in range(1 if quick else seeds):
             model, accuracy = trained(name, seed)
             accuracies[name].append(accuracy)
             for method, recipe in methods():
