@@ -41,7 +41,7 @@ _CELLS = 8
 _DRAWS = 2
 _CLOSE = 1e-3
 _FOLLOWS = 0.7
-_SHIFT = 0.5
+_SHIFT = 0.75
 _LARGER = 4
 
 
