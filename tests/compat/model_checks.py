@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -351,7 +351,9 @@ def _reason(name: str, census: Census, has_no_layer: bool) -> bool:
     if name in _EXCITATION:
         return bool(census.called & _SIGNED) or census.meets_negative or census.multiplies
     if name == "attn_lrp":
-        return bool(census.called & {"exp", "softplus", "pow", "prod", "log", "sqrt"})
+        return bool(
+            census.called & {"exp", "softplus", "pow", "prod", "log", "sqrt", "lstm", "gru"}
+        )
     return has_no_layer and name != "gradient"
 
 
@@ -371,7 +373,7 @@ def _by_formula(
         if name == "attn_lrp" and (census.called & _CURVED or census.multiplies):
             # By hand only in the tests of its own.
             return None
-        with _Rectified(name):
+        with _Rectified(name) if name in _RULES else nullcontext():
             (gradient,) = torch.autograd.grad(score, x)
         if name == "attn_lrp":
             return (gradient * image).sum(1, keepdim=True)
