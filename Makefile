@@ -23,7 +23,8 @@ test-slow: $(INSTALLED)  ## the slow tests: large networks, several processes
 	$(BIN)/python -m pytest -m slow
 
 test-compat: $(COMPAT)/.installed  ## modules, loggers and weights of other packages, which are large
-	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_*.py tests/compat/photographs.py
+	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_*.py \
+		tests/compat/photographs.py tests/compat/attn_lrp_networks.py
 
 test-lowest: $(LOWEST)/.installed  ## every test but the slow ones, on the lowest versions
 	$(LOWEST)/bin/python -m pytest -m "not slow"

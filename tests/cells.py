@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 HERE = Path(__file__).parent
@@ -26,19 +27,53 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from contract import CHEAP, METHODS  # noqa: E402
 from processes import member  # noqa: E402
-from untouched import AugmentedImages, Classifier, Record, Recorder, first_difference  # noqa: E402
+from untouched import (  # noqa: E402
+    CLASSES,
+    AugmentedImages,
+    Classifier,
+    Record,
+    Recorder,
+    first_difference,
+)
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
+from lightning_saliency.targets import (  # noqa: E402
+    BoxScore,
+    ClassInMask,
+    LogitDifference,
+    Similarity,
+)
 
 CHOSEN = [
     "Gradient",
     "GradCAM",
     "GuidedBackprop",
     "ExcitationBackprop",
+    "AttnLRP",
     "RISE",
     "ExtremalPerturbation",
 ]
 PRECISIONS = ["32-true", "bf16-mixed"]
+
+
+def as_pixels(module: Any, images: Tensor) -> Tensor:
+    """Return the logits as those of a segmentation of two by two pixels."""
+    return module(images)[:, :, None, None].expand(-1, -1, 2, 2)
+
+
+def as_queries(module: Any, images: Tensor) -> dict[str, Tensor]:
+    """Return the logits as those of a detector with two queries."""
+    logits = module(images)
+    return {"logits": torch.stack([logits, -logits], 1)}
+
+
+# Settings of the callback, by the name that the target has in tags.
+TARGETS: dict[str, dict[str, Any]] = {
+    "class_3_minus_1": {"target": LogitDifference(3, 1)},
+    "class_2_in_mask": {"target": ClassInMask(2, torch.eye(2)), "forward": as_pixels},
+    "similarity": {"target": Similarity(torch.arange(1.0, 1 + CLASSES))},
+    "box_of_1": {"target": BoxScore(1), "forward": as_queries},
+}
 
 
 @dataclass(frozen=True)
@@ -47,21 +82,32 @@ class Cell:
     precision: str
     is_compiled: bool
     method: str | None = None
+    target: str | None = None
 
     def __str__(self) -> str:
         kind = "compiled" if self.is_compiled else "eager"
-        return f"{self.strategy},{self.precision},{kind},{self.method}"
+        parts = [
+            self.strategy,
+            self.precision,
+            kind,
+            str(self.method),
+            *filter(None, [self.target]),
+        ]
+        return ",".join(parts)
 
 
 def cells(strategy: str) -> list[Cell]:
     if strategy in ("ddp static", "ddp unused"):
         return [Cell(strategy, "32-true", False, method) for method in ("Gradient", "RISE")]
-    return [
+    every = [
         Cell(strategy, precision, is_compiled, method)
         for precision in PRECISIONS
         for is_compiled in (False, True)
         for method in CHOSEN
     ]
+    # In the middle of an epoch of two processes, and half of it in half precision.
+    with_target = [Cell(strategy, "bf16-mixed", False, "AttnLRP", target) for target in TARGETS]
+    return every + (with_target if strategy != "single" else [])
 
 
 class Sharded(Classifier):
@@ -167,7 +213,7 @@ def run(cell: Cell, folder: Path, *callbacks: pl.Callback, **settings: Any) -> t
 def compare(strategy: str, folder: Path) -> Iterator[tuple[str, str]]:
     plain: dict[Cell, tuple[Record, Any] | str] = {}
     for cell in cells(strategy):
-        without = replace(cell, method=None)
+        without = replace(cell, method=None, target=None)
         if without not in plain:
             try:
                 plain[without] = run(without, folder, TwoNumbers())
@@ -179,13 +225,16 @@ def compare(strategy: str, folder: Path) -> Iterator[tuple[str, str]]:
             continue
         assert cell.method is not None
         method = METHODS[cell.method](**CHEAP.get(cell.method, {}))
-        callback = SaliencyCallback(method, samples=[0, 6, 3], on_error="raise")
+        chosen = TARGETS[cell.target] if cell.target else {}
+        callback = SaliencyCallback(method, samples=[0, 6, 3], on_error="raise", **chosen)
         record, counted = run(cell, folder, callback)
         found = first_difference(known[0], record)
         if counted != known[1]:
             found += f" dynamo counted {counted}, not {known[1]}"
         if callback._budget.made != 4:
             found += f" explained {callback._budget.made} times"
+        if cell.target and not all(name.endswith(f"/{cell.target}") for name in callback.series):
+            found += f" explained {list(callback.series)}"
         yield str(cell), found
 
 

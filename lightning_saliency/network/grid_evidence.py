@@ -29,6 +29,10 @@ _LEAST_SPAN = 0.03
 # A fit as good as this against the image's direction is no noise, if there are enough places.
 _CONTRADICTION = 0.8
 _PLACES_TO_CONTRADICT = 9
+# The least correlation of places' centers with those of the layer before, if they are the same.
+_SAME_PLACES = 0.5
+# The least fit that tells another layout than the layers before have.
+_ANOTHER_LAYOUT = 0.8
 # Without proof that extra tokens do not depend on the image: how many there may be at either end,
 # and how much better they must make the fit.
 _MOST_EXTRAS = 16
@@ -74,6 +78,7 @@ def find_layouts(probed: Sequence[Probed]) -> dict[str, Evidence]:
     tokens = {key: _of_tokens(group) for key, group in _by_tokens(probed).items()}
     found: dict[str, Evidence] = {}
     before: Evidence | None = None
+    last: Centers | None = None
     for each in probed:
         if each.is_input:
             continue
@@ -82,12 +87,17 @@ def find_layouts(probed: Sequence[Probed]) -> dict[str, Evidence]:
             found[each.name] = evidence if _fits(evidence, each) else Evidence(None)
             continue
         evidence = _of_picture(each)
-        if evidence.layout is None and before is not None:
-            evidence = _inherited(each, before, evidence)
+        if before is not None and (
+            evidence.layout is None
+            or (evidence.layout != before.layout and evidence.fit < _ANOTHER_LAYOUT)
+        ):
+            evidence = _inherited(each, before, last)
         elif evidence.layout is None and each.shape[1:] == (1, 1):
             evidence = Evidence("channels_first", (1, 1))
         elif evidence.layout is not None:
             before = evidence
+        if evidence.layout is not None:
+            last = _centers_in(each, evidence.layout)
         found[each.name] = evidence
     return found
 
@@ -105,23 +115,53 @@ def _of_picture(probed: Probed) -> Evidence:
     return best
 
 
-def _inherited(probed: Probed, before: Evidence, evidence: Evidence) -> Evidence:
-    """Return the layout of the last layer that had a sure one, if it can be this one's, too."""
-    for layout, channels, transposed in _PICTURES:
-        if layout != before.layout:
-            continue
-        centers = probed.centers[channels]
-        height, width = centers.shape[2:0:-1] if transposed else centers.shape[1:]
-        is_coarser = height <= before.grid[0] and width <= before.grid[1]
-        # Rounding makes up for at most one place.
-        scale = max(height / before.grid[0], width / before.grid[1])
-        in_step = all(
-            abs(n - scale * full) <= 1.01
-            for n, full in zip((height, width), before.grid, strict=True)
-        )
-        if is_coarser and in_step and not _contradicts(centers):
-            return Evidence(before.layout, (height, width), before.fit)
-    return evidence
+def _inherited(probed: Probed, before: Evidence, last: Centers | None) -> Evidence:
+    """Return the layout of the last layer that had a sure one, if it can be this one's, too.
+
+    ``last`` are the centers of the last layer that had that layout for sure or from another.
+    """
+    centers = _centers_in(probed, before.layout)
+    if centers is None:
+        return Evidence(None)
+    height, width = centers.shape[1:]
+    is_coarser = height <= before.grid[0] and width <= before.grid[1]
+    # Rounding makes up for at most one place.
+    scale = max(height / before.grid[0], width / before.grid[1])
+    in_step = all(
+        abs(n - scale * full) <= 1.01 for n, full in zip((height, width), before.grid, strict=True)
+    )
+    if not is_coarser or not in_step or _contradicts(centers) or _rearranges(centers, last):
+        return Evidence(None)
+    return Evidence(before.layout, (height, width), before.fit)
+
+
+def _centers_in(probed: Probed, layout: Layout | None) -> Centers | None:
+    for name, channels, transposed in _PICTURES:
+        if name == layout:
+            centers = probed.centers[channels]
+            return centers.swapaxes(1, 2) if transposed else centers
+    return None
+
+
+def _rearranges(centers: Centers, last: Centers | None) -> bool:
+    """Whether places lie where other places of the layer before do, as after an unfolding.
+
+    Only of as many places as that layer has, whose centers do not move much from layer to layer.
+    """
+    if last is None or last.shape != centers.shape or centers[0].size < _PLACES_TO_CONTRADICT:
+        return False
+    return any(
+        place.shape[axis] > 1 and _correlation(place, other) < _SAME_PLACES
+        for axis, (place, other) in enumerate(zip(centers[1:], last[1:], strict=True))
+    )
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    there = np.isfinite(a) & np.isfinite(b)
+    x, y = a[there] - a[there].mean(), b[there] - b[there].mean()
+    size = float(np.sqrt((x @ x) * (y @ y)))
+    # Places that all see the same lie nowhere, so they contradict nothing.
+    return float(x @ y) / size if size > 0 else 1.0
 
 
 def _fits(evidence: Evidence, probed: Probed) -> bool:

@@ -192,7 +192,9 @@ def capture(model: nn.Module, layer: str, *, start_graph: bool = False) -> Itera
         with torch.enable_grad():
             return output.clone()
 
-    handle = found.register_forward_hook(keep)
+    # Before the model's own hooks: what they keep of the layer, as transformers' do, must be what
+    # the gradient is taken of.
+    handle = found.register_forward_hook(keep, prepend=True)
     try:
         # The caller records the graph here, whatever mode it came from.
         with torch.enable_grad():

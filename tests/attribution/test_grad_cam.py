@@ -313,3 +313,31 @@ def test_layer_without_places() -> None:
 def test_unknown_layout() -> None:
     with pytest.raises(InputError, match=r"layout to be one of.*'nhwc'"):
         grad_cam(make_model(), make_images(), 1, "features", layout="nhwc")  # type: ignore[arg-type]
+
+
+class KeepsItsStages(nn.Module):
+    """Hands a stage's output on by a hook of its own, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(12, CLASSES)
+        self.kept: list[Tensor] = []
+        self.first.register_forward_hook(lambda _m, _i, output: self.kept.append(output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept.clear()
+        last = self.second(self.first(x))
+        return self.head(torch.cat([self.kept[0], last], 1).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [GradCAM, LinearApprox])
+def test_what_a_models_own_hooks_keep_is_differentiated_too(kind: Any) -> None:
+    model, images = KeepsItsStages().eval(), make_images()
+    x = model.first[1](model.first[0](images)).detach().requires_grad_()
+    score = model.head(torch.cat([x, model.second(x)], 1).mean((2, 3)))[:, 1].sum()
+    (gradient,) = torch.autograd.grad(score, x)
+    wanted = kind.layer_map(x.detach(), gradient)
+    torch.testing.assert_close(kind("first", resize=False)(model, images, 1), wanted)

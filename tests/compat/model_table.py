@@ -1,689 +1,169 @@
 """Networks of six packages: which layer and grid are found, and which methods apply.
 
 Not a test by its name, because the packages are large and it takes minutes: run
-``python tests/compat/model_table.py [part of a name]``. All weights are random. The truth stands
-here by hand: the total stride of the features, or the patch size, and how many tokens are no
-patches. The exit status is the number of networks whose layer or grid is wrong.
+``python tests/compat/model_table.py [--only PART OF A NAME] [--results FILE]``. All weights are
+random. What is in the file of results already is not tried again. At the end it prints the tables
+of the documentation, in Markdown; ``--page`` writes all networks to a file. The exit status is the
+number of networks with something wrong.
 
-A network is "right" if Grad-CAM's layer has the grid and the extra tokens of the truth, "refused"
-if an error says that it is not clear which layer to take, and "wrong" else.
+What is right is said in ``model_checks.py``, the truth about the networks in ``model_cases.py``.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from math import ceil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from model_cases import Case, every_case
+from model_checks import REFUSED, RIGHT, WRONG, Verdict, verdict
 
-from lightning_saliency.attribution import METHODS, GradCAM, TokenGrid
-from lightning_saliency.errors import SaliencyError
+from lightning_saliency.attribution import METHODS
 
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network and the truth about it.
-
-    ``stride`` is that of the features (or the patch); ``extras`` the tokens before and after the
-    patches, None for pictures; ``may_refuse`` says that an error is right, too.
-    """
-
-    name: str
-    make: Callable[[], nn.Module]
-    size: Size
-    stride: int | Size
-    extras: Size | None = None
-    may_refuse: bool = False
-    grid: Size | None = None
-    floor: bool = False
-
-    def truth(self) -> Size:
-        if self.grid is not None:
-            return self.grid
-        stride = (self.stride, self.stride) if isinstance(self.stride, int) else self.stride
-        divide = (lambda n, s: n // s) if self.floor else (lambda n, s: ceil(n / s))
-        return divide(self.size[0], stride[0]), divide(self.size[1], stride[1])
+_WORDS = (RIGHT, REFUSED, WRONG)
 
 
-def timm_cases() -> Iterator[Case]:
-    import timm
-
-    def make(name: str, **settings: Any) -> Callable[[], nn.Module]:
-        return lambda: timm.create_model(name, num_classes=5, **settings)
-
-    for name, stride, sizes in [
-        ("resnet10t", 32, [(64, 64), (96, 160)]),
-        ("resnet26d", 32, [(160, 64)]),
-        ("seresnet18", 32, [(96, 96)])
-        if "seresnet18" in timm.list_models()
-        else ("ese_vovnet19b_slim", 32, [(96, 96)]),
-        ("resnext26ts", 32, [(96, 128)]),
-        ("gernet_s", 32, [(96, 128)]),
-        ("ecaresnext26t_32x4d", 32, [(96, 128)]),
-        ("skresnet18", 32, [(96, 128)]),
-        ("resnest14d", 32, [(96, 128)]),
-        ("res2net50_14w_8s", 32, [(96, 128)]),
-        ("regnetx_002", 32, [(96, 128)]),
-        ("regnety_002", 32, [(97, 131)]),
-        ("regnetz_005", 32, [(96, 128)]),
-        ("convnext_atto", 32, [(96, 160)]),
-        ("convnextv2_atto", 32, [(160, 96)]),
-        ("efficientnet_b0", 32, [(64, 96)]),
-        ("efficientnet_lite0", 32, [(96, 96)]),
-        ("tf_efficientnetv2_b0", 32, [(96, 128)]),
-        ("mixnet_s", 32, [(96, 128)]),
-        ("mnasnet_small", 32, [(96, 128)]),
-        ("mobilenetv2_050", 32, [(96, 128)]),
-        ("mobilenetv3_small_050", 32, [(96, 128)]),
-        ("mobilenetv4_conv_small", 32, [(96, 128)]),
-        ("lcnet_050", 32, [(96, 128)]),
-        ("ghostnet_050", 32, [(96, 128)]),
-        ("fbnetv3_b", 32, [(96, 128)]),
-        ("hardcorenas_a", 32, [(96, 128)]),
-        ("repvgg_a0", 32, [(96, 128)]),
-        ("mobileone_s0", 32, [(96, 128)]),
-        ("fastvit_t8", 32, [(128, 192)]),
-        ("densenet121", 32, [(96, 128)]),
-        ("dla34", 32, [(96, 128)]),
-        ("hrnet_w18_small", 32, [(128, 128)]),
-        ("selecsls42", 32, [(96, 128)]),
-        ("vovnet39a", 32, [(96, 128)]),
-        ("cspresnet50", 32, [(96, 128)]),
-        ("darknet53", 32, [(96, 128)]),
-        ("rexnet_100", 32, [(96, 128)]),
-        ("nfnet_l0", 32, [(96, 128)]),
-        ("resnetv2_50", 32, [(96, 128)]),
-        ("edgenext_xx_small", 32, [(96, 128)]),
-        ("inception_next_atto", 32, [(96, 128)]),
-        ("poolformer_s12", 32, [(96, 128)]),
-        ("caformer_s18", 32, [(96, 128)]),
-        ("focalnet_tiny_srf", 32, [(96, 128)]),
-        ("davit_tiny", 32, [(96, 128)]),
-        ("pvt_v2_b0", 32, [(96, 128)]),
-        ("coat_lite_tiny", 32, [(96, 96)]),
-        ("tiny_vit_5m_224", 32, [(224, 224)]),
-        ("efficientformer_l1", 32, [(224, 224)]),
-        ("efficientvit_b0", 32, [(96, 128)]),
-        ("mobilevit_xxs", 32, [(128, 192)]),
-        ("mobilevitv2_050", 32, [(128, 192)]),
-        ("repvit_m0_9", 32, [(96, 128)]),
-        ("starnet_s1", 32, [(96, 128)]),
-        ("hgnetv2_b0", 32, [(96, 128)]),
-        ("tresnet_m", 32, [(96, 128)]),
-        ("xception41", 32, [(96, 128)]),
-        ("inception_v4", 32, [(171, 139)]),
-        ("twins_pcpvt_small", 32, [(96, 128)]),
-        ("maxvit_nano_rw_256", 32, [(256, 256)]),
-        ("nextvit_small", 32, [(96, 128)]),
-        ("visformer_tiny", 32, [(224, 224)]),
-    ]:
-        for size in sizes:
-            settings = {}
-            if name in ("coat_lite_tiny",):
-                settings = {"img_size": size}
-            grid = {"inception_v4": (4, 3), "selecsls42": (2, 2)}.get(name)
-            extras = (1, 0) if name == "coat_lite_tiny" else None
-            yield Case(f"timm/{name}", make(name, **settings), size, stride, extras, grid=grid)
-    yield Case("timm/levit_128s", make("levit_128s"), (224, 224), 56, (0, 0), True)
-    yield Case(
-        "timm/tnt_s_legacy_patch16_224",
-        make("tnt_s_legacy_patch16_224"),
-        (224, 224),
-        16,
-        (1, 0),
-        True,
-    )
-    yield Case("timm/crossvit_9_240", make("crossvit_9_240"), (240, 240), 16, (1, 0), True)
-    for name, patch, extras, size in [
-        ("vit_tiny_patch16_224", 16, (1, 0), (96, 64)),
-        ("vit_tiny_patch16_224", 16, (1, 0), (64, 176)),
-        ("deit_tiny_distilled_patch16_224", 16, (2, 0), (96, 64)),
-        ("deit3_small_patch16_224", 16, (1, 0), (96, 64)),
-        ("vit_small_patch14_dinov2", 14, (1, 0), (84, 56)),
-        ("vit_small_patch14_reg4_dinov2", 14, (5, 0), (56, 84)),
-        ("vit_small_patch14_reg4_dinov2", 14, (5, 0), (84, 56)),
-        ("vit_small_patch14_reg4_dinov2", 14, (5, 0), (70, 70)),
-        ("vit_small_patch16_dinov3", 16, (5, 0), (64, 96)),
-        ("vit_small_patch16_dinov3", 16, (5, 0), (64, 128)),
-        ("vit_base_patch16_siglip_224", 16, (0, 0), (64, 96)),
-        ("vit_base_patch16_clip_224", 16, (1, 0), (96, 64)),
-        ("eva02_tiny_patch14_224", 14, (1, 0), (84, 56)),
-        ("beit_base_patch16_224", 16, (1, 0), (64, 64)),
-        ("vit_base_patch16_rope_reg1_gap_256", 16, (1, 0), (64, 96)),
-        ("vit_little_patch16_reg4_gap_256", 16, (4, 0), (64, 96)),
-        ("vit_medium_patch16_gap_240", 16, (0, 0), (64, 96)),
-        ("deit_tiny_patch16_224", 16, (1, 0), (32, 128)),
-    ]:
-        yield Case(
-            f"timm/{name}", make(name, img_size=size, depth=2), size, patch, extras, floor=True
-        )
-    qk = {"img_size": (96, 64), "depth": 2}
-    yield Case(
-        "timm/vit q/k norm", make("vit_tiny_patch16_224", qk_norm=True, **qk), (96, 64), 16, (1, 0)
-    )
-    yield Case(
-        "timm/vit 8 registers",
-        make("vit_tiny_patch16_224", reg_tokens=8, **qk),
-        (96, 64),
-        16,
-        (9, 0),
-    )
-    yield Case(
-        "timm/vit average pooled",
-        make("vit_tiny_patch16_224", global_pool="avg", class_token=False, **qk),
-        (96, 64),
-        16,
-        (0, 0),
-    )
-    yield Case(
-        "timm/cait_xxs24_224",
-        make("cait_xxs24_224", img_size=(96, 64), depth=2),
-        (96, 64),
-        16,
-        (0, 0),
-    )
-    yield Case(
-        "timm/xcit_nano_12_p16_224",
-        make("xcit_nano_12_p16_224", depth=2),
-        (96, 64),
-        16,
-        (1, 0),
-        True,
-    )
-    yield Case(
-        "timm/mixer_s32_224",
-        make("mixer_s32_224", img_size=(96, 96)) if False else make("mixer_s32_224"),
-        (224, 224),
-        32,
-        (0, 0),
-    )
-    yield Case(
-        "timm/gmixer_24_224",
-        make(
-            "gmixer_24_224",
-        ),
-        (224, 224),
-        16,
-        (0, 0),
-    )
-    yield Case("timm/convit_tiny", make("convit_tiny"), (224, 224), 16, (1, 0))
-    yield Case("timm/pit_ti_224", make("pit_ti_224"), (224, 224), 32, (1, 0), True)
-    yield Case(
-        "timm/swin_tiny",
-        make("swin_tiny_patch4_window7_224", img_size=(64, 128), window_size=2),
-        (64, 128),
-        32,
-    )
-    yield Case(
-        "timm/swinv2_tiny", make("swinv2_cr_tiny_ns_224", img_size=(224, 224)), (224, 224), 32
-    )
-    yield Case("timm/swinv2_tiny_window8", make("swinv2_tiny_window8_256"), (256, 256), 32)
-    yield Case("timm/hiera_tiny_224", make("hiera_tiny_224"), (224, 224), 32)
-    yield Case("timm/nest_tiny_jx", make("nest_tiny_jx"), (224, 224), 16, may_refuse=True)
-    yield Case("timm/volo_d1_224", make("volo_d1_224"), (224, 224), 16, (1, 0), may_refuse=True)
-    yield Case("timm/mvitv2_tiny", make("mvitv2_tiny"), (224, 224), 32, (0, 0))
-    yield Case(
-        "timm/sequencer2d_s", make("sequencer2d_s"), (224, 224), 14, may_refuse=True, grid=(16, 16)
-    )
-
-
-def torchvision_cases() -> Iterator[Case]:
-    from torchvision import models
-    from torchvision.models import segmentation
-
-    for name, size in [
-        ("resnet18", (64, 96)),
-        ("vgg11", (96, 64)),
-        ("densenet121", (96, 64)),
-        ("squeezenet1_1", (96, 128)),
-        ("mobilenet_v2", (96, 64)),
-        ("mobilenet_v3_small", (96, 128)),
-        ("shufflenet_v2_x0_5", (64, 96)),
-        ("mnasnet0_5", (96, 128)),
-        ("regnet_y_400mf", (96, 128)),
-        ("efficientnet_b0", (64, 96)),
-        ("convnext_tiny", (64, 96)),
-        ("wide_resnet50_2", (64, 96)),
-    ]:
-        stride = 16 if name == "squeezenet1_1" else 32
-        grid = {"squeezenet1_1": (5, 7)}.get(name)
-        yield Case(
-            f"torchvision/{name}",
-            lambda name=name: getattr(models, name)(weights=None, num_classes=5),
-            size,
-            stride,
-            grid=grid,
-        )
-    yield Case(
-        "torchvision/alexnet", lambda: models.alexnet(num_classes=5), (96, 128), 32, grid=(2, 3)
-    )
-    yield Case(
-        "torchvision/googlenet",
-        lambda: models.googlenet(num_classes=5, aux_logits=False, init_weights=False),
-        (96, 128),
-        32,
-    )
-    yield Case("torchvision/swin_t", lambda: models.swin_t(num_classes=5), (64, 96), 32)
-    yield Case("torchvision/swin_v2_t", lambda: models.swin_v2_t(num_classes=5), (64, 96), 32)
-    yield Case("torchvision/maxvit_t", lambda: models.maxvit_t(num_classes=5), (224, 224), 32)
-    yield Case(
-        "torchvision/vit",
-        lambda: models.VisionTransformer(64, 8, 3, 2, 32, 64, num_classes=5),
-        (64, 64),
-        8,
-        (1, 0),
-    )
-    for name, stride in [
-        ("fcn_resnet50", 8),
-        ("deeplabv3_resnet50", 8),
-        ("lraspp_mobilenet_v3_large", 0),
-        ("deeplabv3_mobilenet_v3_large", 16),
-    ]:
-        yield Case(
-            f"torchvision/{name}",
-            lambda name=name: getattr(segmentation, name)(
-                weights=None, weights_backbone=None, num_classes=5
-            ),
-            (64, 96),
-            stride,
-            may_refuse=True,
-        )
-
-
-def transformers_cases() -> Iterator[Case]:
-    import transformers as hf
-
-    small = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "num_labels": 5,
-    }
-    for kind, config, patch, extras in [
-        (
-            "ViTForImageClassification",
-            hf.ViTConfig(image_size=(64, 96), patch_size=16, **small),
-            16,
-            (1, 0),
-        ),
-        (
-            "DeiTForImageClassification",
-            hf.DeiTConfig(image_size=(64, 96), patch_size=16, **small),
-            16,
-            (2, 0),
-        ),
-        (
-            "Dinov2ForImageClassification",
-            hf.Dinov2Config(
-                image_size=64,
-                patch_size=16,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_labels=5,
-            ),
-            16,
-            (1, 0),
-        ),
-        (
-            "Dinov2WithRegistersForImageClassification",
-            hf.Dinov2WithRegistersConfig(
-                image_size=64,
-                patch_size=16,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_labels=5,
-            ),
-            16,
-            (5, 0),
-        ),
-        (
-            "SiglipForImageClassification",
-            hf.SiglipConfig(
-                vision_config={**small, "image_size": 64, "patch_size": 16}, num_labels=5
-            ),
-            16,
-            (0, 0),
-        ),
-        (
-            "CLIPForImageClassification",
-            hf.CLIPConfig(
-                vision_config={**small, "image_size": 64, "patch_size": 16}, num_labels=5
-            ),
-            16,
-            (1, 0),
-        ),
-        (
-            "BeitForImageClassification",
-            hf.BeitConfig(image_size=64, patch_size=16, **small),
-            16,
-            (1, 0),
-        ),
-        (
-            "ResNetForImageClassification",
-            hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=5),
-            8,
-            None,
-        ),
-        (
-            "ConvNextForImageClassification",
-            hf.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_labels=5),
-            32,
-            None,
-        ),
-        (
-            "SwinForImageClassification",
-            hf.SwinConfig(
-                image_size=64,
-                embed_dim=16,
-                depths=[1, 1],
-                num_heads=[2, 2],
-                window_size=4,
-                num_labels=5,
-            ),
-            8,
-            (0, 0),
-        ),
-        (
-            "YolosForObjectDetection",
-            hf.YolosConfig(
-                image_size=[64, 96],
-                patch_size=16,
-                num_detection_tokens=10,
-                **small,
-            ),
-            16,
-            (1, 10),
-        ),
-        (
-            "SegformerForSemanticSegmentation",
-            hf.SegformerConfig(num_labels=5),
-            4,
-            None,
-        ),
-        ("MobileViTForImageClassification", hf.MobileViTConfig(num_labels=5), 32, None),
-        ("PvtV2ForImageClassification", hf.PvtV2Config(num_labels=5), 32, None),
-    ]:
-
-        def make(kind: str = kind, config: Any = config) -> nn.Module:
-            return getattr(hf, kind)(config)
-
-        size = (64, 96)
-        if kind[:4] in ("Sigl", "CLIP", "Beit", "Swin"):
-            size = (64, 64)
-        if kind.startswith("MobileViT"):
-            size = (128, 192)
-        may = kind.startswith(("Yolos", "Segformer"))
-        yield Case(f"transformers/{kind}", make, size, patch, extras, may)
-
-
-def other_cases() -> Iterator[Case]:
-    import segmentation_models_pytorch as smp
-    from monai.networks import nets
-    from vit_pytorch import ViT, cait, deepvit, pit, simple_vit, t2t
-
-    for name in [
-        "Unet",
-        "UnetPlusPlus",
-        "FPN",
-        "PSPNet",
-        "DeepLabV3",
-        "DeepLabV3Plus",
-        "Linknet",
-        "MAnet",
-        "PAN",
-        "Segformer",
-        "UPerNet",
-    ]:
-        yield Case(
-            f"smp/{name}",
-            lambda name=name: getattr(smp, name)("resnet18", encoder_weights=None, classes=4),
-            (128, 128),
-            0,
-            may_refuse=True,
-        )
-    yield Case(
-        "smp/Unet binary",
-        lambda: smp.Unet("mobilenet_v2", encoder_weights=None, classes=1),
-        (64, 96),
-        0,
-        may_refuse=True,
-    )
-    flat = {"spatial_dims": 2}
-    yield Case(
-        "monai/DenseNet121",
-        lambda: nets.DenseNet121(in_channels=3, out_channels=5, **flat),
-        (96, 64),
-        32,
-    )
-    yield Case(
-        "monai/resnet18",
-        lambda: nets.resnet18(n_input_channels=3, num_classes=5, **flat),
-        (96, 64),
-        8,
-        may_refuse=True,
-        grid=(6, 4),
-    )
-    yield Case(
-        "monai/SEResNet50",
-        lambda: nets.SEResNet50(in_channels=3, num_classes=5, **flat),
-        (96, 64),
-        32,
-    )
-    yield Case(
-        "monai/EfficientNetBN",
-        lambda: nets.EfficientNetBN("efficientnet-b0", pretrained=False, num_classes=5),
-        (96, 64),
-        32,
-    )
-    yield Case(
-        "monai/ViT",
-        lambda: nets.ViT(
-            3,
-            (64, 96),
-            (16, 16),
-            hidden_size=32,
-            mlp_dim=64,
-            num_layers=2,
-            num_heads=2,
-            classification=True,
-            num_classes=5,
-            **flat,
-        ),
-        (64, 96),
-        16,
-        (1, 0),
-    )
-    yield Case(
-        "monai/UNet",
-        lambda: nets.UNet(
-            in_channels=3, out_channels=4, channels=(8, 16, 32), strides=(2, 2), **flat
-        ),
-        (64, 96),
-        0,
-        may_refuse=True,
-    )
-    yield Case(
-        "monai/BasicUNet",
-        lambda: nets.BasicUNet(in_channels=3, out_channels=4, **flat),
-        (64, 96),
-        0,
-        may_refuse=True,
-    )
-    yield Case(
-        "monai/SegResNet",
-        lambda: nets.SegResNet(in_channels=3, out_channels=4, **flat),
-        (64, 96),
-        0,
-        may_refuse=True,
-    )
-    yield Case(
-        "monai/AttentionUnet",
-        lambda: nets.AttentionUnet(
-            in_channels=3, out_channels=4, channels=(8, 16, 32), strides=(2, 2), **flat
-        ),
-        (64, 96),
-        0,
-        may_refuse=True,
-    )
-    small = {"patch_size": 16, "num_classes": 5, "dim": 32, "depth": 2, "heads": 2, "mlp_dim": 64}
-    yield Case("vit-pytorch/ViT", lambda: ViT(image_size=(64, 96), **small), (64, 96), 16, (1, 0))
-    yield Case(
-        "vit-pytorch/SimpleViT",
-        lambda: simple_vit.SimpleViT(image_size=(64, 96), **small),
-        (64, 96),
-        16,
-        (0, 0),
-    )
-    yield Case(
-        "vit-pytorch/DeepViT", lambda: deepvit.DeepViT(image_size=64, **small), (64, 64), 16, (1, 0)
-    )
-    yield Case(
-        "vit-pytorch/CaiT",
-        lambda: cait.CaiT(image_size=64, cls_depth=1, **small),
-        (64, 64),
-        16,
-        (0, 0),
-    )
-    yield Case(
-        "vit-pytorch/T2TViT",
-        lambda: t2t.T2TViT(
-            image_size=64,
-            dim=32,
-            depth=2,
-            heads=2,
-            mlp_dim=64,
-            num_classes=5,
-            t2t_layers=((7, 4), (3, 2), (3, 2)),
-        ),
-        (64, 64),
-        16,
-        (1, 0),
-    )
-    yield Case(
-        "vit-pytorch/PiT",
-        lambda: pit.PiT(
-            image_size=64, patch_size=8, dim=32, depth=(1, 1), heads=2, mlp_dim=64, num_classes=5
-        ),
-        (64, 64),
-        8,
-        (1, 0),
-        True,
-    )
-
-
-def score_of(output: Any) -> Any:
-    return output
-
-
-def verdict(case: Case) -> tuple[str, str, dict[str, str]]:
-    """Return right, refused or wrong; what was found; and for each method what came of it."""
-    torch.manual_seed(0)
-    model = case.make().eval()
-    image = torch.randn(1, 3, *case.size)
-    with torch.no_grad():
-        # Models of transformers set themselves up in their first pass.
-        model(image)
-    target: Any = "predicted"
-    if "Yolos" in case.name:
-        target = lambda output: output.logits[..., 1].amax(1)  # noqa: E731
-    try:
-        method = GradCAM(resize=False).prepare(model, image, target)
-        saliency = method(model, image, target)
-    except SaliencyError as error:
-        return (
-            ("refused" if case.may_refuse else "wrong"),
-            f"{type(error).__name__}: {error}"[:200],
-            _methods(model, image, target),
-        )
-    grid, layout = tuple(saliency.shape[2:]), method.layout
-    extras = (layout.before, layout.after) if isinstance(layout, TokenGrid) else None
-    if case.stride == 0:
-        is_right = not _is_prediction(model, image, saliency)
-    else:
-        is_right = grid == case.truth() and (extras or (0, 0)) == (case.extras or (0, 0))
-        if model_is_picture(model, image):
-            is_right = is_right and not _is_prediction(model, image, saliency)
-    return (
-        ("right" if is_right else "wrong"),
-        f"{method.found}; truth {case.truth() if case.stride else 'not the prediction'}",
-        _methods(model, image, target),
-    )
-
-
-def model_is_picture(model: nn.Module, image: Tensor) -> bool:
-    return _picture(model, image) is not None
-
-
-def _picture(model: nn.Module, image: Tensor) -> Tensor | None:
-    with torch.no_grad():
-        output: Any = model(image)
-    output = output["out"] if isinstance(output, dict) and "out" in output else output
-    output = getattr(output, "logits", output)
-    output = output[0] if isinstance(output, (tuple, list)) else output
-    return output if isinstance(output, Tensor) and output.dim() == 4 else None
-
-
-def _is_prediction(model: nn.Module, image: Tensor, saliency: Tensor) -> bool:
-    """Whether the map is the picture that the model puts out, for the class with the most of it."""
-    picture = _picture(model, image)
-    if picture is None:
-        return False
-    wanted = int(picture.mean((2, 3)).argmax())
-    shown = nn.functional.interpolate(
-        picture[:, wanted : wanted + 1], saliency.shape[2:], mode="bilinear"
-    ).clamp(min=0)
-    correlation = torch.corrcoef(torch.stack([shown.flatten(), saliency.flatten()]))[0, 1]
-    return bool(correlation > 0.95)
-
-
-def _methods(model: nn.Module, image: Tensor, target: Any) -> dict[str, str]:
-    found = {}
-    for kind in METHODS:
-        if kind.name in ("rise", "extremal_perturbation"):
+def results(wanted: str, kept: Path) -> list[dict[str, Any]]:
+    """Return a row for each network, after trying those that the file does not have."""
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    known = {row["name"] + str(row["size"]): row for row in map(json.loads, lines)}
+    rows = []
+    for case in every_case():
+        key = case.name + str(list(case.size))
+        if wanted not in case.name:
             continue
+        if key not in known:
+            row = _row(case)
+            print(_line(row), flush=True)
+            known[key] = row
+            with kept.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        rows.append(known[key])
+    return rows
+
+
+def _row(case: Case) -> dict[str, Any]:
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            saliency = kind(resize=False)(model, image, target)
-            finite = bool(saliency.isfinite().all())
-            negative = not kind.signed and float(saliency.amin()) < 0
-            found[kind.name] = "ok" if finite and not negative else "WRONG"
-        except SaliencyError as error:
-            found[kind.name] = type(error).__name__
+            found = verdict(case)
         except Exception as error:
-            found[kind.name] = f"RAW {type(error).__name__}: {error}"[:120]
-    return found
+            found = Verdict(WRONG, f"{type(error).__name__}: {error}"[:200], "")
+    row = {"name": case.name, "size": list(case.size), **asdict(found)}
+    row["truth"] = f"{case.truth()}" if case.stride else "not the prediction"
+    row["seconds"] = round(time.perf_counter() - started, 1)
+    return row
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = row["cells"] or {}
+    methods = " ".join(f"{name}:{word}" for name, word in row["methods"].items() if word != RIGHT)
+    return (
+        f"{row['layer']:8} {row['name']:44} {row['size']} {row['found']}; truth {row['truth']} "
+        f"({row['source']}); cells {list(cells.values())} [{row['seconds']} s]\n         {methods}"
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _word(text: str) -> str:
+    return text.partition(" ")[0]
+
+
+def by_package(rows: Sequence[dict[str, Any]]) -> str:
+    """Return how many layers and grids of each package are right."""
+    packages = dict.fromkeys(row["name"].partition("/")[0] for row in rows)
+    counted = []
+    for package in packages:
+        counts = Counter(r["layer"] for r in rows if r["name"].startswith(f"{package}/"))
+        counted.append([package, *(counts[word] for word in _WORDS)])
+    return _table(["package", "right", "refused rightly", "wrong"], counted)
+
+
+def by_method(rows: Sequence[dict[str, Any]]) -> str:
+    """Return how many networks each method is right for."""
+    counted = []
+    for kind in METHODS:
+        counts = Counter(_word(row["methods"].get(kind.name, "")) for row in rows)
+        if sum(counts[word] for word in _WORDS):
+            counted.append([f"`{kind.__name__}`", *(counts[word] for word in _WORDS)])
+    return _table(["method", "right", "refused rightly", "wrong"], counted)
+
+
+_PAGE = """\
+# Networks that were tried
+
+Of each: the layer that `GradCAM()` finds, its grid, the tokens that it leaves out, and the methods
+that do not apply, which say so. All others are right, see
+[Layers and grids](compatibility.md#layers-and-grids). Weights are random, and networks that come in
+many sizes are cut to two blocks. Written by `python tests/compat/model_table.py --page`.
+
+"Guided" stands for guided backprop and DeconvNet, "excitation" for excitation backprop and its
+contrastive form, "layers" for Grad-CAM and its relatives as long as no layer is named.
+
+"""
+_GROUPS = {
+    "guided": {"deconvnet", "guided_backprop"},
+    "excitation": {"excitation_backprop", "contrastive_excitation_backprop"},
+    "layers": {"linear_approx", "grad_cam", "grad_cam_pp", "hires_cam", "layer_cam"},
+}
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """Return all networks, as a page of the documentation."""
+    lines = []
+    for row in rows:
+        height, width = row["size"]
+        found = row["found"].replace("'", "`").removeprefix("layer ")
+        lines.append(
+            [
+                row["name"].replace("/", ": ", 1),
+                f"{height} x {width}",
+                found if row["layer"] == RIGHT else "`LayerError`",
+                ", ".join(_refusing(row["methods"])),
+            ]
+        )
+    return _PAGE + _table(["network", "image", "layer and grid", "does not apply"], lines) + "\n"
+
+
+def _refusing(methods: dict[str, str]) -> list[str]:
+    refusing = {name for name, word in methods.items() if word == REFUSED}
+    grouped = [group for group, names in _GROUPS.items() if names <= refusing]
+    rest = refusing.difference(*(_GROUPS[group] for group in grouped))
+    kinds = {kind.name: f"`{kind.__name__}`" for kind in METHODS}
+    return grouped + [kinds[name] for name in sorted(rest)]
 
 
 def main() -> int:
-    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    counts: dict[str, int] = {}
-    for cases in (timm_cases, torchvision_cases, transformers_cases, other_cases):
-        for case in cases():
-            if wanted not in case.name:
-                continue
-            started = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    word, found, methods = verdict(case)
-                except Exception as error:
-                    word, found, methods = "not run", f"{type(error).__name__}: {error}"[:150], {}
-            counts[word] = counts.get(word, 0) + 1
-            seconds = time.perf_counter() - started
-            print(f"{word:8} {case.name:44} {case.size} {found}  [{seconds:.1f} s]", flush=True)
-            print("         " + " ".join(f"{k}:{v}" for k, v in methods.items()), flush=True)
-    print(counts)
-    return counts.get("wrong", 0)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="")
+    parser.add_argument("--results", type=Path, default=Path("build/model_table.jsonl"))
+    parser.add_argument("--page", type=Path)
+    given = parser.parse_args()
+    given.results.parent.mkdir(parents=True, exist_ok=True)
+    rows = results(given.only, given.results)
+    print(by_package(rows), by_method(rows), sep="\n\n")
+    if given.page:
+        given.page.write_text(page(rows))
+    wrong = [
+        row
+        for row in rows
+        if row["layer"] == WRONG or any(_word(w) == WRONG for w in row["methods"].values())
+    ]
+    for row in wrong:
+        print(_line(row))
+    return len(wrong)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,34 @@ def test_places_that_see_everything_have_the_layout_of_those_before_them() -> No
     assert found["wide"].grid == (2, 3)
 
 
+class Unfolds(nn.Module):
+    """Puts patches of two by two places into an axis of their own and back, as MobileViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+        self.unfolded, self.folded = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        parts = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4)
+        # At 16 x 24 pixels the picture and the patches have the same shape, 4 x 6.
+        again = self.unfolded(parts.flatten(4).flatten(2, 3))
+        parts = again.reshape(parts.shape).permute(0, 1, 4, 2, 5, 3)
+        return self.folded(parts.flatten(4).flatten(2, 3)).mean((2, 3))
+
+
+@pytest.mark.parametrize("size", [(16, 24), (16, 16), (24, 24)])
+def test_patches_in_an_axis_of_their_own_are_no_picture(size: tuple[int, int]) -> None:
+    model, image = Unfolds().eval(), torch.randn(1, 3, *size)
+    with undisturbed(model):
+        found = find_layouts(probe_places(model, image))
+    assert found["unfolded"].layout is None
+    assert found["folded"].layout == "channels_first"
+    assert found["folded"].grid == (size[0] // 4, size[1] // 4)
+
+
 def test_model_that_takes_one_image_at_a_time() -> None:
     class One(Rearranged):
         sizes: Tally

@@ -9,8 +9,9 @@ from torchvision import models
 from traces import leaves_no_trace
 
 from lightning_saliency.errors import LayerError, NoGradientError
+from lightning_saliency.network.grid import TokenGrid
 from lightning_saliency.network.isolation.undisturbed import undisturbed
-from lightning_saliency.network.layer_selection import last_spatial_layer
+from lightning_saliency.network.layer_selection import find_layout, last_spatial_layer
 
 
 def found_in(model: nn.Module, image: Tensor) -> str:
@@ -135,6 +136,86 @@ def test_segmentation() -> None:
 
     # Grad-CAM of the classes' picture, and of what its convolution takes, is that picture again.
     assert found_in(Segmenter(), make_images()) == "backbone.0"
+
+
+class LowRank(nn.Module):
+    """A frozen projection and two small ones beside it, as peft wraps them."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(width, out)
+        self.lora_A = nn.Linear(width, 2, bias=False)
+        self.lora_B = nn.Linear(2, out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.lora_B(self.lora_A(x))
+
+
+class HandWrittenBlock(nn.Module):
+    """Attention whose parts are layers of their own, as many packages write it."""
+
+    def __init__(self, width: int, low_rank: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.qkv = LowRank(width, 3 * width) if low_rank else nn.Linear(width, 3 * width)
+        self.q_norm, self.k_norm = nn.LayerNorm(width // 2), nn.LayerNorm(width // 2)
+        self.attend = nn.Softmax(-1)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(self.norm(x)).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in parts)
+        weights = self.attend(self.q_norm(q) @ self.k_norm(k).transpose(2, 3))
+        return x + self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+class HandWrittenTransformer(nn.Module):
+    """Tokens of patches, after a class token or before queries."""
+
+    def __init__(self, low_rank: bool = False, queries: int = 0) -> None:
+        super().__init__()
+        self.queries = queries
+        self.patches = nn.Conv2d(3, 12, 8, stride=8)
+        self.extra = nn.Parameter(torch.randn(1, queries or 1, 12))
+        self.blocks = nn.Sequential(*(HandWrittenBlock(12, low_rank) for _ in range(2)))
+        self.norm = nn.LayerNorm(12)
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches, extra = (
+            self.patches(x).flatten(2).transpose(1, 2),
+            self.extra.expand(len(x), -1, -1),
+        )
+        tokens = torch.cat([patches, extra] if self.queries else [extra, patches], 1)
+        tokens = self.norm(self.blocks(tokens))
+        used = tokens[:, -self.queries :] if self.queries else tokens[:, :1]
+        return self.head(used).mean(1)
+
+
+SIZES = [(32, 48), (48, 32), (40, 40), (24, 64)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_attention_and_low_rank_branches_are_no_pictures(
+    low_rank: bool, size: tuple[int, int]
+) -> None:
+    model, image = HandWrittenTransformer(low_rank).eval(), torch.randn(1, 3, *size)
+    with undisturbed(model):
+        found = last_spatial_layer(model, image)
+    # What the patches add in the last block goes through its first layer.
+    assert found.name == "blocks.1.norm"
+    assert found.layout == TokenGrid(size[0] // 8, size[1] // 8, before=1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_queries_are_no_picture_and_what_the_message_proposes_is(size: tuple[int, int]) -> None:
+    model, image = HandWrittenTransformer(queries=4).eval(), torch.randn(1, 3, *size)
+    grid = TokenGrid(size[0] // 8, size[1] // 8, after=4)
+    with undisturbed(model):
+        with pytest.raises(LayerError, match=f"'blocks.1.norm' .*, {grid}, .*Name one:"):
+            last_spatial_layer(model, image)
+        assert find_layout(model, image, "blocks.1.norm").layout == grid
 
 
 def test_layer_under_two_names_goes_by_the_first() -> None:

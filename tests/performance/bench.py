@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MEASUREMENTS = {
     "gradient": "bench_gradient",
+    "attn_lrp": "bench_attn_lrp",
     "rise": "bench_rise",
     "known_maps": "bench_known_maps",
     "extremal": "bench_extremal",
@@ -43,6 +44,7 @@ MEASUREMENTS = {
 BY_NAME_ONLY = {
     "alarm_rates": "alarm_rates",
     "evidence_runs": "evidence_runs",
+    "pointing_networks": "bench_pointing_networks",
     "shortcut_seeds": "shortcut_seeds",
     "tetrominoes": "bench_tetrominoes",
 }

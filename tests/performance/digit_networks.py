@@ -9,17 +9,20 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import VisionTransformer, resnet18
+from torchvision.models.vision_transformer import ConvStemConfig
+from torchvision.ops import SqueezeExcitation
 
 from lightning_saliency.benchmark.cluttered_digits import ClutteredDigits
 
-__all__ = ["CACHE", "NETWORKS", "digits", "small_cnn", "trained"]
+__all__ = ["CACHE", "NETWORKS", "digits", "gated_cnn", "small_cnn", "small_vit", "trained"]
 
 # Not kept in git.
 CACHE = Path(__file__).parents[2] / "build" / "bench"
 
 _PICTURES = 4000
 _BATCH = 50
+_SHIFT = 10  # pixels
 
 
 def small_cnn() -> nn.Module:
@@ -33,9 +36,29 @@ def small_cnn() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, 10))
 
 
+def gated_cnn() -> nn.Module:
+    """Return :func:`small_cnn` with SiLU, and squeeze and excitation after each convolution."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for i, width in enumerate((16, 32, 64, 64)):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.SiLU()]
+        layers += [SqueezeExcitation(width, width // 4)]
+        layers += [nn.MaxPool2d(2)] if i < 3 else [nn.AdaptiveAvgPool2d(1)]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, 10))
+
+
+def small_vit() -> nn.Module:
+    """Return torchvision's vision transformer of four blocks on 8 x 8 tokens."""
+    stem = [ConvStemConfig(width, 3, 2) for width in (16, 32, 64)]
+    return VisionTransformer(64, 8, 4, 4, 64, 128, num_classes=10, conv_stem_configs=stem)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, float]] = {
     # What makes it, epochs, largest learning rate.
     "small": (small_cnn, 6, 4e-3),
+    "gated": (gated_cnn, 6, 4e-3),
+    "vit": (small_vit, 20, 2e-3),
     "resnet18": (partial(resnet18, num_classes=10), 3, 2e-3),
 }
 
@@ -71,7 +94,12 @@ def _train(name: str, seed: int) -> nn.Module:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(epochs):
         for batch in torch.randperm(_PICTURES).split(_BATCH):
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            shown = images[batch]
+            if name == "vit":
+                # It would learn the pictures by heart.
+                shift = torch.randint(-_SHIFT, _SHIFT + 1, (2,)).tolist()
+                shown = shown.roll(shift, (2, 3))[:, torch.randperm(3)]
+            loss = F.cross_entropy(model(shown), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
