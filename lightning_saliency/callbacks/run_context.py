@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_saliency.callbacks.failures import (
     PASSED_ON,
@@ -324,7 +325,8 @@ class RunContext:
     @property
     def disk_reserve(self) -> int:
         """Bytes on the disk that are left to the run itself, so that a checkpoint still fits."""
-        weights = sum(p.numel() * p.element_size() for p in self.pl_module.parameters())
+        known = [p for p in self.pl_module.parameters() if not is_lazy(p)]
+        weights = sum(p.numel() * p.element_size() for p in known)
         return max(LEAST_RESERVE, 4 * weights)
 
     def folder(self) -> Path:

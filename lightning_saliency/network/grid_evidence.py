@@ -158,6 +158,8 @@ def _rearranges(centers: Centers, last: Centers | None) -> bool:
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     there = np.isfinite(a) & np.isfinite(b)
+    if not there.any():
+        return 1.0
     x, y = a[there] - a[there].mean(), b[there] - b[there].mean()
     size = float(np.sqrt((x @ x) * (y @ y)))
     # Places that all see the same lie nowhere, so they contradict nothing.

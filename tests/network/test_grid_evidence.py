@@ -120,6 +120,24 @@ def test_places_that_see_everything_have_the_layout_of_those_before_them() -> No
     assert found["wide"].grid == (2, 3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_places_that_answer_to_nothing_have_the_layout_of_those_before_them() -> None:
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 8, 4, stride=4)
+            self.relu, self.after = nn.ReLU(), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(self.relu(self.conv(x) - 1000)).mean((2, 3))
+
+    model, image = Dead().eval(), torch.randn(1, 3, 32, 48)
+    with undisturbed(model):
+        found = find_layouts(probe_places(model, image))
+    assert found["after"].layout == "channels_first"
+
+
 class Unfolds(nn.Module):
     """Puts patches of two by two places into an axis of their own and back, as MobileViT does."""
 
