@@ -30,5 +30,11 @@ def test_it_says_nothing_that_the_reader_can_do_nothing_about(tmp_path: Path) ->
     # Without the progress bars.
     lines = [line for line in run.stdout.splitlines() if line.strip()]
     said = [line for line in lines if not any(mark in line for mark in ("it/s", "val_", "v_num"))]
-    assert [line.split()[0] for line in said] == ["Drawing", "Validation", "To", "tensorboard"]
+    assert [line.split()[0] for line in said] == [
+        "Drawing",
+        "Validation",
+        "The",
+        "To",
+        "tensorboard",
+    ]
     assert (tmp_path / "runs" / "first" / "filmstrip.png").stat().st_size > 10_000
