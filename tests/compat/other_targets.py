@@ -248,7 +248,7 @@ def test_two_epochs_at_the_settings_of_the_docs(name: str, tmp_path: Path) -> No
     found = EventAccumulator(str(tmp_path / "with" / "run"), {"images": 0}).Reload()
     for series in names:
         assert series.endswith(ending)
-        assert len(found.Images(f"saliency/{series}/sample_1")) == 2
+        assert len(found.Images(f"saliency/samples/{series}/1")) == 2
     wanted = {"gradient", "attn_lrp", "rise", *(() if skipped else ("grad_cam",))}
     assert {series.partition("/")[0] for series in names} == wanted
     assert first_difference(explained, run(name, tmp_path / "without")) == ""
