@@ -7,6 +7,7 @@ sharded, which gives the maps to compare with.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,8 @@ def found(world: int) -> dict[str, Any]:
 
 def main() -> None:
     rank, world, store, out = sys.argv[1:]
+    # Without a logger, pictures become files here.
+    os.chdir(Path(out).parent)
     with member(int(rank), int(world), store):
         Path(out).write_text(json.dumps(found(int(world))))
 
