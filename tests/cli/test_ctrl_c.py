@@ -67,6 +67,7 @@ def check(stopped: subprocess.CompletedProcess[str]) -> None:
     assert "Traceback" not in stopped.stdout + stopped.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, (Leaf|Tree)Spec.*")
 def test_what_is_finished_is_kept_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

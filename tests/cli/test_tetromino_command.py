@@ -52,6 +52,7 @@ def test_the_table_in_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[s
     }
 
 
+@pytest.mark.slow
 def test_defaults_are_three_seeds_of_a_hundred_pictures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def losses(folder: Path) -> list[float]:
     return [event.value for event in found.Scalars("val_loss")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maps", [False, True])
 def test_a_file_system_that_fills(maps: bool, small_disk: Path, tmp_path: Path) -> None:
     call = f"train(Path(sys.argv[1]), reserve=2**20, maps={maps})"
@@ -95,6 +96,7 @@ def test_a_file_system_that_fills(maps: bool, small_disk: Path, tmp_path: Path) 
     assert losses(small_disk) == losses(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [150_000, 300_000])
 def test_files_that_may_not_grow(limit: int, tmp_path: Path) -> None:
     call = f"train(Path(sys.argv[1]), reserve=0, limit={limit})"
