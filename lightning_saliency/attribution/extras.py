@@ -60,9 +60,14 @@ def joined(parts: Sequence[Extras]) -> Extras:
         parts: at least one, all of one method.
     """
     tensors: list[list[Tensor]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        tensors[-1].append(tensor)
+        return tensor
+
     for part in parts:
         tensors.append([])
-        part.each(lambda tensor, found=tensors[-1]: found.append(tensor) or tensor)  # type: ignore[misc]
+        part.each(note)
     whole = iter([torch.cat(same) for same in zip(*tensors, strict=True)])
     return parts[0].each(lambda _: next(whole))
 

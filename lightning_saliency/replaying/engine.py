@@ -108,8 +108,8 @@ class Engine:
             if _is_kind(self._trainer.strategy, "FSDPStrategy"):
                 # Lightning sets up the module for each checkpoint, but wrapping it flattens its
                 # weights: it cannot be done a second time.
-                setup: Any = getattr(self._trainer.strategy, "_setup_model")  # noqa: B009
-                replace(self._trainer.strategy, "_setup_model", lru_cache(maxsize=1)(setup))
+                strategy: Any = self._trainer.strategy
+                replace(strategy, "_setup_model", lru_cache(maxsize=1)(strategy._setup_model))
             load = self._trainer.strategy.load_checkpoint
             replace(self._trainer.strategy, "load_checkpoint", partial(self._load, load))
             callbacks = RunContext(self._trainer, self._module).callbacks

@@ -109,7 +109,7 @@ def _sentence(comparison: Comparison) -> str:
     outside = comparison.outside()
     than = "by more than seeds do" if bool(outside[-1]) else "no more than seeds do"
     return (
-        f"{said}; those of {floor.pairs} pairs of seeds of one recipe by {mean:.2f} \xb1 "
+        f"{said}; those of {floor.pairs} pairs of seeds of one recipe by {mean:.2f} ± "
         f"{std:.2f}. The runs differ {than}; at {int(outside.sum())} of {len(outside)} epochs they "
         "differ by more."
     )
