@@ -1,7 +1,7 @@
 """The layers of a model: find them by name, capture their outputs, recognize sharded weights."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -104,13 +104,21 @@ def is_sharded(model: nn.Module) -> bool:
     Args:
         model: any module.
     """
-    return any(
-        _SHARDED_MODULES & {kind.__name__ for kind in type(module).__mro__}
-        for module in model.modules()
-    ) or any(
-        _SHARDED_WEIGHTS & {type(weight).__name__, type(weight.data).__name__}
-        or hasattr(weight, "ds_id")
-        for weight in model.parameters()
+    return has_sharded(list(model.modules()))
+
+
+def has_sharded(modules: Sequence[nn.Module]) -> bool:
+    """Whether some of the weights that modules hold themselves are, as :func:`is_sharded` says.
+
+    Args:
+        modules: any; parts of theirs are not looked at.
+    """
+    kinds = {kind.__name__ for each in set(map(type, modules)) for kind in each.__mro__}
+    weights = [weight for module in modules for weight in module._parameters.values()]
+    return bool(
+        _SHARDED_MODULES & kinds
+        or _SHARDED_WEIGHTS & {type(weight).__name__ for weight in weights}
+        or any(hasattr(weight, "ds_id") for weight in weights)
     )
 
 

@@ -31,7 +31,7 @@ from lightning_saliency.network.isolation.training_modes import (
     no_inference_tensors,
 )
 from lightning_saliency.network.isolation.weight_guard import watched_parameters
-from lightning_saliency.network.layers import every_module
+from lightning_saliency.network.layers import every_module, has_sharded
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def _as_on_entering(snapshots: Sequence[Snapshot]) -> Iterator[None]:
 @contextmanager
 def _kept(model: nn.Module, modules: Sequence[nn.Module], known: set[int]) -> Iterator[None]:
     """Keep what can be reached from the modules, as far as no outer context keeps it."""
-    is_sharded = _is_sharded(modules)
+    is_sharded = has_sharded(modules)
     scripted = [m for m in modules if isinstance(m, torch.jit.ScriptModule)]
     found = Reached(
         [model, *_held_by(scripted)], known, [m._parameters for m in modules] if is_sharded else ()
@@ -183,17 +183,6 @@ def _kept(model: nn.Module, modules: Sequence[nn.Module], known: set[int]) -> It
             if any(id(tensor) in read for tensor in snapshot.lost):
                 _writers.add(model)
             warn_of_lost(model, snapshot.lost)
-
-
-def _is_sharded(modules: Sequence[nn.Module]) -> bool:
-    """Say what ``is_sharded`` does, in a tenth of its time."""
-    kinds = {kind.__name__ for each in set(map(type, modules)) for kind in each.__mro__}
-    weights = {type(p).__name__ for m in modules for p in m._parameters.values()}
-    return bool(
-        kinds & {"FSDPModule", "FullyShardedDataParallel"}
-        or "DTensor" in weights
-        or any(hasattr(p, "ds_id") for m in modules for p in m._parameters.values())
-    )
 
 
 def lazy_layer(model: nn.Module) -> str | None:
