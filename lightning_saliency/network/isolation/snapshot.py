@@ -76,7 +76,7 @@ class Snapshot:
         self._restores = restore_dict if keeps_tensors else _restore_but_tensors
         self._classes = [type(module) for module in reached.modules]
         # Not by their own methods, which may be others than a dict's.
-        self._entries = [dict(dict.items(table)) for table in reached.tables]
+        self._entries = [dict.copy(table) for table in reached.tables]
         self._kept = [holder.take() for holder in reached.holders]
         self._tensors = [KeptTensors(reached.tensors, weights)]
         self._watched = WatchedTensors(watched)
@@ -105,7 +105,7 @@ class Snapshot:
         return Mark(
             [type(module) for module in self.reached.modules],
             {
-                place: dict(dict.items(table))
+                place: dict.copy(table)
                 for place, (table, entries) in enumerate(self._pairs())
                 if not _same(table, entries)
             },
