@@ -230,11 +230,11 @@ def test_what_is_kept_from_one_map_to_the_next_changes_none() -> None:
     fresh = []
     for method, image in calls:
         regression._kept.clear()
-        regression._kept_kernels.clear()
+        regression._kept_masks.clear()
         fresh.append(fitted(method, image))
     assert [fitted(method, image) for method, image in calls] == fresh
     assert [fitted(method, image) for method, image in reversed(calls)] == fresh[::-1]
-    assert len(regression._kept) == len(regression._kept_kernels) == 1
+    assert len(regression._kept) == len(regression._kept_masks) == 1
 
 
 # --- within RISE ------------------------------------------------------------------------------

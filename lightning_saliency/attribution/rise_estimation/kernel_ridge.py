@@ -77,29 +77,28 @@ class KernelRidge:
         level, means = even.mean(0), kernel.means
         of_even, of_odd = _Ridge(kernel.even, even - level), _Ridge(kernel.odd, odd)
         mean_eigenvalue = (of_even.eigenvalues.mean() + of_odd.eigenvalues.mean()) / 2
-        self.variance = torch.full_like(level, torch.inf)
-        self.leave_one_out = torch.zeros_like(values)
-        self._even, self._odd = torch.zeros_like(even), torch.zeros_like(odd)
-        for share in _RIDGES:
-            ridge = share * mean_eigenvalue
-            fitted_even, leverage_even, weights_even = of_even.fit(ridge)
-            fitted_odd, leverage_odd, weights_odd = of_odd.fit(ridge)
-            leverage = (leverage_even + leverage_odd + 1 / kernel.count) / 2
-            error = values - level - _both(fitted_even, fitted_odd)
-            error = error / (1 - leverage).clamp(min=1e-3)[:, None]
-            variance = error.square().mean((0, 1))
-            better = variance < self.variance
-            self.variance = torch.where(better, variance, self.variance)
-            self.leave_one_out = torch.where(better, values - error, self.leave_one_out)
-            self._even = torch.where(better, weights_even, self._even)
-            self._odd = torch.where(better, weights_odd, self._odd)
+        ridges = mean_eigenvalue * torch.tensor(_RIDGES, dtype=values.dtype)
+        (fitted_even, leverage_even), (fitted_odd, leverage_odd) = (
+            part.fits(ridges) for part in (of_even, of_odd)
+        )
+        leverage = (leverage_even + leverage_odd + 1 / kernel.count) / 2
+        # (2, ridges, M, R)
+        error = (values - level)[:, None] - _both(fitted_even, fitted_odd)
+        error /= (1 - leverage).clamp(min=1e-3)[..., None]
+        self.variance, best = error.square().mean((0, 2)).min(0)
+        chosen = best.expand(1, len(there), -1)
+        self.leave_one_out = values - error.gather(1, chosen.expand(2, 1, -1, -1))[:, 0]
+        self._even, self._odd = (part.weights(ridges[best]) for part in (of_even, of_odd))
         # The centered kernel times the weights, without a centered kernel of each new point.
         self._offset = level - (means - means.mean()) @ self._even
         self._even -= self._even.mean(0)
 
     def __call__(self, points: Tensor) -> Tensor:
         """Return the function's values (2, P, R) at points (P, d), and at their opposites."""
-        even, odd = self._kernel(points)
+        return self.at(*self._kernel(points))
+
+    def at(self, even: Tensor, odd: Tensor) -> Tensor:
+        """Return what :meth:`__call__` gives for points with these kernels, (P, M) each."""
         return _both(torch.addmm(self._offset, even, self._even), odd @ self._odd)
 
     def select(self, columns: Tensor) -> KernelRidge:
@@ -132,13 +131,20 @@ class _Ridge:
         self._squares = kernel.squares
         self._along = self._vectors.T @ values
 
-    def fit(self, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the fitted values (M, R), their leverages (M,), and the weights (M, R)."""
-        damped = self.eigenvalues + ridge + torch.finfo(self.eigenvalues.dtype).tiny
-        kept = self.eigenvalues / damped
-        fitted = self._vectors @ (kept[:, None] * self._along)
-        leverage = self._squares @ kept
-        return fitted, leverage, self._vectors @ (self._along / damped[:, None])
+    def fits(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fitted values (S, M, R) and their leverages (S, M), for ridges (S,)."""
+        kept = self.eigenvalues / self._damped(ridges)
+        return self._vectors @ (kept[..., None] * self._along), kept @ self._squares.T
+
+    def weights(self, ridges: Tensor) -> Tensor:
+        """Return the weights (M, R), for a ridge of each of the values (R,)."""
+        weights: Tensor = self._vectors @ (self._along / self._damped(ridges).T)
+        return weights
+
+    def _damped(self, ridges: Tensor) -> Tensor:
+        tiny = torch.finfo(self.eigenvalues.dtype).tiny
+        damped: Tensor = self.eigenvalues + ridges[:, None] + tiny
+        return damped
 
 
 def _both(even: Tensor, odd: Tensor) -> Tensor:

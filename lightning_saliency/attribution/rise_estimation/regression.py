@@ -32,6 +32,9 @@ _POPULATION_SEED = 20_000_000
 _KEPT_MASKS = 8192
 # Of so many masks the kernels are kept: six megabytes, or two of the 256 masks by default.
 _KEPT_KERNELS = 512
+# Of so many those with the population, too: eight megabytes for each of the features that a score
+# has needed.
+_KEPT_BETWEEN = 256
 # Masks are smooth, and their means over so many places along each side tell them apart.
 _PLACES = 8
 # To these powers; what varies least is raised by this share of what varies most.
@@ -105,10 +108,10 @@ class MaskRegression(MaskEstimator):
 
     def _maps(self, blocks: Sequence[MaskBlock], scores: Tensor, upsampling: Upsampling) -> Tensor:
         """Return maps (R, H, W) for scores (2, B, M / 2, R) of B blocks of M masks."""
-        means = _means(upsampling)
-        known, population = _Pairs.of(blocks, means), _population(upsampling, means)
+        masks = _seen(blocks, upsampling)
+        known, population = masks.known, masks.population
         values = scores.flatten(1, 2)
-        fit = _BestFit(_kernels(known, upsampling, means), self._link.transform(values))
+        fit = _BestFit(masks, self._link.transform(values))
         left_out = self._link.expected_score(fit.leave_one_out, fit.variance)
         trust = _slope_of_odd_parts(values, left_out)
         # Each cell is kept by half of the masks of a block, so mean scores cancel out.
@@ -136,7 +139,7 @@ class MaskRegression(MaskEstimator):
         predictions that leave a mask out.
         """
         parts = population.split(_BLOCKS_AT_ONCE)
-        values = [fit(part.places.flatten(0, 1)) for part in parts]
+        values = [fit(part) for part in range(len(parts))]
         if not self._link.is_linear:
             level = self._link.level(torch.cat(values, 1), fit.variance, mean)
             values = [some.add_(level) for some in values]
@@ -241,19 +244,60 @@ def _power(moments: Tensor, exponent: float) -> Tensor:
     return power
 
 
+class _SeenMasks:
+    """All of a map that depends on the masks alone: what is the same for every score under them.
+
+    Args:
+        known: the masks that the model has seen.
+        population: those that the mean is taken over.
+        means: what makes a grid the means of its mask, from :func:`_means`.
+
+    Attributes:
+        known: as given, as for ``population``.
+        kernels: of the known masks, one for each of the features.
+    """
+
+    def __init__(self, known: _Pairs, population: _Pairs, means: tuple[Tensor, Tensor]) -> None:
+        self.known, self.population = known, population
+        self._features = _features(means)
+        places = known.places.flatten(0, 1)
+        self.kernels = [PairKernel(some(places)) for some in self._features]
+        self._is_kept = known.num_masks <= _KEPT_BETWEEN
+        self._between: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def between(self, index: int, part: int) -> tuple[Tensor, Tensor]:
+        """Return the even and the odd kernel of masks of the population with the known ones.
+
+        They are kept for the next map: without the passes, most of its time goes into them.
+
+        Args:
+            index: of the features.
+            part: of the population, ``_BLOCKS_AT_ONCE`` blocks at a time.
+        """
+        found = self._between.get((index, part))
+        if found is None:
+            first = part * _BLOCKS_AT_ONCE
+            places = self.population.places[first : first + _BLOCKS_AT_ONCE].flatten(0, 1)
+            found = self.kernels[index](self._features[index](places))
+            if self._is_kept:
+                self._between[index, part] = found
+        return found
+
+
 class _BestFit:
     """For each value the fit, of those with different features, with the least leave-one-out error.
 
     Args:
-        kernels: one or more features, with the kernel of the masks.
+        masks: that were seen.
         values: (2, M, R), of the masks and of their opposites.
 
     Attributes:
         leave_one_out: see :class:`KernelRidge`, as for ``variance``.
     """
 
-    def __init__(self, kernels: Sequence[tuple[_Features, PairKernel]], values: Tensor) -> None:
-        fits = [KernelRidge(kernel, values) for _, kernel in kernels]
+    def __init__(self, masks: _SeenMasks, values: Tensor) -> None:
+        self._masks = masks
+        fits = [KernelRidge(kernel, values) for kernel in masks.kernels]
         self.variance, best = torch.stack([fit.variance for fit in fits]).min(0)
         self.leave_one_out = torch.empty_like(values)
         self._parts = []
@@ -261,34 +305,38 @@ class _BestFit:
             (chosen,) = (best == index).nonzero(as_tuple=True)
             if len(chosen):
                 self.leave_one_out[..., chosen] = fit.leave_one_out[..., chosen]
-                self._parts.append((chosen, kernels[index][0], fit.select(chosen)))
+                self._parts.append((chosen, index, fit.select(chosen)))
 
-    def __call__(self, places: Tensor) -> Tensor:
-        """Return the values (2, P, R) at places (P, down, across), and at their opposites."""
-        found = places.new_empty(2, len(places), len(self.variance))
-        for chosen, features, fit in self._parts:
-            found[..., chosen] = fit(features(places))
-        return found
+    def __call__(self, part: int) -> Tensor:
+        """Return the values (2, P, R) at a part of the population, and at its opposites."""
+        found = [
+            (chosen, fit.at(*self._masks.between(index, part)))
+            for chosen, index, fit in self._parts
+        ]
+        if len(found) == 1:
+            return found[0][1]
+        values = found[0][1].new_empty(*found[0][1].shape[:2], len(self.variance))
+        for chosen, some in found:
+            values[..., chosen] = some
+        return values
 
 
 # The last ones, because a callback explains images of one size again and again, by the same masks.
 _kept: list[tuple[object, _Pairs]] = []
-_kept_kernels: list[tuple[object, _Pairs, list[tuple[_Features, PairKernel]]]] = []
+_kept_masks: list[tuple[object, _SeenMasks]] = []
 
 
-def _kernels(
-    known: _Pairs, upsampling: Upsampling, means: tuple[Tensor, Tensor]
-) -> list[tuple[_Features, PairKernel]]:
-    """Return the features of masks, and their kernels."""
-    key = _key(upsampling)
-    for others_key, others, kernels in _kept_kernels:
-        if others_key == key and all(map(torch.equal, others, known)):
-            return kernels
-    places = known.places.flatten(0, 1)
-    kernels = [(some, PairKernel(some(places))) for some in _features(means)]
+def _seen(blocks: Sequence[MaskBlock], upsampling: Upsampling) -> _SeenMasks:
+    """Return what is known of masks without any score."""
+    key, means = _key(upsampling), _means(upsampling)
+    known = _Pairs.of(blocks, means)
+    for others_key, others in _kept_masks:
+        if others_key == key and all(map(torch.equal, others.known, known)):
+            return others
+    masks = _SeenMasks(known, _population(upsampling, means), means)
     if known.num_masks <= _KEPT_KERNELS:
-        _kept_kernels[:] = [(key, known, kernels)]
-    return kernels
+        _kept_masks[:] = [(key, masks)]
+    return masks
 
 
 def _key(upsampling: Upsampling) -> object:
