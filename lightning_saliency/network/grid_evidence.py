@@ -31,6 +31,9 @@ _CONTRADICTION = 0.8
 _PLACES_TO_CONTRADICT = 9
 # The least correlation of places' centers with those of the layer before, if they are the same.
 _SAME_PLACES = 0.5
+# The least spread of centers that are those of the layer before, relative to them; mixed ones are
+# nearer to the middle.
+_SAME_SPREAD = 0.5
 # The least fit that tells another layout than the layers before have.
 _ANOTHER_LAYOUT = 0.8
 # Without proof that extra tokens do not depend on the image: how many there may be at either end,
@@ -146,9 +149,12 @@ def _centers_in(probed: Probed, layout: Layout | None) -> Centers | None:
 def _rearranges(centers: Centers, last: Centers | None) -> bool:
     """Whether places lie where other places of the layer before do, as after an unfolding.
 
-    Only of as many places as that layer has, whose centers do not move much from layer to layer.
+    Only of as many places as that layer has, whose centers do not move much from layer to layer;
+    and only if both layers' places lie somewhere, not by the chance of the noise.
     """
     if last is None or last.shape != centers.shape or centers[0].size < _PLACES_TO_CONTRADICT:
+        return False
+    if _fit_of(last) <= SURE or _spread_of(centers) < _SAME_SPREAD * _spread_of(last):
         return False
     return any(
         place.shape[axis] > 1 and _correlation(place, other) < _SAME_PLACES

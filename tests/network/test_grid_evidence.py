@@ -138,6 +138,30 @@ def test_places_that_answer_to_nothing_have_the_layout_of_those_before_them() ->
     assert found["after"].layout == "channels_first"
 
 
+class Mixes(nn.Module):
+    """Every place sees all of the image, more of it here or there by chance, as late in RepVGG."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+        self.weights = nn.ParameterList(torch.randn(48, 48) for _ in range(2))
+        self.first, self.second = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        for weights, layer in zip(self.weights, (self.first, self.second), strict=True):
+            x = layer((x.flatten(2) @ weights).view_as(x))
+        return x.mean((2, 3))
+
+
+def test_places_that_lie_somewhere_by_chance_are_not_rearranged() -> None:
+    model, image = Mixes().eval(), torch.randn(1, 3, 24, 32)
+    with undisturbed(model):
+        found = find_layouts(probe_places(model, image))
+    assert [found[name].grid for name in ("conv", "first", "second")] == [(6, 8)] * 3
+
+
 class Unfolds(nn.Module):
     """Puts patches of two by two places into an axis of their own and back, as MobileViT does."""
 
