@@ -28,6 +28,7 @@ from lightning_saliency.attribution.verdict import SOURCES
 from lightning_saliency.benchmark import get_example_data
 from lightning_saliency.errors import InputError, LayerError, MethodError, ModelError
 from lightning_saliency.network.random_weights import layers_with_weights, randomize
+from lightning_saliency.rendering import ColorScale, heatmap, overlay
 from lightning_saliency.trust import KNOWN_TO_FAIL, VERDICTS, sanity_check, sanity_figure
 from lightning_saliency.trust.sanity_figure import figure_pixels
 
@@ -186,12 +187,32 @@ def test_figure_shows_every_stage(tmp_path: Any) -> None:
     figure.savefig(tmp_path / "check.png")
 
 
+def test_the_figure_has_the_colors_of_all_pictures() -> None:
+    check = sanity_check(make_model(), LinearApprox("features"), IMAGES, 0, max_stages=2)
+    picture = torch.rand(1, 16, 16)
+    figure = sanity_figure([check], picture)
+    maps = check.maps[0][:, None]
+    assert bool((maps < 0).any())
+    laid = overlay(picture.expand(3, 3, -1, -1), heatmap(maps, ColorScale(), signed=True))
+    drawn = [axes.images[0].get_array() for axes in figure.axes if axes.get_title()][1:4]
+    for array, wanted in zip(drawn, laid, strict=True):
+        assert torch.equal(torch.as_tensor(array), wanted.permute(1, 2, 0))
+    # Without a picture they lie on dark gray.
+    alone = sanity_figure([check])
+    array = next(axes for axes in alone.axes if axes.get_title() == "trained").images[0].get_array()
+    colors = heatmap(maps[:1], ColorScale(), signed=True).color[0]
+    assert torch.equal(torch.as_tensor(array), colors.permute(1, 2, 0))
+
+
 def test_a_figure_needs_no_picture_no_name_and_no_informative_map() -> None:
     def nothing(model: nn.Module, image: Tensor, target: Any) -> Tensor:
         return torch.full((len(image), 1, 4, 4), torch.nan)
 
     check = sanity_check(make_model(), nothing, IMAGES, 0)
-    assert figure_pixels(sanity_figure([check])).numel() > 0
+    figure = sanity_figure([check])
+    assert figure_pixels(figure).numel() > 0
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert words == ["NaN"] * (1 + len(check.stages))
     with pytest.raises(InputError, match="at least one sanity check"):
         sanity_figure([])
     with pytest.raises(InputError, match="from 0 to 2"):
