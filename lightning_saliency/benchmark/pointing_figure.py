@@ -15,6 +15,8 @@ _HEIGHT = 0.38  # of a bar, of the distance between methods
 def pointing_figure(report: PointingReport) -> Figure:
     """Draw two bars for each method, and marks where the published figures are.
 
+    Where every object is in the difficult subset, there is one bar.
+
     Args:
         report: the scores.
 
@@ -24,14 +26,15 @@ def pointing_figure(report: PointingReport) -> Figure:
     rows = report.scores
     figure = Figure(figsize=(7.5, 2.2 + 0.55 * len(rows)), layout="constrained")
     axes = figure.subplots()
+    is_alone = not report.published and all(row.difficult == row.accuracy for row in rows)
     for offset, color, name in (
         (-_HEIGHT / 2, _ALL, "accuracy"),
         (_HEIGHT / 2, _DIFFICULT, "difficult"),
     ):
         shares = [100 * getattr(row, name) for row in rows]
-        if all(map(math.isnan, shares)):
+        if all(map(math.isnan, shares)) or (is_alone and name == "difficult"):
             continue
-        places = [i + offset for i in range(len(rows))]
+        places = [i + (0 if is_alone else offset) for i in range(len(rows))]
         axes.barh(
             places,
             [0 if math.isnan(share) else share for share in shares],
@@ -64,8 +67,10 @@ def pointing_figure(report: PointingReport) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("pointing accuracy in per cent, mean over the classes")
-    axes.set_title(f"Pointing game, {report.data}, {report.model}", loc="left", fontsize=11)
+    axes.set_xlabel("pointing accuracy in percent, mean over the classes")
+    # In files of results, data sets keep the names that they had first.
+    data = report.data.replace("centre", "center")
+    axes.set_title(f"Pointing game, {data}, {report.model}", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     below = 0.55 / (0.55 * len(rows))
