@@ -10,6 +10,7 @@ from lightning_saliency.benchmark.pointing_report import PointingReport
 _ALL, _DIFFICULT, _INK = "#3b6ea5", "#e0a03c", "#222222"
 _SHORT = 7  # per cent
 _HEIGHT = 0.38  # of a bar, of the distance between methods
+_ROW = 0.275  # inches, for a bar
 
 
 def pointing_figure(report: PointingReport) -> Figure:
@@ -24,9 +25,10 @@ def pointing_figure(report: PointingReport) -> Figure:
         A figure that needs no screen; ``figure.savefig(path)`` writes it.
     """
     rows = report.scores
-    figure = Figure(figsize=(7.5, 2.2 + 0.55 * len(rows)), layout="constrained")
-    axes = figure.subplots()
     is_alone = not report.published and all(row.difficult == row.accuracy for row in rows)
+    pitch = _ROW if is_alone else 2 * _ROW
+    figure = Figure(figsize=(7.5, 2.2 + pitch * len(rows)), layout="constrained")
+    axes = figure.subplots()
     for offset, color, name in (
         (-_HEIGHT / 2, _ALL, "accuracy"),
         (_HEIGHT / 2, _DIFFICULT, "difficult"),
@@ -38,7 +40,7 @@ def pointing_figure(report: PointingReport) -> Figure:
         axes.barh(
             places,
             [0 if math.isnan(share) else share for share in shares],
-            _HEIGHT,
+            2 * _HEIGHT if is_alone else _HEIGHT,
             color=color,
             label="all objects" if name == "accuracy" else "difficult subset",
         )
@@ -73,8 +75,14 @@ def pointing_figure(report: PointingReport) -> Figure:
     axes.set_title(f"Pointing game, {data}, {report.model}", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    below = 0.55 / (0.55 * len(rows))
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -below), ncols=3, frameon=False, fontsize=9)
+    if not is_alone:
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, -1 / len(rows)),
+            ncols=3,
+            frameon=False,
+            fontsize=9,
+        )
     if report.published:
         source = next(note for note in report.notes() if note.startswith("published"))
         figure.supxlabel(fill(source, 120), fontsize=6.5, color="#666666")

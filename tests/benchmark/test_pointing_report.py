@@ -132,6 +132,9 @@ def test_the_figure_has_a_bar_for_each_method_and_marks_for_the_published(
 def test_equal_bars_are_drawn_once() -> None:
     report = report_of("three", "mine:make")
     alike = [replace(row, difficult=row.accuracy) for row in report.scores]
-    (axes,) = pointing_figure(replace(report, scores=alike, data="digits_2_off_centre")).axes
+    figure = pointing_figure(replace(report, scores=alike, data="digits_2_off_centre"))
+    (axes,) = figure.axes
     assert len(axes.patches) == len(METHODS)
+    assert axes.get_legend() is None
+    assert figure.get_figheight() < pointing_figure(report).get_figheight() - 2
     assert axes.get_title("left") == "Pointing game, digits_2_off_center, mine:make"
