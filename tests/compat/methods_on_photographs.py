@@ -2,20 +2,23 @@
 
 With what ``make test-compat`` installs::
 
-    PYTHONPATH=tests .venv-compat/bin/python tests/compat/methods_on_photographs.py docs/photographs.png
+    .venv-compat/bin/python tests/compat/methods_on_photographs.py docs/photographs.png
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from photographs import KNOWN, MEAN, STD, network, photographs
 from torch import Tensor
 from torchvision.transforms.functional import normalize, to_pil_image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from photographs import KNOWN, MEAN, STD, network, photographs
 
 from lightning_saliency.attribution import METHODS
 from lightning_saliency.errors import SaliencyError
