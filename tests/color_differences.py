@@ -19,13 +19,15 @@ class Difference(NamedTuple):
     Attributes:
         tenth: median of the map's brightest tenth, median over the maps.
         haze: the same of the map's lower half, where nothing should be seen.
-        full: largest share of a map's pixels at full color.
+        full: share of the pixels of all maps that are shown at full color.
+        fullest: the largest share in one map.
         empty: share of the maps that are hatched, of which nothing was measured.
     """
 
     tenth: float
     haze: float
     full: float
+    fullest: float
     empty: float
 
 
@@ -70,6 +72,7 @@ def color_difference(images: Tensor, maps: Tensor) -> Difference:
     return Difference(
         statistics.median(tenths),
         statistics.median(halves),
+        statistics.fmean(heat.clipped[i] for i in shown),
         max(heat.clipped[i] for i in shown),
         1 - len(shown) / len(maps),
     )

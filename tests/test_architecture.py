@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "attribution": {"torch", "typing_extensions", "network", "image"},
     "targets": {"torch", "network"},
     "metrics": {"torch", "torchmetrics", "typing_extensions", "image"},
-    "trust": {"torch", "matplotlib", "attribution", "metrics", "network", "image"},
+    "trust": {"torch", "matplotlib", "attribution", "metrics", "network", "image", "rendering"},
     "rendering": {"torch", "torchvision", "numpy", "matplotlib", "PIL", "image"},
     "history": {"torch", "numpy", "matplotlib", "metrics", "rendering"},
     "reporting": {

@@ -137,17 +137,24 @@ RUNS: dict[str, tuple[Callable[[], pl.LightningModule], int, int, int]] = {
 
 
 def watch(
-    name: str, folder: Path, callbacks: list[pl.Callback] | None = None, **settings: Any
+    name: str,
+    folder: Path,
+    callbacks: list[pl.Callback] | None = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> SaliencyCallback:
-    """Train one of :data:`RUNS` with TensorBoard in ``folder / name``, its maps saved."""
+    """Train one of :data:`RUNS` with TensorBoard in ``folder / name``, its maps saved.
+
+    The seed decides about weights and order, and which shapes are drawn.
+    """
     make, epochs, count, size = RUNS[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if name == "digits":
         draw = first_run().draw
         train = draw(ClutteredDigits("train", length=count, with_mask=False))
         val = draw(ClutteredDigits("val", length=200, with_mask=False))
     else:
-        train, val = shapes(count, seed=1), shapes(100, seed=2)
+        train, val = shapes(count, seed=2 * seed + 1), shapes(100, seed=2 * seed + 2)
     saliency = SaliencyCallback(
         [Gradient(), GradCAM()],
         save_maps=True,

@@ -24,6 +24,7 @@ from lightning_saliency.callbacks.failures import Failure, FailureLog, OnError
 from lightning_saliency.callbacks.fallback_metrics import FallbackMetrics
 from lightning_saliency.callbacks.forward import Forward, overrides
 from lightning_saliency.callbacks.found_methods import OnInapplicable
+from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.resume import STATE_VERSION, ResumeFingerprint, StateParts
 from lightning_saliency.callbacks.run_context import (
     RunContext,
@@ -54,7 +55,7 @@ from lightning_saliency.callbacks.stages.drift import DriftStage
 from lightning_saliency.callbacks.stages.evidence import EvidenceStage
 from lightning_saliency.callbacks.stages.faithfulness import FaithfulnessStage
 from lightning_saliency.callbacks.stages.history import HistoryStage
-from lightning_saliency.callbacks.stages.images import FilmstripStage, ImagesStage, Pictures
+from lightning_saliency.callbacks.stages.images import FilmstripStage, ImagesStage
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 from lightning_saliency.callbacks.stages.noise import NoiseStage
 from lightning_saliency.callbacks.stages.report import ReportStage

@@ -138,15 +138,24 @@ class Comparison:
             return "How much runs of one recipe differ is not known: compare with seeds."
         about = (
             f'"seeds": mean and standard deviation of {floor.pairs} pairs of runs of one recipe, '
-            "at the last epoch. "
+            "at the last epoch."
         )
+        nothing = "There are no maps to judge by: all of a run or a pair are constant."
+        return f"{about} {self.judgment or nothing}"
+
+    @property
+    def judgment(self) -> str:
+        """The verdict alone; empty if there are no seeds, or no maps at the last epoch."""
+        floor = self.floor
+        if floor is None:
+            return ""
         compared = (self.table[RANKING.name], floor.mean[RANKING.name], floor.std[RANKING.name])
         if any(bool(values[-1].isnan()) for values in compared):
-            return f"{about}There are no maps to judge by: all of a run or a pair are constant."
+            return ""
         outside = self.outside()
         said = "differ by more than" if bool(outside[-1]) else "differ no more than"
         return (
-            f"{about}There the runs {said} these, by {RANKING.name} and "
+            f"There the runs {said} these, by {RANKING.name} and "
             f"{_FACTOR:g} standard deviations; at {int(outside.sum())} of {len(outside)} epochs "
             "they do."
         )

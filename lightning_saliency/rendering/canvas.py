@@ -235,6 +235,30 @@ class Canvas:
         box = (left - outer, top - outer, left + size[1] + outer - 1, top + size[0] + outer - 1)
         self._draw.rectangle(box, outline=ink, width=width)
 
+    def legends(
+        self,
+        scales: Sequence[tuple[ColorScale, bool]],
+        top: int,
+        left: int,
+        size: int,
+        width: int,
+        pitch: int,
+    ) -> None:
+        """Draw several legends below each other, with their bars in a column.
+
+        Args:
+            scales: each with whether its colors go below zero.
+            top: where the first bar starts, in pixels.
+            left: where the widest of the first labels starts.
+            size: font size.
+            width: of the colored bars.
+            pitch: from the top of one to the top of the next.
+        """
+        margin = max((_margin(scale, signed, size) for scale, signed in scales), default=0)
+        for number, (scale, signed) in enumerate(scales):
+            indent = margin - _margin(scale, signed, size)
+            self.legend(scale, signed, top + number * pitch, left + indent, size, width)
+
     def legend(
         self, scale: ColorScale, signed: bool, top: int, left: int, size: int, width: int
     ) -> int:
@@ -254,8 +278,7 @@ class Canvas:
             Its total width in pixels.
         """
         ticks = _ticks(scale, signed)
-        margin = text_width(ticks[0][1], size) // 2 + 1
-        start, below = left + margin, top + size + 1
+        start, below = left + _margin(scale, signed, size), top + size + 1
         self._sheet.paste(_ramp(size, width, signed), (start, top))
         for place, label in ticks:
             wide = text_width(label, size)
@@ -305,6 +328,11 @@ def _ticks(scale: ColorScale, signed: bool) -> list[tuple[float, str]]:
     shares = torch.tensor([share for share in TICKS if share < scale.full], dtype=torch.float64)
     places = zip(scale.place(shares).tolist(), shares.tolist(), strict=True)
     return [*((place, f"{share:g}x") for place, share in places), (1.0, full)]
+
+
+def _margin(scale: ColorScale, signed: bool, size: int) -> int:
+    """Return how far the first label of a color bar stands out to the left, in pixels."""
+    return text_width(_ticks(scale, signed)[0][1], size) // 2 + 1
 
 
 def _dashes(

@@ -353,9 +353,7 @@ def _draw_curves(sheet: Canvas, layout: _Layout, curves: Curves) -> None:
             curves.loss_name, below, _MARGIN, width=wide, size=_CLASS, align="right", ink=BLUE,
             bold=True,
         )  # fmt: skip
-        words = f"{low:.2g} to {high:.2g}" if high > low else f"{low:.2g}"
-        words = words.replace("e-0", "e-").replace("e+0", "e+")
-        size = _SMALL if text_width(words, _SMALL) <= range_wide else _SMALL - 3
+        words, size = _range(low, high, range_wide)
         sheet.text(words, below + 3, range_left, width=range_wide, size=size, ink=BLUE)
         scaled = [(value - low) / span for value in curves.loss]
         for piece in _pieces(layout, top, curves.places, scaled):
@@ -364,6 +362,18 @@ def _draw_curves(sheet: Canvas, layout: _Layout, curves: Curves) -> None:
         sheet.line(piece, INK, _LINE)
         for y, x in piece:
             sheet.dot(y, x, 3, INK)
+
+
+def _range(low: float, high: float, width: int) -> tuple[str, int]:
+    """Return a range in words that fit, and the size of their letters."""
+    ends = [
+        f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e+")
+        for value in ([low, high] if high > low else [low])
+    ]
+    words = " to ".join(ends)
+    if text_width(words, _SMALL) > width and low >= 0:
+        words = "\N{EN DASH}".join(ends)
+    return words, _SMALL if text_width(words, _SMALL) <= width else _SMALL - 3
 
 
 def _pieces(

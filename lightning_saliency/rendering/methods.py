@@ -87,9 +87,8 @@ def methods_picture(
             if faults[row]:
                 sheet.stamp(faults[row], top + row * pitch, inset, *cell)
         left += wide + _GAP
-    for signed, scale in sorted(legends.items()):
-        sheet.legend(scale, signed, foot, _MARGIN, _FONT, _LEGEND)
-        foot += 2 * _LINE + 4
+    scales = [(legends[signed], signed) for signed in sorted(legends)]
+    sheet.legends(scales, foot, _MARGIN, _FONT, _LEGEND, 2 * _LINE + 4)
     return sheet.picture()
 
 

@@ -118,9 +118,8 @@ def _draw_foot(
     if remark:
         sheet.text(remark, top, _MARGIN, width=width, size=written.small)
         top += written.line
-    for scale, signed in legends:
-        sheet.legend(scale, signed, top, _MARGIN, written.small, written.legend)
-        top += 2 * written.small + written.small // 2
+    pitch = 2 * written.small + written.small // 2
+    sheet.legends(legends, top, _MARGIN, written.small, written.legend, pitch)
 
 
 def _title(cell: Cell, width: int, written: _Type) -> tuple[list[str], int]:

@@ -103,15 +103,12 @@ def _sentence(comparison: Comparison) -> str:
     floor = comparison.floor
     if floor is None:
         return f"{said}. {comparison.verdict}"
-    mean, std = (float(each[RANKING.name][-1]) for each in (floor.mean, floor.std))
-    if any(value != value for value in (last, mean, std)):
+    if not comparison.judgment:
         return comparison.verdict
-    outside = comparison.outside()
-    than = "by more than seeds do" if bool(outside[-1]) else "no more than seeds do"
+    mean, std = (float(each[RANKING.name][-1]) for each in (floor.mean, floor.std))
     return (
         f"{said}; those of {floor.pairs} pairs of seeds of one recipe by {mean:.2f} ± "
-        f"{std:.2f}. The runs differ {than}; at {int(outside.sum())} of {len(outside)} epochs they "
-        "differ by more."
+        f"{std:.2f}. {comparison.judgment}"
     )
 
 

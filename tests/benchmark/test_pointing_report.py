@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,14 @@ def test_the_figure_has_a_bar_for_each_method_and_marks_for_the_published(
         assert marks == []
     figure.savefig(tmp_path / "table.png")
     assert imread(tmp_path / "table.png").shape[0] > 300
+
+
+def test_equal_bars_are_drawn_once() -> None:
+    report = report_of("three", "mine:make")
+    alike = [replace(row, difficult=row.accuracy) for row in report.scores]
+    figure = pointing_figure(replace(report, scores=alike, data="digits_2_off_centre"))
+    (axes,) = figure.axes
+    assert len(axes.patches) == len(METHODS)
+    assert axes.get_legend() is None
+    assert figure.get_figheight() < pointing_figure(report).get_figheight() - 2
+    assert axes.get_title("left") == "Pointing game, digits_2_off_center, mine:make"

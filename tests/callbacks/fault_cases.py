@@ -32,8 +32,8 @@ from small_runs import TinyModule, make_trainer, train_loader, val_loader  # noq
 
 from lightning_saliency import SaliencyCallback  # noqa: E402
 from lightning_saliency.attribution import Gradient  # noqa: E402
+from lightning_saliency.callbacks.pictures import Pictures  # noqa: E402
 from lightning_saliency.callbacks.samples.sample_set import Samples  # noqa: E402
-from lightning_saliency.callbacks.stages.images import Pictures  # noqa: E402
 
 Fault = Callable[[], Any]
 WHERE = ["before the forward", "in the forward", "after the forward"]

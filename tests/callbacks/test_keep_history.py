@@ -17,8 +17,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from lightning_saliency import DriftAlarm, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.callbacks.explanation import Explanation
+from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.stages.history import CHARTS
-from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = QUIET
@@ -58,7 +58,7 @@ def test_a_film_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def fails(*args: Any) -> bytes:
         raise ValueError("no film")
 
-    monkeypatch.setattr("lightning_saliency.callbacks.stages.images.timelapse", fails)
+    monkeypatch.setattr("lightning_saliency.callbacks.pictures.timelapse", fails)
     with pytest.warns(SaliencyWarning, match="film of the maps could not be logged.*no film"):
         trainer = fit(tmp_path, SaliencyCallback(Gradient(), samples=2))
     assert trainer.current_epoch == 2

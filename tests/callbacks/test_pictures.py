@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import GradCAM, Gradient
+from lightning_saliency.callbacks import pictures as pictures_file
 from lightning_saliency.callbacks.explanation import Explanation
-from lightning_saliency.callbacks.stages import images as pictures_file
-from lightning_saliency.callbacks.stages.images import Pictures
+from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.strip import Kept, Strip
 from lightning_saliency.errors import InputError
 from lightning_saliency.metrics.map_statistics import canonical

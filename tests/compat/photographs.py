@@ -31,7 +31,8 @@ KNOWN = {
     "astronaut": {652: "uniform"},
     "rocket": {657: "missile", 744: "projectile"},
 }
-# Of CIELAB; the gray image itself is at 0, and colors that are just told apart at 2.
+# Of CIELAB; the gray image itself is at 0, and colors that are just told apart at 2. The four
+# photographs have 66.0, 72.3, 68.6 and 77.4 with Grad-CAM: 70.5 is their median, 71.1 their mean.
 LEAST = {"grad_cam": 70, "gradient": 59}
 
 

@@ -50,6 +50,17 @@ def test_a_column_is_its_pictures_one_by_one(size: tuple[int, int]) -> None:
     assert torch.equal(at_once.picture(), one_by_one.picture())
 
 
+def test_the_bars_of_several_legends_lie_below_each_other() -> None:
+    sheet = Canvas(80, 400)
+    sheet.legends([(ColorScale(), False), (ColorScale(), True)], 2, 10, 12, 110, 30)
+    picture = sheet.picture().int()
+    # In the rows of the bars, left of the words.
+    for top in (2, 32):
+        colored = (picture[:, top + 6, :140] != 255).any(0).nonzero()
+        assert int(colored.max()) - int(colored.min()) == 109
+        assert int(colored.min()) == 10 + text_width("-16x", 12) // 2 + 1
+
+
 def test_text_stays_in_its_box() -> None:
     for align in ("left", "center", "right"):
         sheet = Canvas(40, 200)

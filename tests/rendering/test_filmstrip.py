@@ -20,8 +20,9 @@ from lightning_saliency.rendering import (
     select_columns,
     select_frames,
 )
-from lightning_saliency.rendering.canvas import INK
+from lightning_saliency.rendering.canvas import INK, text_width
 from lightning_saliency.rendering.filmstrip import BLUE, CRIMSON, TINT
+from lightning_saliency.rendering.filmstrip import _range as filmstrip_range
 
 NAN = float("nan")
 
@@ -269,6 +270,25 @@ def test_a_card_of_half_the_size_shows_curves_without_holes(
     chart = of_color(half, INK)[-70:]
     inside = chart[:, (first + 36) // 2 : (last + 28) // 2]
     assert bool(inside.any(0).all())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.5, 1.25, "0.5 to 1.2"),
+        (0.083, 0.72, "0.083\N{EN DASH}0.72"),
+        (0.5, 0.5, "0.5"),
+        # A dash would be taken for a sign.
+        (-0.025, 0.0034, "-0.025 to 0.0034"),
+    ],
+)
+def test_the_range_of_the_loss_is_as_large_as_that_of_drift_if_it_fits(
+    low: float, high: float, words: str
+) -> None:
+    found, size = filmstrip_range(low, high, 75)
+    assert found == words
+    assert size == (13 if low >= 0 else 10)
+    assert text_width(found, 13) <= 75 or size == 10
 
 
 def test_a_sample_without_a_map_is_named() -> None:

@@ -45,7 +45,11 @@ def test_a_run_outside_of_the_seeds(runs: dict[str, Path], tmp_path: Path) -> No
     shown = Page(page)
     # As title, as heading and in the figure.
     assert shown.count("grad_cam: <b>$x$ & other compared with seed0") == 3
-    assert shown.says("The runs differ by more than seeds do; at 2 of 2 epochs")
+    # The page and the table on a terminal judge in the same words.
+    assert found.judgment.startswith("There the runs differ by more than these, by top10_iou")
+    assert found.judgment.endswith("at 2 of 2 epochs they do.")
+    assert str(found).endswith(found.judgment)
+    assert shown.says(found.judgment)
     assert shown.tags.count("svg") == 1
     numbers = json.loads(page.with_suffix(".json").read_text())
     assert numbers["outside"] == [True, True]
@@ -60,7 +64,7 @@ def test_a_run_outside_of_the_seeds(runs: dict[str, Path], tmp_path: Path) -> No
 def test_a_run_inside_of_the_seeds(runs: dict[str, Path], tmp_path: Path) -> None:
     seeds = [runs[f"seed{seed}"] for seed in range(4)]
     page = write_comparison(compare(*seeds[:2], seeds=seeds), tmp_path / "page.html")
-    assert Page(page).says("The runs differ no more than seeds do")
+    assert Page(page).says("There the runs differ no more than these")
 
 
 def test_without_seeds_it_says_what_it_cannot_tell(runs: dict[str, Path], tmp_path: Path) -> None:

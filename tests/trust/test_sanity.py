@@ -28,6 +28,7 @@ from lightning_saliency.attribution.verdict import SOURCES
 from lightning_saliency.benchmark import get_example_data
 from lightning_saliency.errors import InputError, LayerError, MethodError, ModelError
 from lightning_saliency.network.random_weights import layers_with_weights, randomize
+from lightning_saliency.rendering import ColorScale, heatmap, overlay
 from lightning_saliency.trust import KNOWN_TO_FAIL, VERDICTS, sanity_check, sanity_figure
 from lightning_saliency.trust.sanity_figure import figure_pixels
 
@@ -172,7 +173,8 @@ def test_figure_shows_every_stage(tmp_path: Any) -> None:
     titles = [axes.get_title() for axes in figure.axes]
     assert titles.count("input") == titles.count("trained") == 2
     assert titles.count("features.0") == 2
-    assert "fails (Adebayo et al. 2018; Nie et al. 2018; Sixt et al. 2020)" in figure.get_suptitle()
+    title = figure.get_suptitle().replace("\n", " ")
+    assert "fails (Adebayo et al. 2018; Nie et al. 2018; Sixt et al. 2020)" in title
     curves = [axes for axes in figure.axes if axes.lines]
     for axes, check in zip(curves, checks, strict=True):
         drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
@@ -186,12 +188,59 @@ def test_figure_shows_every_stage(tmp_path: Any) -> None:
     figure.savefig(tmp_path / "check.png")
 
 
+def test_the_figure_has_the_colors_of_all_pictures() -> None:
+    check = sanity_check(make_model(), LinearApprox("features"), IMAGES, 0, max_stages=2)
+    picture = torch.rand(1, 16, 16)
+    figure = sanity_figure([check], picture)
+    maps = check.maps[0][:, None]
+    assert bool((maps < 0).any())
+    laid = overlay(picture.expand(3, 3, -1, -1), heatmap(maps, ColorScale(), signed=True))
+    drawn = [axes.images[0].get_array() for axes in figure.axes if axes.get_title()][1:4]
+    for array, wanted in zip(drawn, laid, strict=True):
+        assert torch.equal(torch.as_tensor(array), wanted.permute(1, 2, 0))
+    # Without a picture they lie on dark gray.
+    alone = sanity_figure([check])
+    array = next(axes for axes in alone.axes if axes.get_title() == "trained").images[0].get_array()
+    colors = heatmap(maps[:1], ColorScale(), signed=True).color[0]
+    assert torch.equal(torch.as_tensor(array), colors.permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_nothing_of_the_figure_is_cut_off(stages: int) -> None:
+    checks = [
+        sanity_check(make_model(), LinearApprox("features"), IMAGES, 0, order, max_stages=stages)
+        for order in ("cascading", "independent")
+    ]
+    figure = sanity_figure(checks, torch.rand(3, 16, 16), "guided_backprop")
+    height, width = figure_pixels(figure).shape[1:]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][::2] == [
+        "Spearman",
+        "SSIM",
+        "top-10 % IoU",
+    ]
+    texts = [figure._suptitle, legend, *figure.axes]
+    texts += [axes.title for axes in figure.axes] + [axes._left_title for axes in figure.axes]
+    for text in texts:
+        box = text.get_window_extent()
+        assert -1 <= box.x0 <= box.x1 <= width + 1
+        assert -1 <= box.y0 <= box.y1 <= height + 1
+    lowest = min(axes.get_window_extent().y0 for axes in figure.axes if axes.lines)
+    scale = figure.axes[-1].get_window_extent()
+    names = legend.get_window_extent()
+    assert scale.y1 <= names.y0 + 2
+    assert names.y1 <= lowest
+
+
 def test_a_figure_needs_no_picture_no_name_and_no_informative_map() -> None:
     def nothing(model: nn.Module, image: Tensor, target: Any) -> Tensor:
         return torch.full((len(image), 1, 4, 4), torch.nan)
 
     check = sanity_check(make_model(), nothing, IMAGES, 0)
-    assert figure_pixels(sanity_figure([check])).numel() > 0
+    figure = sanity_figure([check])
+    assert figure_pixels(figure).numel() > 0
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert words == ["NaN"] * (1 + len(check.stages))
     with pytest.raises(InputError, match="at least one sanity check"):
         sanity_figure([])
     with pytest.raises(InputError, match="from 0 to 2"):

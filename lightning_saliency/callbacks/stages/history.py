@@ -7,10 +7,10 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error, warn
+from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.run_context import RunContext
 from lightning_saliency.callbacks.run_facts import about_run, facts_of
 from lightning_saliency.callbacks.stage_runner import Stage
-from lightning_saliency.callbacks.stages.images import Pictures
 from lightning_saliency.callbacks.stages.map_saver import MapSaver
 
 CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {

@@ -12,10 +12,11 @@ from typing_extensions import override
 
 from lightning_saliency.callbacks.explanation import ExplanationRound
 from lightning_saliency.callbacks.failures import describe_error, warn
+from lightning_saliency.callbacks.pictures import Pictures
 from lightning_saliency.callbacks.run_context import RunContext, is_fast_dev_run
 from lightning_saliency.callbacks.run_facts import about_run, facts_of
 from lightning_saliency.callbacks.stage_runner import Stage
-from lightning_saliency.callbacks.stages.images import Pictures, evident, moved_since_previous
+from lightning_saliency.callbacks.stages.images import evident, moved_since_previous
 from lightning_saliency.history.map_files import SeriesFacts
 from lightning_saliency.loggers.event_file import check_room
 from lightning_saliency.metrics.map_statistics import canonical
