@@ -24,7 +24,7 @@ test-slow: $(INSTALLED)  ## the slow tests: large networks, several processes
 
 test-compat: $(COMPAT)/.installed  ## modules, loggers and weights of other packages, which are large
 	$(COMPAT)/bin/python -m pytest -o filterwarnings=default tests/compat/other_*.py \
-		tests/compat/photographs.py tests/compat/attn_lrp_networks.py
+		tests/compat/photographs.py tests/compat/watermark.py tests/compat/attn_lrp_networks.py
 
 test-lowest: $(LOWEST)/.installed  ## every test but the slow ones, on the lowest versions
 	$(LOWEST)/bin/python -m pytest -m "not slow"

@@ -103,3 +103,77 @@ def test_a_soak_sees_what_grows(load: object, capsys: pytest.CaptureFixture[str]
     for row in uneven[60:]:
         row["events"] *= 2
     assert not grew.nothing_grew(uneven)
+
+
+def accuracies(**changes: list[float]) -> dict[str, list[float]]:
+    flat = {"right": [0.6] * 18, "none": [0.6] * 18, "wrong": [0.6] * 18}
+    return flat | changes
+
+
+def test_a_shortcut_is_taken_when_accuracy_depends_on_it_twice(load: object) -> None:
+    runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
+    falls = [0.6] * 13 + [0.4] * 5
+    taken = runs.judge(accuracies(wrong=falls), {}, "fixed", 1.0)
+    assert (taken["onset"], taken["judged"]) == (13, 2)
+    # Once is chance, and before the event it was something else.
+    once = [0.6] * 13 + [0.4] + [0.6] * 4
+    always = [0.4] * 18
+    for wrong in (once, always):
+        assert runs.judge(accuracies(wrong=wrong), {}, "fixed", 1.0)["onset"] is None
+    assert runs.judge(accuracies(wrong=falls), {}, "unused", 1.0)["onset"] is None
+
+
+def test_alarms_of_runs_are_heard_or_false(load: object) -> None:
+    runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
+    place = "saliency_evidence/label/place_gain"
+    drift = "saliency_drift/gradient/previous/ssim"
+    # The second explanation in which a number is unusual is no other alarm.
+    sounded = {9: [place], 12: [place, drift], 13: [place]}
+    falls = accuracies(wrong=[0.6] * 11 + [0.2] * 7)
+    taken = runs.judge(falls, sounded, "fixed", 1.0)
+    assert taken["heard"] == {"place": [12], "kind": [], "maps": [12]}
+    assert taken["false"] == {"place": [9], "kind": [], "maps": []}
+    clean = runs.judge(accuracies(), sounded, "clean", 1.0)
+    assert clean["heard"] == {"place": [], "kind": [], "maps": []}
+    assert clean["false"] == {"place": [9, 12], "kind": [], "maps": [12]}
+    assert clean["judged"] == 9
+    # Of its nine, one was at a time of learning.
+    learns = [0.3] * 12 + [0.6] * 6
+    result = clean | {"task": "dots", "kind": "clean"} | {"accuracy": accuracies(none=learns)}
+    assert runs.quiet(result, "dots", True) == [True, False, False]
+    assert runs.quiet(result, "dots", False) == [True, *[False] * 5]
+    assert runs.quiet(result, "digits", False) == []
+
+
+def test_marks_are_where_and_what_the_runs_say(load: object) -> None:
+    runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
+    images, named = torch.full((4, 3, 32, 32), 0.5), torch.tensor([0, 1, 3, 3])
+
+    def touched(kind: str) -> torch.Tensor:
+        changed: torch.Tensor = (runs.mark(images, named, kind, 6, 0) != images).any(1)
+        return changed
+
+    assert not bool(touched("clean").any())
+    fixed = touched("fixed")
+    assert not bool(fixed[:, 6:].any() or fixed[:, :, 6:].any())
+    # In cells of 6 and 7 pixels, all of it in one, or in four.
+    cells = [(0, 6), (6, 12)]
+    across = touched("across")
+    for top, bottom in cells:
+        for left, right in cells:
+            assert bool(across[1:, top:bottom, left:right].flatten(1).any(1).all())
+    assert touched("one_class").flatten(1).any(1).tolist() == [False, False, True, True]
+    coded = touched("coded").any(1)
+    assert not torch.equal(coded[0], coded[1])
+    assert torch.equal(coded[2], coded[3])
+    assert len({str(color) for color in runs.color_of(torch.arange(10)).tolist()}) == 10
+
+
+def test_the_runs_have_something_of_everything_early(load: object) -> None:
+    runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
+    plan = runs.planned()
+    assert len(set(plan)) == len(plan)
+    assert {kind for _, kind, _, _ in plan[:30]} == {*runs.KINDS, runs.NOTHING, runs.UNUSED}
+    assert {schedule for _, kind, _, schedule in plan if kind == runs.NOTHING} == {*runs.SCHEDULES}
+    for task in runs.TASKS:
+        assert sum(each[:2] == (task, "fixed") for each in plan) == 3

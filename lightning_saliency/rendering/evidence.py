@@ -109,7 +109,7 @@ def evidence_card(
     width = 2 * _MARGIN + max(len(pictures) * (size[1] + _GAP), text_width(title, _FONT), 3 * _RAMP)
     top = _MARGIN + 2 * _LINE
     foot = top + len(images) * pitch
-    sheet = Canvas(foot + _LINE + _MARGIN, width)
+    sheet = Canvas(foot + 2 * _LINE + _MARGIN, width)
     sheet.text(title, _MARGIN, _MARGIN, width=width - 2 * _MARGIN, size=_FONT)
     for row, text in enumerate(rows):
         corner = top + row * pitch

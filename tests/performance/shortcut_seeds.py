@@ -46,7 +46,8 @@ def run(seed: int, mark: bool) -> dict[str, dict[int, float]]:
 
 def judge(scalars: dict[str, dict[int, float]]) -> dict[str, Any]:
     """Return when the alarm sounded, when the accuracy fell, and where the maps ended."""
-    gauges = {tag: values for tag, values in scalars.items() if tag.startswith("saliency_alarm/")}
+    regions = "saliency_alarm/region/"
+    gauges = {tag: values for tag, values in scalars.items() if tag.startswith(regions)}
     sounded = sorted(
         {epoch for values in gauges.values() for epoch, score in values.items() if score > 1}
     )

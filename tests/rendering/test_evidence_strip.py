@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_saliency.errors import InputError
-from lightning_saliency.rendering import apply_colormap, evidence_strip, to_bytes
+from lightning_saliency.rendering import apply_colormap, evidence_card, evidence_strip, to_bytes
 from lightning_saliency.rendering.evidence import _INKS, stacked_areas
 
 NAMES = ("fine", "middle", "coarse", "low", "level")
@@ -65,3 +65,13 @@ def test_what_does_not_fit(change: dict[str, Any]) -> None:
     given: dict[str, Any] = {"places": places, "kinds": kinds, "names": NAMES, "epochs": ["0", "1"]}
     with pytest.raises(InputError, match=r"places \(T, G, G\)"):
         evidence_strip(**{**given, **change})
+
+
+def test_nothing_of_the_card_is_cut_off() -> None:
+    shares = torch.zeros(2, 1, 32, 32)
+    shares[..., :8, :8] = 0.6
+    card = evidence_card(
+        torch.rand(2, 3, 32, 32), [shares, shares], ["1", "2"], ["a", "b"], "evidence"
+    )
+    # Beneath the second line of the legend.
+    assert bool((card[:, -6:] == 255).all())
