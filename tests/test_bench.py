@@ -173,7 +173,20 @@ def test_the_runs_have_something_of_everything_early(load: object) -> None:
     runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
     plan = runs.planned()
     assert len(set(plan)) == len(plan)
-    assert {kind for _, kind, _, _ in plan[:30]} == {*runs.KINDS, runs.NOTHING, runs.UNUSED}
-    assert {schedule for _, kind, _, schedule in plan if kind == runs.NOTHING} == {*runs.SCHEDULES}
-    for task in runs.TASKS:
-        assert sum(each[:2] == (task, "fixed") for each in plan) == 3
+    early, late = ([each[:4] for each in plan if each[4] == when] for when in ("early", "late"))
+    assert not {seed for _, _, seed, _ in early} & {seed for _, _, seed, _ in late}
+    for some in (early, late):
+        assert {s for _, kind, _, s in some if kind == runs.NOTHING} == {*runs.SCHEDULES}
+        assert {kind for _, kind, _, _ in some} == {*runs.KINDS, runs.NOTHING, runs.UNUSED}
+        for task in runs.TASKS:
+            assert sum(each[:2] == (task, "fixed") for each in some) == 3
+    assert {kind for _, kind, _, _ in early[:30]} == {*runs.KINDS, runs.NOTHING, runs.UNUSED}
+
+
+def test_later_events_are_judged_after_a_longer_warmup(load: object) -> None:
+    runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
+    values = [0.5] * 20 + [0.9] * 7
+    late = {"right": values, "none": [0.5] * 27, "wrong": [0.5] * 27}
+    found = runs.judge(late, {19: ["a/place_gain"], 21: ["a/place_gain"]}, "fixed", 1.0, runs.LATE)
+    assert (found["onset"], found["judged"]) == (20, 2)
+    assert (found["heard"]["place"], found["false"]["place"]) == ([21], [19])

@@ -8,10 +8,12 @@ throughout. A shortcut counts as taken if the accuracy with the right mark minus
 or with a wrong one, changes by at least 0.1 for two explanations.
 
 The tasks were chosen by these accuracies alone (``run(..., listens=False)``, seeds 1 and 2), and
-the alarm's settings before them.
+the alarm's settings before them. In the first runs the alarm has its default warm-up, which ends
+while some of the networks are still learning to read their pictures; in those that are ``LATE`` its
+warm-up is as long as that takes, and what names the class joins afterwards.
 
 python tests/performance/bench.py evidence_runs
-python tests/performance/evidence_runs.py digits fixed 7 adam
+python tests/performance/evidence_runs.py digits fixed 7 adam early
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import json
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from tempfile import TemporaryDirectory
@@ -37,7 +40,23 @@ from lightning_saliency.attribution import Gradient
 from lightning_saliency.benchmark import ClutteredDigits
 from lightning_saliency.trust import Evidence
 
-EPOCHS, EVENT = 18, 11
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long a run is, when the shortcut joins, and how long the alarm warms up, in epochs."""
+
+    epochs: int
+    event: int
+    warmup: int
+
+    @property
+    def first(self) -> int:
+        """The first epoch that the alarm judges."""
+        return self.warmup + 4
+
+
+EARLY, LATE = Protocol(18, 11, warmup=5), Protocol(27, 20, warmup=14)
+PROTOCOLS = {"early": EARLY, "late": LATE}
 SIDE, TRAIN, VAL, SAMPLES = 32, 1500, 600, 16
 NOTHING = "clean"
 KINDS = ("fixed", "across", "coded", "cast", "texture", "one_class", "random", "removed")
@@ -199,10 +218,10 @@ class Data(pl.LightningDataModule):
     when the mark joins.
     """
 
-    def __init__(self, task: str, kind: str, seed: int) -> None:
+    def __init__(self, task: str, kind: str, seed: int, protocol: Protocol = EARLY) -> None:
         super().__init__()
         self.draw, _, self.classes = TASKS[task]
-        self.kind, self.seed = kind, seed
+        self.kind, self.seed, self.event = kind, seed, protocol.event
         generator = torch.Generator().manual_seed(2 * seed + 2)
         images, labels = self.draw("val", VAL, seed, generator)
         wrong = (
@@ -224,7 +243,7 @@ class Data(pl.LightningDataModule):
         if self.kind == UNUSED:
             named = labels[torch.randperm(len(labels), generator=generator)]
             images = self.marked(images, named)
-        elif (epoch >= EVENT) != (self.kind == "removed"):
+        elif (epoch >= self.event) != (self.kind == "removed"):
             images = self.marked(images, labels)
         return DataLoader(TensorDataset(images, labels), 50, shuffle=True, drop_last=True)
 
@@ -265,7 +284,8 @@ class Classifier(pl.LightningModule):
             return [sgd], [torch.optim.lr_scheduler.MultiStepLR(sgd, [9, 14], 0.2)]
         adam = torch.optim.AdamW(self.parameters(), 4e-3, weight_decay=0.01)
         if self.schedule == "cosine":
-            return [adam], [torch.optim.lr_scheduler.CosineAnnealingLR(adam, EPOCHS)]
+            epochs = self.trainer.max_epochs or 0
+            return [adam], [torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs)]
         if self.schedule == "restarts":
             return [adam], [torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(adam, 6)]
         return adam
@@ -274,8 +294,8 @@ class Classifier(pl.LightningModule):
 class Listening(DriftAlarm):
     """The alarm as it is by default, which also notes the profiles that it has seen."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, warmup: int) -> None:
+        super().__init__(warmup=warmup)
         self.sounded: dict[int, list[str]] = {}
         self.profiles: dict[str, list[list[float]]] = {"place_shares": [], "kind_shares": []}
 
@@ -292,7 +312,9 @@ def round_to(value: float) -> float:
     return float(f"{value:.3f}")
 
 
-def run(task: str, kind: str, seed: int, schedule: str, listens: bool = True) -> dict[str, Any]:
+def run(
+    task: str, kind: str, seed: int, schedule: str, when: str = "early", listens: bool = True
+) -> dict[str, Any]:
     """Train once; return what was heard, and whether the network took the shortcut.
 
     Without listening, nothing is explained: to choose the tasks by accuracies alone.
@@ -300,16 +322,17 @@ def run(task: str, kind: str, seed: int, schedule: str, listens: bool = True) ->
     warnings.simplefilter("ignore")
     pl.seed_everything(seed, verbose=False)
     _, make, _ = TASKS[task]
-    data = Data(task, kind, seed)
+    protocol = PROTOCOLS[when]
+    data = Data(task, kind, seed, protocol)
     module = Classifier(make(), schedule, data)
     start = time.process_time()
-    alarm = Listening()
+    alarm = Listening(protocol.warmup)
     saliency = SaliencyCallback(
         Gradient(), samples=SAMPLES, evidence=Evidence(), on_error="raise", noise_every=None
     )
     with TemporaryDirectory() as folder:
         trainer = pl.Trainer(
-            max_epochs=EPOCHS,
+            max_epochs=protocol.epochs,
             accelerator="cpu",
             logger=False,
             callbacks=[saliency, alarm] if listens else [],
@@ -321,17 +344,22 @@ def run(task: str, kind: str, seed: int, schedule: str, listens: bool = True) ->
         )
         trainer.fit(module, datamodule=data)
     seconds = time.process_time() - start
-    settings = {"task": task, "kind": kind, "seed": seed, "schedule": schedule}
-    return settings | judge(module.accuracy, alarm.sounded, kind, seconds) | alarm.profiles
+    settings = {"task": task, "kind": kind, "seed": seed, "schedule": schedule, "when": when}
+    judged = judge(module.accuracy, alarm.sounded, kind, seconds, protocol)
+    return settings | judged | alarm.profiles
 
 
 def judge(
-    accuracy: dict[str, list[float]], sounded: dict[int, list[str]], kind: str, seconds: float
+    accuracy: dict[str, list[float]],
+    sounded: dict[int, list[str]],
+    kind: str,
+    seconds: float,
+    protocol: Protocol = EARLY,
 ) -> dict[str, Any]:
     """Return since when the network depended on the shortcut, and what sounded before and since."""
-    depends = depends_on(accuracy)
-    changed = [abs(value - depends[EVENT - 1]) >= 0.1 for value in depends]
-    onset = next((e for e in range(EVENT, EPOCHS) if changed[e] and all(changed[e : e + 2])), None)
+    depends, event, epochs = depends_on(accuracy), protocol.event, protocol.epochs
+    changed = [abs(value - depends[event - 1]) >= 0.1 for value in depends]
+    onset = next((e for e in range(event, epochs) if changed[e] and all(changed[e : e + 2])), None)
     if kind in (NOTHING, UNUSED):
         onset = None
     families = {"place": "place_gain", "kind": "kind_gain", "maps": "saliency_drift"}
@@ -342,13 +370,13 @@ def judge(
     # An alarm is raised when a number begins to be unusual.
     times = {name: sorted(e for e in found if e - 1 not in found) for name, found in sounds.items()}
     # After an event that was not taken nothing is expected either.
-    silent_until = EPOCHS if onset is None else EVENT
+    silent_until = epochs if onset is None else event
     return {
         "onset": onset,
         "heard": {n: [e for e in found if e >= silent_until] for n, found in times.items()},
         "false": {n: [e for e in found if e < silent_until] for n, found in times.items()},
-        # From the tenth on.
-        "judged": silent_until - 9,
+        # By default from the tenth on.
+        "judged": silent_until - protocol.first,
         "accuracy": {name: [round(v, 3) for v in values] for name, values in accuracy.items()},
         "seconds": round(seconds),
     }
@@ -360,7 +388,9 @@ def depends_on(accuracy: dict[str, list[float]]) -> list[float]:
     return [right - min(none, wrong) for right, none, wrong in zip(*columns, strict=True)]
 
 
-def planned(seeds: tuple[int, int, int] = (701, 702, 703)) -> list[tuple[str, str, int, str]]:
+def planned(
+    seeds: tuple[int, int, int] = (701, 702, 703), late: tuple[int, int, int] = (801, 802, 803)
+) -> list[tuple[str, str, int, str, str]]:
     """Return every run, in an order that has something of everything early."""
     first, second, third = seeds
     plan = [(t, k, first, "adam") for k in ("fixed", NOTHING, UNUSED) for t in TASKS]
@@ -369,21 +399,28 @@ def planned(seeds: tuple[int, int, int] = (701, 702, 703)) -> list[tuple[str, st
     plan += [(t, NOTHING, second, c) for c in SCHEDULES[1:] for t in TASKS]
     plan += [(t, UNUSED, second, "adam") for t in TASKS]
     plan += [(t, "fixed", third, "adam") for t in TASKS]
-    return plan + [(t, k, second, "adam") for k in KINDS[1:] for t in TASKS]
+    plan += [(t, k, second, "adam") for k in KINDS[1:] for t in TASKS]
+    after = [(t, k, late[0], "adam") for k in ("fixed", NOTHING, UNUSED) for t in TASKS]
+    after += [(t, NOTHING, late[1], c) for c in SCHEDULES[1:] for t in TASKS]
+    after += [(t, k, s, "adam") for s in late[1:] for k in ("fixed", UNUSED) for t in TASKS]
+    after += [(t, k, late[0], "adam") for k in KINDS[1:] for t in TASKS]
+    return [(*settings, "early") for settings in plan] + [(*settings, "late") for settings in after]
 
 
 def main(quick: bool = False) -> list[dict[str, Any]]:
-    """Run everything; print a line for each run, and the table."""
+    """Run everything; print a line for each run, and the tables."""
     torch.set_num_threads(1)
     results = []
     for settings in planned()[:1] if quick else planned():
         results.append(run(*settings))
         print(json.dumps(results[-1]), flush=True)
-    summarize(results)
+    for when in PROTOCOLS:
+        print(f"\n{when}")
+        summarize([each for each in results if each["when"] == when], PROTOCOLS[when])
     return results
 
 
-def summarize(results: list[dict[str, Any]]) -> None:
+def summarize(results: list[dict[str, Any]], protocol: Protocol = EARLY) -> None:
     """Print how many of the taken shortcuts were heard, and how many alarms were false."""
     print(f"\n{'kind':12s}  runs taken  maps place  kind either  accuracy that depends on it")
     for kind in KINDS:
@@ -393,19 +430,22 @@ def summarize(results: list[dict[str, Any]]) -> None:
         counts.append(sum(bool(each["heard"]["place"] or each["heard"]["kind"]) for each in taken))
         cells = "".join(f"{count:6d}" for count in (len(of_kind), len(taken), *counts))
         # Of one that is removed, how much did before.
-        when = slice(0, EVENT) if kind == "removed" else slice(EVENT, EPOCHS)
-        most = sorted(max(depends_on(each["accuracy"])[when]) for each in taken)
+        event = protocol.event
+        epochs = slice(0, event) if kind == "removed" else slice(event, None)
+        most = sorted(max(depends_on(each["accuracy"])[epochs]) for each in taken)
         print(f"{kind:12s}{cells}   {' '.join(f'{each:.2f}' for each in most)}")
     judged = sum(each["judged"] for each in results)
     false = {n: sum(len(each["false"][n]) for each in results) for n in ("maps", "place", "kind")}
     print(f"false alarms among {judged} judged explanations: {false}")
     for task, rising in product(TASKS, (True, False)):
-        found = [each for result in results for each in quiet(result, task, rising)]
+        found = [each for result in results for each in quiet(result, task, rising, protocol)]
         learning = "rose by .05 within three explanations" if rising else "did not"
         print(f"  {task}, accuracy {learning}: place or kind {sum(found)} of {len(found)}")
 
 
-def quiet(result: dict[str, Any], task: str, rising: bool) -> list[bool]:
+def quiet(
+    result: dict[str, Any], task: str, rising: bool, protocol: Protocol = EARLY
+) -> list[bool]:
     """Return of a run's explanations without an event whether place or kind has sounded.
 
     Args:
@@ -416,11 +456,12 @@ def quiet(result: dict[str, Any], task: str, rising: bool) -> list[bool]:
     """
     right = result["accuracy"]["right" if result["kind"] == "removed" else "none"]
     loud = {*result["false"]["place"], *result["false"]["kind"]}
-    epochs = range(9, 9 + result["judged"]) if result["task"] == task else ()
+    first = protocol.first
+    epochs = range(first, first + result["judged"]) if result["task"] == task else ()
     return [e in loud for e in epochs if (right[e] - right[e - 3] >= 0.05) == rising]
 
 
 if __name__ == "__main__":
-    task, kind, seed, schedule = sys.argv[1:]
+    task, kind, seed, schedule, when = sys.argv[1:]
     torch.set_num_threads(1)
-    print(json.dumps(run(task, kind, int(seed), schedule)))
+    print(json.dumps(run(task, kind, int(seed), schedule, when)))
