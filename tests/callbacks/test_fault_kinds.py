@@ -468,7 +468,16 @@ ENDING: dict[str, tuple[Callable[[nn.Module], object], tuple[type[BaseException]
 }
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("kind", ENDING)
+@pytest.mark.usefixtures("ctrl_c")
 def test_what_ends_a_run(kind: str, tmp_path: Path) -> None:
     act, ends = ENDING[kind]
     torch.manual_seed(0)
