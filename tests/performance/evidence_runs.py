@@ -404,6 +404,7 @@ def planned(
     after += [(t, NOTHING, late[1], c) for c in SCHEDULES[1:] for t in TASKS]
     after += [(t, k, s, "adam") for s in late[1:] for k in ("fixed", UNUSED) for t in TASKS]
     after += [(t, k, late[0], "adam") for k in KINDS[1:] for t in TASKS]
+    after += [(t, NOTHING, late[2], c) for c in SCHEDULES for t in TASKS]
     return [(*settings, "early") for settings in plan] + [(*settings, "late") for settings in after]
 
 
