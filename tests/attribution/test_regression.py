@@ -88,7 +88,8 @@ def test_fit_is_kernel_ridge_regression_with_a_free_level() -> None:
         found = torch.linalg.solve(system, torch.cat([y, torch.zeros(1).double()]))
         return lambda at: kernel(at, some) @ found[:-1] + found[-1]
 
-    fit = KernelRidge(PairKernel(pairs), values.unflatten(0, (2, 15)))
+    pair_kernel = PairKernel(pairs)
+    fit = KernelRidge(pair_kernel, values.unflatten(0, (2, 15)))
     for column in range(2):
         leave_one_out = {
             ridge: torch.cat(
@@ -106,15 +107,16 @@ def test_fit_is_kernel_ridge_regression_with_a_free_level() -> None:
         torch.testing.assert_close(fit.leave_one_out[..., column].flatten(), leave_one_out[best])
         torch.testing.assert_close(fit.variance[column], errors[best])
         whole = solved(list(range(30)), column, best)
-        for at, came in zip((new, -new), fit(new), strict=True):
+        for at, came in zip((new, -new), fit.at(*pair_kernel(new)), strict=True):
             torch.testing.assert_close(came[:, column], whole(at), rtol=1e-6, atol=1e-8)
 
 
 def test_values_that_do_not_change_are_fitted_by_their_level() -> None:
     points = torch.randn(10, 3, dtype=torch.float64)
     level = torch.full((2, 10, 1), 7.0, dtype=torch.float64)
-    fit = KernelRidge(PairKernel(points), level)
-    torch.testing.assert_close(fit(points), level)
+    kernel = PairKernel(points)
+    fit = KernelRidge(kernel, level)
+    torch.testing.assert_close(fit.at(*kernel(points)), level)
     torch.testing.assert_close(fit.variance, torch.zeros(1, dtype=torch.float64))
 
 

@@ -71,7 +71,6 @@ class KernelRidge:
     """
 
     def __init__(self, kernel: PairKernel, values: Tensor) -> None:
-        self._kernel = kernel
         there, opposite = values
         even, odd = (there + opposite) / 2, (there - opposite) / 2
         level, means = even.mean(0), kernel.means
@@ -93,12 +92,14 @@ class KernelRidge:
         self._offset = level - (means - means.mean()) @ self._even
         self._even -= self._even.mean(0)
 
-    def __call__(self, points: Tensor) -> Tensor:
-        """Return the function's values (2, P, R) at points (P, d), and at their opposites."""
-        return self.at(*self._kernel(points))
-
     def at(self, even: Tensor, odd: Tensor) -> Tensor:
-        """Return what :meth:`__call__` gives for points with these kernels, (P, M) each."""
+        """Return the function's values (2, P, R) at some points, and at their opposites.
+
+        Args:
+            even: (P, M), float64, the even kernel of the points with those of the fit, from
+                :meth:`PairKernel.__call__`.
+            odd: (P, M), the odd one.
+        """
         return _both(torch.addmm(self._offset, even, self._even), odd @ self._odd)
 
     def select(self, columns: Tensor) -> KernelRidge:

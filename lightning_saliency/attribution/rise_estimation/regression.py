@@ -117,7 +117,7 @@ class MaskRegression(MaskEstimator):
         # Each cell is kept by half of the masks of a block, so mean scores cancel out.
         sums = [
             some.sum_of_grids(trust * predicted) / population.num_masks
-            for some, predicted in self._predictions(fit, population, left_out.mean((0, 1)))
+            for some, predicted in self._predictions(fit, masks.parts, left_out.mean((0, 1)))
         ]
         residual = values - trust * left_out
         if not self._link.is_linear:
@@ -129,17 +129,16 @@ class MaskRegression(MaskEstimator):
         return upsampling.sum_of(torch.cat(sums).to(like.device, like.dtype), shifts)
 
     def _predictions(
-        self, fit: _BestFit, population: _Pairs, mean: Tensor
+        self, fit: _BestFit, parts: Sequence[_Pairs], mean: Tensor
     ) -> Iterator[tuple[_Pairs, Tensor]]:
-        """Yield blocks of the population with their predicted scores (2, B, M / 2, R).
+        """Yield the parts of the population with their predicted scores (2, B, M / 2, R).
 
         What a fit to all other masks predicts for the masks of a balanced block is too good: the
         block is no random sample. So predictions for the population are nearer to their mean, and
         where a link bends them, their mean is another one. It is made ``mean`` (R,), that of the
         predictions that leave a mask out.
         """
-        parts = population.split(_BLOCKS_AT_ONCE)
-        values = [fit(part) for part in range(len(parts))]
+        values = [fit(place) for place in range(len(parts))]
         if not self._link.is_linear:
             level = self._link.level(torch.cat(values, 1), fit.variance, mean)
             values = [some.add_(level) for some in values]
@@ -254,11 +253,13 @@ class _SeenMasks:
 
     Attributes:
         known: as given, as for ``population``.
+        parts: the population, as many blocks at a time as are computed together.
         kernels: of the known masks, one for each of the features.
     """
 
     def __init__(self, known: _Pairs, population: _Pairs, means: tuple[Tensor, Tensor]) -> None:
         self.known, self.population = known, population
+        self.parts = population.split(_BLOCKS_AT_ONCE)
         self._features = _features(means)
         places = known.places.flatten(0, 1)
         self.kernels = [PairKernel(some(places)) for some in self._features]
@@ -272,12 +273,14 @@ class _SeenMasks:
 
         Args:
             index: of the features.
-            part: of the population, ``_BLOCKS_AT_ONCE`` blocks at a time.
+            part: of :attr:`parts`.
+
+        Returns:
+            (P, M) each, for P masks of the part and M known ones, opposites not counted; float64.
         """
         found = self._between.get((index, part))
         if found is None:
-            first = part * _BLOCKS_AT_ONCE
-            places = self.population.places[first : first + _BLOCKS_AT_ONCE].flatten(0, 1)
+            places = self.parts[part].places.flatten(0, 1)
             found = self.kernels[index](self._features[index](places))
             if self._is_kept:
                 self._between[index, part] = found
@@ -308,7 +311,7 @@ class _BestFit:
                 self._parts.append((chosen, index, fit.select(chosen)))
 
     def __call__(self, part: int) -> Tensor:
-        """Return the values (2, P, R) at a part of the population, and at its opposites."""
+        """Return the values (2, P, R) at the masks of a part, by its place, and their opposites."""
         found = [
             (chosen, fit.at(*self._masks.between(index, part)))
             for chosen, index, fit in self._parts
