@@ -31,7 +31,7 @@ class EvidenceCallback(SaliencyCallback):
         every_n_epochs: measure in the first epoch that can be, and then every so many epochs.
         unpack: from a batch to (images, labels or None).
         forward: from (pl_module, images) to what holds the class scores.
-        mean: per channel; how the images were normalised, to show them as they were.
+        mean: per channel; how the images were normalized, to show them as they were.
         std: per channel, like ``mean``.
         class_names: shown instead of class indices.
         pinned: which measurement is the pinned reference.

@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.callbacks.explanation import (
-    Explanation,
-    Reference,
-)
+from lightning_saliency.callbacks.explanation import Explanation, Reference
 from lightning_saliency.callbacks.failures import warn
 from lightning_saliency.callbacks.strip import Kept, Strip
 from lightning_saliency.errors import InputError
@@ -39,6 +36,7 @@ from lightning_saliency.rendering import (
     timelapse,
     to_bytes,
 )
+from lightning_saliency.rendering.class_names import class_name
 from lightning_saliency.rendering.panel import Cell
 from lightning_saliency.rendering.pixels import fit_cell, png_of, resized
 
@@ -51,8 +49,8 @@ _SMALL = 128
 # Colors are rounded to so many values. Nobody sees it, and files that do not keep an image's
 # finest noise are a third smaller.
 _STEPS = 40
-# How far images that were normalised otherwise are beyond their range, as a share of it, and how
-# small a part of it those fill that were normalised on another scale.
+# How far images that were normalized otherwise are beyond their range, as a share of it, and how
+# small a part of it those fill that were normalized on another scale.
 _BEYOND, _NARROWEST = 0.25, 0.02
 
 
@@ -75,7 +73,7 @@ class Pictures:
     """Draws explanations, and keeps what the later ones must share with the earlier.
 
     Args:
-        mean: per channel, how the images were normalised; None if they are in [0, 1] or unknown.
+        mean: per channel, how the images were normalized; None if they are in [0, 1] or unknown.
         std: like ``mean``.
         class_names: shown instead of class indices.
 
@@ -133,7 +131,7 @@ class Pictures:
             )
 
     def check_colors(self, images: Tensor) -> None:
-        """Warn if ``mean`` and ``std`` are not those with which the images were normalised.
+        """Warn if ``mean`` and ``std`` are not those with which the images were normalized.
 
         Args:
             images: (N, C, H, W), as the model takes them.
@@ -151,7 +149,7 @@ class Pictures:
             warn(
                 f"With mean={list(self.mean)} and std={list(self.std)} the images have values from "
                 f"{low * full:.3g} to {high * full:.3g}, not from 0 to {full:.0f}: their colors in "
-                "the pictures will be wrong. Give mean and std as they were used to normalise "
+                "the pictures will be wrong. Give mean and std as they were used to normalize "
                 "the images, both for images of 0 to 1 or both for images of 0 to 255."
             )
 
@@ -399,11 +397,7 @@ class Pictures:
 
     def class_name(self, index: int) -> str:
         """Return what is shown for a class."""
-        if index < 0:
-            return "no class"
-        if self.class_names is None or index >= len(self.class_names):
-            return f"class {index}"
-        return self.class_names[index]
+        return class_name(index, self.class_names)
 
     def _caption(self, explanation: Explanation, index: int, epoch: int) -> list[str]:
         target, predicted = int(explanation.target[index]), int(explanation.predicted[index])

@@ -135,7 +135,7 @@ class SaliencyCallback(pl.Callback):
             names to such. Each sample is then explained with its own.
         forward: from (pl_module, images) to what holds the class scores, if that is not
             ``pl_module(images)``; from (pl_module, images, inputs), if there are further inputs.
-        mean: per channel; how the images were normalised, to show them as they were.
+        mean: per channel; how the images were normalized, to show them as they were.
         std: per channel, like ``mean``.
         class_names: shown instead of class indices.
         regions: where to measure the maps, see :data:`~.regions.RegionsSpec`: ``["border"]``,

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_saliency.image.saliency_map import degenerate
 from lightning_saliency.metrics.map_statistics import top_tenth
 from lightning_saliency.rendering import ColorScale
+from lightning_saliency.rendering.class_names import class_name
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,7 @@ class SeriesRecord:
 
     def class_name(self, index: int) -> str:
         """Return what is shown for a class."""
-        if index < 0:
-            return "no class"
-        if self.class_names is None or index >= len(self.class_names):
-            return f"class {index}"
-        return self.class_names[index]
+        return class_name(index, self.class_names)
 
     def name_of(self, sample: int) -> str:
         """Return the right class of a sample in words, or what is explained of it."""

@@ -64,7 +64,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, float]] = {
 
 
 def digits(split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return normalised pictures, labels, and the digits' strokes (count, H, W)."""
+    """Return normalized pictures, labels, and the digits' strokes (count, H, W)."""
     data = ClutteredDigits(split, count, seed=seed)  # type: ignore[arg-type]
     images, labels, masks = zip(*(data[i] for i in range(count)), strict=True)
     return (torch.stack(images) - 0.5) / 0.25, torch.tensor(labels), torch.cat(masks)

@@ -37,7 +37,7 @@ class SampleSet:
     """Samples in the form in which the model sees them.
 
     Attributes:
-        images: (N, C, H, W), normalised as the model takes them.
+        images: (N, C, H, W), normalized as the model takes them.
         labels: as they come with the batch, first dimension N, or None.
         regions: by name, bool, (N, 1, H, W): what came with the batch to measure the maps on.
         key: the name under which the images stood in their batch, if it had names.
