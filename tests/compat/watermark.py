@@ -19,12 +19,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from listening import Listening, trainer_of_new_data
 from photographs import KNOWN, MEAN, STD, network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms.functional import normalize, resize, rgb_to_grayscale
 
-from lightning_saliency import DriftAlarm, SaliencyCallback
+from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import GradCAM
 from lightning_saliency.trust import Evidence
 
@@ -141,24 +142,6 @@ class FineTuned(pl.LightningModule):
         return torch.optim.AdamW(self.tuned.parameters(), 5e-4)
 
 
-class Listening(DriftAlarm):
-    """The alarm as it is by default, which also notes what it has said, and the profiles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sounded: dict[int, list[str]] = {}
-        self.place: list[Tensor] = []
-        self.kind: list[Tensor] = []
-
-    def on_explained(self, trainer: Any, pl_module: Any, source: Any, round: Any) -> None:
-        super().on_explained(trainer, pl_module, source, round)
-        if self.sounding:
-            self.sounded[round.epoch] = list(self.sounding)
-        shares = round.evidence["label"].now
-        self.place.append(shares.place.nanmean(0))
-        self.kind.append(shares.kind.nanmean(0))
-
-
 @dataclass(frozen=True)
 class Run:
     """One run.
@@ -193,17 +176,7 @@ def fine_tune(
     )
     with warnings.catch_warnings(record=True) as said, TemporaryDirectory() as folder:
         warnings.simplefilter("always")
-        trainer = pl.Trainer(
-            max_epochs=EPOCHS,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[saliency, alarm] if listens else [],
-            reload_dataloaders_every_n_epochs=1,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
+        trainer = trainer_of_new_data(EPOCHS, [saliency, alarm] if listens else [], folder)
         trainer.fit(module, datamodule=data)
     return Run(module.cats, alarm, [str(each.message) for each in said])
 

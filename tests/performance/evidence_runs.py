@@ -22,9 +22,11 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -35,7 +37,10 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.ops import SqueezeExcitation
 
-from lightning_saliency import DriftAlarm, SaliencyCallback
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from listening import Listening, trainer_of_new_data
+
+from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import Gradient
 from lightning_saliency.benchmark import ClutteredDigits
 from lightning_saliency.trust import Evidence
@@ -291,25 +296,9 @@ class Classifier(pl.LightningModule):
         return adam
 
 
-class Listening(DriftAlarm):
-    """The alarm as it is by default, which also notes the profiles that it has seen."""
-
-    def __init__(self, warmup: int) -> None:
-        super().__init__(warmup=warmup)
-        self.sounded: dict[int, list[str]] = {}
-        self.profiles: dict[str, list[list[float]]] = {"place_shares": [], "kind_shares": []}
-
-    def on_explained(self, trainer: Any, pl_module: Any, source: Any, round: Any) -> None:
-        super().on_explained(trainer, pl_module, source, round)
-        if self.sounding:
-            self.sounded[round.epoch] = list(self.sounding)
-        shares = round.evidence["label"].now
-        for name, table in (("place_shares", shares.place), ("kind_shares", shares.kind)):
-            self.profiles[name].append([round_to(v) for v in table.nanmean(0).tolist()])
-
-
-def round_to(value: float) -> float:
-    return float(f"{value:.3f}")
+def rounded(profiles: Sequence[Tensor]) -> list[list[float]]:
+    """Return shares to three digits, of each explanation."""
+    return [[float(f"{share:.3f}") for share in each.tolist()] for each in profiles]
 
 
 def run(
@@ -331,22 +320,14 @@ def run(
         Gradient(), samples=SAMPLES, evidence=Evidence(), on_error="raise", noise_every=None
     )
     with TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            max_epochs=protocol.epochs,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[saliency, alarm] if listens else [],
-            reload_dataloaders_every_n_epochs=1,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
+        callbacks = [saliency, alarm] if listens else []
+        trainer = trainer_of_new_data(protocol.epochs, callbacks, folder)
         trainer.fit(module, datamodule=data)
     seconds = time.process_time() - start
     settings = {"task": task, "kind": kind, "seed": seed, "schedule": schedule, "when": when}
     judged = judge(module.accuracy, alarm.sounded, kind, seconds, protocol)
-    return settings | judged | alarm.profiles
+    profiles = {"place_shares": rounded(alarm.place), "kind_shares": rounded(alarm.kind)}
+    return settings | judged | profiles
 
 
 def judge(
@@ -356,7 +337,15 @@ def judge(
     seconds: float,
     protocol: Protocol = EARLY,
 ) -> dict[str, Any]:
-    """Return since when the network depended on the shortcut, and what sounded before and since."""
+    """Return since when the network depended on the shortcut, and what sounded before and since.
+
+    Args:
+        accuracy: by epoch, in [0, 1], on pictures with the right mark, without one, with a wrong.
+        sounded: by epoch, the tags that were out of the usual.
+        kind: of the shortcut.
+        seconds: of CPU time that the run took.
+        protocol: of the run.
+    """
     depends, event, epochs = depends_on(accuracy), protocol.event, protocol.epochs
     changed = [abs(value - depends[event - 1]) >= 0.1 for value in depends]
     onset = next((e for e in range(event, epochs) if changed[e] and all(changed[e : e + 2])), None)
@@ -391,7 +380,15 @@ def depends_on(accuracy: dict[str, list[float]]) -> list[float]:
 def planned(
     seeds: tuple[int, int, int] = (701, 702, 703), late: tuple[int, int, int] = (801, 802, 803)
 ) -> list[tuple[str, str, int, str, str]]:
-    """Return every run, in an order that has something of everything early."""
+    """Return every run, in an order that has something of everything early.
+
+    Args:
+        seeds: of the early runs.
+        late: of the late ones.
+
+    Returns:
+        (task, kind, seed, schedule, early or late) each, what :func:`run` takes.
+    """
     first, second, third = seeds
     plan = [(t, k, first, "adam") for k in ("fixed", NOTHING, UNUSED) for t in TASKS]
     plan += [(t, k, first, "adam") for k in KINDS[1:] for t in TASKS]
@@ -454,6 +451,7 @@ def quiet(
         task: nothing if the run is of another one.
         rising: of those at which the network still learned to read the valid evidence, or of the
             others.
+        protocol: of the run.
     """
     right = result["accuracy"]["right" if result["kind"] == "removed" else "none"]
     loud = {*result["false"]["place"], *result["false"]["kind"]}
