@@ -116,6 +116,7 @@ class EvidenceChange:
         moved: how far the profile has moved from each reference, half the sum of the differences.
         history: profiles so far, thinned out.
         prefix: stands before all tags of the callback.
+        reads: whether the network classifies the samples better than chance, or nobody can tell.
     """
 
     name: str
@@ -125,6 +126,7 @@ class EvidenceChange:
     moved: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Profile] = ()
     prefix: str = ""
+    reads: bool = True
 
     @cached_property
     def place(self) -> Gain | None:
@@ -211,6 +213,7 @@ class EvidenceTracker:
         epoch: int,
         best: float | None = None,
         prefix: str = "",
+        reads: bool = True,
     ) -> EvidenceChange:
         """Compare the newest shares with the earlier ones, and keep them.
 
@@ -220,6 +223,7 @@ class EvidenceTracker:
             epoch: when they were measured.
             best: the score of the best checkpoint so far, None if there is none.
             prefix: stands before all tags of the callback.
+            reads: whether the network classifies the samples better than chance.
         """
         profile = Profile.of(shares, epoch)
         moved: dict[str, float] = {}
@@ -245,6 +249,7 @@ class EvidenceTracker:
             moved,
             list(self._history.values()),
             prefix,
+            reads,
         )
 
     def state_dict(self) -> dict[str, Any]:

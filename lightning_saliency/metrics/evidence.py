@@ -90,6 +90,45 @@ def evidence_shares(clean: Tensor, without: Tensor) -> Tensor:
     return (lost / total).where(counts, torch.nan)
 
 
+def better_than_chance(predicted: Tensor, classes: Tensor) -> bool:
+    """Return whether predictions agree with the classes more than shuffled classes would.
+
+    The number of hits is compared with its mean and its standard deviation over all permutations of
+    the classes, which are known exactly: it must lie above the mean by two deviations. So neither
+    guessing the most frequent class nor always the same one is better than chance.
+
+    Args:
+        predicted: (N,), int64, the classes that a model predicts.
+        classes: (N,), int64, the right ones.
+
+    Returns:
+        True also where this cannot be told: all are of one class.
+
+    Raises:
+        InputError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> classes = torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> better_than_chance(torch.tensor([0, 1, 2, 0, 1, 0]), classes)
+        True
+        >>> better_than_chance(torch.tensor([0, 0, 0, 0, 0, 0]), classes)
+        False
+    """
+    if predicted.dim() != 1 or predicted.shape != classes.shape:
+        raise InputError(
+            "Expected one prediction (N,) for each class (N,), got "
+            f"{tuple(predicted.shape)} and {tuple(classes.shape)}."
+        )
+    if len(set(classes.tolist())) < 2:
+        return True
+    hits = (predicted[:, None] == classes).double()
+    apart = hits - hits.mean(0) - hits.mean(1, keepdim=True) + hits.mean()
+    deviation = (apart.square().sum() / (len(classes) - 1)).sqrt()
+    above = hits.trace() - hits.sum() / len(classes)
+    return bool(deviation > 1e-9) and bool(above >= 2 * deviation)
+
+
 def mean_of_probes(shares: list[Tensor]) -> Tensor:
     """Return the mean over several ways of removing, where at least one has found something.
 

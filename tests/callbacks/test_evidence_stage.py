@@ -292,6 +292,47 @@ def test_several_classes_at_once_are_scored_by_the_logit(tmp_path: Path) -> None
     assert torch.allclose(found.place, direct.place, atol=1e-6, equal_nan=True)
 
 
+def red(images: Tensor) -> Tensor:
+    return images[:, :1].mean((2, 3))
+
+
+HEADS: dict[str, tuple[Any, Any]] = {
+    "softmax": ("label", sign_of_red),
+    "predicted": ("predicted", sign_of_red),
+    "one unit": ("label", lambda module, images: -red(images)),
+    "score maps": ("label", lambda module, images: sign_of_red(module, images)[..., None, None]),
+    "several at once": (1, lambda module, images: -red(images).repeat(1, 3)),
+}
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["knows", "guesses"])
+@pytest.mark.parametrize("head", HEADS)
+def test_whether_the_model_tells_the_classes_better_than_chance(
+    tmp_path: Path, head: str, knows: bool
+) -> None:
+    target, forward = HEADS[head]
+    images = given(None)[0]
+    # By the sign of red, which is what is predicted; or crossed with it.
+    right = (red(images)[:, 0] < 0).long()
+    assert 2 <= int(right.sum()) <= 6
+    order = right.argsort(stable=True)
+    labels = right if knows else torch.zeros(8).long().index_fill(0, order[::2], 1)
+    if head == "several at once":
+        labels = torch.stack([1 - labels, labels, torch.ones(8).long()], 1).float()
+    callback = evidence(samples=(images, labels), target=target, forward=forward)
+    fit(tmp_path, callback, listener := Rounds(), max_epochs=1)
+    (change,) = listener.found[0].evidence.values()
+    assert change.reads == knows
+
+
+@pytest.mark.parametrize("target", ["predicted", second_logit], ids=["no labels", "callable"])
+def test_where_it_cannot_be_told_it_is_taken_for_granted(tmp_path: Path, target: Any) -> None:
+    labels = None if target == "predicted" else torch.arange(8) % 2
+    callback = evidence(samples=given(labels), target=target, probes="fill")
+    fit(tmp_path, callback, listener := Rounds(), max_epochs=1)
+    assert all(change.reads for change in listener.found[0].evidence.values())
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

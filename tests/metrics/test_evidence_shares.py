@@ -1,7 +1,8 @@
 """Shares of the evidence, gains, and where maps lie on them, against values worked out by hand."""
 
 import math
-from itertools import product
+from itertools import permutations, product
+from statistics import fmean, pstdev
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from lightning_saliency.metrics import (
     log_odds,
     sign_flip_test,
 )
-from lightning_saliency.metrics.evidence import cell_mass, mean_of_probes
+from lightning_saliency.metrics.evidence import better_than_chance, cell_mass, mean_of_probes
 
 nan = math.nan
 
@@ -158,3 +159,32 @@ def test_overlap_of_maps_and_evidence() -> None:
     assert evidence_overlap(maps, shares).tolist() == pytest.approx([1, 0, 0.5, nan], nan_ok=True)
     with pytest.raises(InputError, match="square grid"):
         evidence_overlap(maps, shares[:, :3])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_better_than_chance_is_better_than_all_permutations_by_two_deviations(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(3, (7,), generator=generator)
+    predicted = classes.clone()
+    predicted[: seed + 1] = torch.randint(3, (seed + 1,), generator=generator)
+    shuffled = [
+        sum(a == b for a, b in zip(order, predicted.tolist(), strict=True))
+        for order in permutations(classes.tolist())
+    ]
+    hits = int((predicted == classes).sum())
+    expected = hits >= fmean(shuffled) + 2 * pstdev(shuffled) and pstdev(shuffled) > 0
+    assert better_than_chance(predicted, classes) == expected
+
+
+def test_better_than_chance_where_most_are_of_one_class() -> None:
+    classes = torch.tensor([0] * 12 + [1] * 4)
+    assert not better_than_chance(torch.zeros(16).long(), classes)
+    assert not better_than_chance(torch.tensor([0] * 11 + [1] + [0] * 4), classes)
+    assert better_than_chance(torch.tensor([0] * 11 + [1] * 5), classes)
+    # Nobody can tell.
+    assert better_than_chance(torch.zeros(16).long(), torch.ones(16).long())
+
+
+def test_better_than_chance_wants_one_prediction_for_each() -> None:
+    with pytest.raises(InputError, match="one prediction"):
+        better_than_chance(torch.zeros(3).long(), torch.zeros(4).long())

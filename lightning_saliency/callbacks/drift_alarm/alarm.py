@@ -46,7 +46,9 @@ class DriftAlarm(pl.Callback):
       :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`;
     - where the evidence is measured (:class:`~lightning_saliency.trust.Evidence`), the gain of one
       place, or of one kind of content, within three explanations: is it higher than usual? This
-      hears a shortcut that joins valid evidence, when the maps hardly move.
+      hears a shortcut that joins valid evidence, when the maps hardly move. Evidence moves as long
+      as a network learns its task, so the warm-up begins when it classifies the samples better
+      than chance, wherever their labels tell.
 
     A drift sounds when two of its measures agree; as many drifts are watched, each must then be out
     of the usual by twice that. Similarities, and what lies on an object, count as 1 - value, so
@@ -170,6 +172,19 @@ class DriftAlarm(pl.Callback):
             self._raise_alarm(context, round, found)
 
     @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say if the evidence was never judged, because the network knew nothing."""
+        waiting = [each for each in self._watched.values() if not each.count]
+        waited = max((each.waited for each in waiting), default=0)
+        if waited > self._rules.warmup + 4:
+            tags = ", ".join(each.tag for each in waiting)
+            warn(
+                f"Nothing was judged of {tags}: in none of {waited} explanations did the network "
+                "classify the samples better than chance, and what the evidence does until then "
+                "is learning. If it has learned its task, look at the samples and their labels."
+            )
+
+    @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the checkpoint of an alarm, now that all callbacks have seen the validation run."""
         if self._save_as is not None:
@@ -199,11 +214,12 @@ class DriftAlarm(pl.Callback):
         self, tag: str, round: ExplanationRound, source: SaliencyCallback, members: int
     ) -> Finding:
         watched, value = self._watched[tag], round.values.get(tag, math.nan)
-        pinned = None
-        if evidence_of(tag, round) is None:
+        pinned, evidence = None, evidence_of(tag, round)
+        if evidence is None:
             pinned = round.references[str(series_of(tag, source))].pinned.epoch
+        is_ready = evidence is None or evidence.reads
         alone = min(self._rules.agree, members) == 1
-        score = watched.judge(value, self._rules, pinned, alone)
+        score = watched.judge(value, self._rules, pinned, alone, is_ready)
         usual = watched.usual(self._rules)
         if usual is not None and alarm_amount(tag, 0.0) == 1.0:
             usual = 1 - usual[1], 1 - usual[0]

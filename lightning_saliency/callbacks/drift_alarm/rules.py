@@ -17,8 +17,9 @@ from lightning_saliency.metrics.object_measures import OBJECT_MEASURES
 _TOGETHER = 2.0
 
 
-# Lower bounds of the deviation: shares of single places move less than maps do.
-_FLOORS = {"place_gain": 0.01}
+# Lower bounds of the deviation: shares of single places move less than maps do, those of the few
+# kinds of content more.
+_FLOORS = {"place_gain": 0.01, "kind_gain": 0.03}
 _FLOOR = 0.02
 
 
@@ -90,6 +91,7 @@ class Watched:
         creep: what is known of the amounts since then.
         pinned: the epoch of that reference, None if it is not known.
         sounding: whether the newest one is out of the usual.
+        waited: explanations before those that count, because the network knew nothing yet.
     """
 
     tag: str
@@ -99,6 +101,7 @@ class Watched:
     creep: PageHinkley = field(default_factory=PageHinkley)
     pinned: int | None = None
     sounding: bool = False
+    waited: int = 0
 
     @property
     def group(self) -> str:
@@ -112,7 +115,12 @@ class Watched:
         return "pinned" if "/pinned/" in f"{self.tag}/" else "previous"
 
     def judge(
-        self, value: float, rules: Rules, pinned: int | None = None, alone: bool = True
+        self,
+        value: float,
+        rules: Rules,
+        pinned: int | None = None,
+        alone: bool = True,
+        is_ready: bool = True,
     ) -> float:
         """Take the newest number and score it.
 
@@ -121,6 +129,7 @@ class Watched:
             rules: when it is out of the usual.
             pinned: the epoch of the pinned reference, None if it is not known.
             alone: whether this number makes an alarm by itself, or only with others.
+            is_ready: whether the warm-up may begin, if it has not yet.
 
         Returns:
             The score, an alarm if above 1; NaN as long as there is nothing to compare with, and
@@ -130,6 +139,9 @@ class Watched:
             # Distances from another reference are another series.
             self.begin, self.creep, self.pinned = self.count, PageHinkley(), pinned
         amount = alarm_amount(self.tag, value)
+        if not is_ready and not self.count:
+            self.waited += 1
+            return amount / rules.limit if rules.limit else math.nan
         self.amounts = [*self.amounts, amount][-rules.window - 1 :]
         self.count += 1
         if self.reference == "pinned":

@@ -21,7 +21,7 @@ from lightning_saliency.callbacks.settings import Pinned, checked_evidence
 from lightning_saliency.callbacks.stage_runner import Stage
 from lightning_saliency.errors import InputError
 from lightning_saliency.image.parts import cell_bounds
-from lightning_saliency.metrics.evidence import evidence_overlap
+from lightning_saliency.metrics.evidence import better_than_chance, evidence_overlap
 from lightning_saliency.network.batching import Batches, batches_for
 from lightning_saliency.network.score import class_logits
 from lightning_saliency.trust.evidence import (
@@ -105,14 +105,21 @@ class EvidenceStage(Stage):
         count = len(round.samples)
         context.require(partial(checked_evidence, self._settings, count))
         partners = self._partners_of(context, round.samples)
-        measured = context.require(lambda: self._measure(context, round.samples, partners))
+        measured, predicted = context.require(
+            lambda: self._measure(context, round.samples, partners)
+        )
         gather = partial(context.gather_shares, count=count)
         # What is monitored must be the same everywhere, on unlike machines too.
-        shares = context.broadcast({name: each.each(gather) for name, each in measured.items()})
+        shares, predicted = context.broadcast(
+            ({name: each.each(gather) for name, each in measured.items()}, gather(predicted))
+        )
+        reads = self._reads(round.samples, predicted)
         best = best_score(context.trainer)
         for name, each in shares.items():
             tracker = self._trackers[name]
-            round.evidence[name] = tracker.advance(name, each, round.epoch, best, self._prefix)
+            round.evidence[name] = tracker.advance(
+                name, each, round.epoch, best, self._prefix, reads
+            )
         values = {
             f"{self._prefix}saliency_evidence/{name}/{what}": value
             for name, change in round.evidence.items()
@@ -154,7 +161,7 @@ class EvidenceStage(Stage):
 
     def _partners_of(self, context: RunContext, samples: SampleSet) -> Tensor | None:
         if not self._has_chosen and self._settings.probes == "both":
-            classes = _label_classes(samples.labels, self._explainer.choices)
+            classes = self._classes(samples)
             if classes is None:
                 found = context.require(lambda: self._predict(context, samples))
                 classes = context.broadcast(context.gather_shares(found, len(samples)))
@@ -179,23 +186,39 @@ class EvidenceStage(Stage):
             ]
         return torch.cat(parts).cpu()
 
+    def _classes(self, samples: SampleSet) -> Tensor | None:
+        return _label_classes(samples.labels, self._explainer.choices)
+
+    def _reads(self, samples: SampleSet, predicted: Tensor) -> bool:
+        """Whether the model tells the classes better than chance, or this cannot be known."""
+        classes = self._classes(samples)
+        if classes is None or bool((predicted < 0).any()):
+            return True
+        return better_than_chance(predicted, classes.cpu())
+
     def _measure(
         self, context: RunContext, samples: SampleSet, partners: Tensor | None
-    ) -> dict[str, EvidenceShares]:
-        """Return the shares of this process's samples, by the choice of class."""
+    ) -> tuple[dict[str, EvidenceShares], Tensor]:
+        """Return the shares of this process's samples by the choice of class, and the predictions.
+
+        These are (N,), int64, -1 where no class is explained.
+        """
         model = explained_model(context.pl_module, self._explainer.forward)
         mine = context.numbers_of_this_rank(len(samples))
         ours = None if partners is None else partners[mine]
         everything = to_model_input(context, samples).images
         choices = self._explainer.choices
         score = self._score(samples.labels)
+        column = _column(samples.labels, choices)
         parts: list[list[EvidenceShares]] = []
+        predicted: list[Tensor] = []
         with isolated_share(context, model, samples) as share, torch.no_grad():
             # One model, or one for each sample that has further inputs.
             for part, which in self._models(context, share):
                 some = share[which]
                 answer = read_answer(part(some.images.clone()), choices).float()
                 logits = logits_of(answer, choices)
+                predicted.append(_predicted(logits, column))
                 targets = [chosen_classes(some, logits, choice) for choice in choices]
                 theirs = None if ours is None else ours[which]
                 removals = Removals(some.images, everything, theirs, self._settings)
@@ -204,13 +227,14 @@ class EvidenceStage(Stage):
                     # What is called may know which picture is which.
                     batches = Batches(len(some), some.images.device)
                 parts.append(removals.shares(part, score_of_targets(targets, score), batches))
-        return {
+        shares = {
             choice_name(choice): EvidenceShares(
                 torch.cat([part[row].place for part in parts]),
                 torch.cat([part[row].kind for part in parts]),
             )
             for row, choice in enumerate(choices)
         }
+        return shares, torch.cat(predicted).cpu()
 
     def _models(self, context: RunContext, share: SampleSet) -> list[tuple[nn.Module, slice]]:
         return self._explainer.models(context.pl_module, share)
@@ -255,9 +279,29 @@ def _are_multi_label(labels: Tensor | None) -> bool:
 def _label_classes(labels: Tensor | None, choices: Sequence[Any]) -> Tensor | None:
     """Return the classes (N,) that labels tell; None if they tell none."""
     if labels is not None and _are_multi_label(labels):
-        wanted = [each for each in choices if isinstance(each, int) and each < labels.shape[1]]
-        return labels[:, wanted[0]].long() if wanted else None
+        column = _column(labels, choices)
+        return None if column is None else labels[:, column].long()
     try:
         return class_indices(labels, "the samples")
     except InputError:
         return None
+
+
+def _column(labels: Tensor | None, choices: Sequence[Any]) -> int | None:
+    """Return which class of multi-label labels is explained first; None if none is, or others."""
+    if labels is None or not _are_multi_label(labels):
+        return None
+    wanted = (each for each in choices if isinstance(each, int) and each < labels.shape[1])
+    return next(wanted, None)
+
+
+def _predicted(logits: Tensor, column: int | None) -> Tensor:
+    """Return the predicted classes (N,), or whether one class of several is there; -1 if unknown.
+
+    Args:
+        logits: (N, classes), or (N, 0) where no class is explained.
+        column: of the one class.
+    """
+    if not logits.shape[1]:
+        return torch.full((len(logits),), -1)
+    return logits.argmax(1) if column is None else (logits[:, column] > 0).long()
