@@ -9,23 +9,23 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_saliency import DriftAlarm
+from lightning_saliency.callbacks.tags import alarm_tag
 
 
 class Listening(DriftAlarm):
     """The alarm as it is by default, which also notes what it has said, and the evidence.
 
-    Args:
-        warmup: see :class:`DriftAlarm`.
-
     Attributes:
         sounded: by epoch, the tags that were out of the usual.
+        judged: the epochs in which the evidence could sound.
         place: for each explanation, the places' shares of the evidence, means over the samples.
         kind: likewise, of the kinds of content.
     """
 
-    def __init__(self, warmup: int = 5) -> None:
-        super().__init__(warmup=warmup)
+    def __init__(self) -> None:
+        super().__init__()
         self.sounded: dict[int, list[str]] = {}
+        self.judged: list[int] = []
         self.place: list[Tensor] = []
         self.kind: list[Tensor] = []
 
@@ -33,6 +33,9 @@ class Listening(DriftAlarm):
         super().on_explained(trainer, pl_module, source, round)
         if self.sounding:
             self.sounded[round.epoch] = list(self.sounding)
+        # Logged from the first one that is judged on, and in each one since.
+        if alarm_tag("saliency_evidence/label/place_gain") in trainer.callback_metrics:
+            self.judged.append(round.epoch)
         shares = round.evidence["label"].now
         self.place.append(shares.place.nanmean(0))
         self.kind.append(shares.kind.nanmean(0))

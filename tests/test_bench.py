@@ -106,21 +106,24 @@ def test_a_soak_sees_what_grows(load: object, capsys: pytest.CaptureFixture[str]
 
 
 def accuracies(**changes: list[float]) -> dict[str, list[float]]:
-    flat = {"right": [0.6] * 18, "none": [0.6] * 18, "wrong": [0.6] * 18}
+    flat = {"right": [0.6] * 27, "none": [0.6] * 27, "wrong": [0.6] * 27}
     return flat | changes
+
+
+JUDGED = range(15, 27)
 
 
 def test_a_shortcut_is_taken_when_accuracy_depends_on_it_twice(load: object) -> None:
     runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
-    falls = [0.6] * 13 + [0.4] * 5
-    taken = runs.judge(accuracies(wrong=falls), {}, "fixed", 1.0)
-    assert (taken["onset"], taken["judged"]) == (13, 2)
+    falls = [0.6] * 22 + [0.4] * 5
+    taken = runs.judge(accuracies(wrong=falls), {}, JUDGED, "fixed", 1.0)
+    assert (taken["onset"], taken["judged"]) == (22, [15, 16, 17, 18, 19])
     # Once is chance, and before the event it was something else.
-    once = [0.6] * 13 + [0.4] + [0.6] * 4
-    always = [0.4] * 18
+    once = [0.6] * 22 + [0.4] + [0.6] * 4
+    always = [0.4] * 27
     for wrong in (once, always):
-        assert runs.judge(accuracies(wrong=wrong), {}, "fixed", 1.0)["onset"] is None
-    assert runs.judge(accuracies(wrong=falls), {}, "unused", 1.0)["onset"] is None
+        assert runs.judge(accuracies(wrong=wrong), {}, JUDGED, "fixed", 1.0)["onset"] is None
+    assert runs.judge(accuracies(wrong=falls), {}, JUDGED, "unused", 1.0)["onset"] is None
 
 
 def test_alarms_of_runs_are_heard_or_false(load: object) -> None:
@@ -128,21 +131,17 @@ def test_alarms_of_runs_are_heard_or_false(load: object) -> None:
     place = "saliency_evidence/label/place_gain"
     drift = "saliency_drift/gradient/previous/ssim"
     # The second explanation in which a number is unusual is no other alarm.
-    sounded = {9: [place], 12: [place, drift], 13: [place]}
-    falls = accuracies(wrong=[0.6] * 11 + [0.2] * 7)
-    taken = runs.judge(falls, sounded, "fixed", 1.0)
-    assert taken["heard"] == {"place": [12], "kind": [], "maps": [12]}
-    assert taken["false"] == {"place": [9], "kind": [], "maps": []}
-    clean = runs.judge(accuracies(), sounded, "clean", 1.0)
+    sounded = {18: [place], 21: [place, drift], 22: [place]}
+    falls = accuracies(wrong=[0.6] * 20 + [0.2] * 7)
+    taken = runs.judge(falls, sounded, JUDGED, "fixed", 1.0)
+    assert taken["heard"] == {"place": [21], "kind": [], "maps": [21]}
+    assert taken["false"] == {"place": [18], "kind": [], "maps": []}
+    clean = runs.judge(accuracies(), sounded, JUDGED, "clean", 1.0)
     assert clean["heard"] == {"place": [], "kind": [], "maps": []}
-    assert clean["false"] == {"place": [9, 12], "kind": [], "maps": [12]}
-    assert clean["judged"] == 9
-    # Of its nine, one was at a time of learning.
-    learns = [0.3] * 12 + [0.6] * 6
-    result = clean | {"task": "dots", "kind": "clean"} | {"accuracy": accuracies(none=learns)}
-    assert runs.quiet(result, "dots", True) == [True, False, False]
-    assert runs.quiet(result, "dots", False) == [True, *[False] * 5]
-    assert runs.quiet(result, "digits", False) == []
+    assert clean["false"] == {"place": [18, 21], "kind": [], "maps": [21]}
+    assert clean["judged"] == [*JUDGED]
+    assert sum(runs.quiet(clean, ("place",))) == 2
+    assert runs.quiet(clean, ("kind",)) == [False] * 12
 
 
 def test_marks_are_where_and_what_the_runs_say(load: object) -> None:
@@ -173,20 +172,24 @@ def test_the_runs_have_something_of_everything_early(load: object) -> None:
     runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
     plan = runs.planned()
     assert len(set(plan)) == len(plan)
-    early, late = ([each[:4] for each in plan if each[4] == when] for when in ("early", "late"))
-    assert not {seed for _, _, seed, _ in early} & {seed for _, _, seed, _ in late}
-    for some in (early, late):
-        assert {s for _, kind, _, s in some if kind == runs.NOTHING} == {*runs.SCHEDULES}
-        assert {kind for _, kind, _, _ in some} == {*runs.KINDS, runs.NOTHING, runs.UNUSED}
-        for task in runs.TASKS:
-            assert sum(each[:2] == (task, "fixed") for each in some) == 3
-    assert {kind for _, kind, _, _ in early[:30]} == {*runs.KINDS, runs.NOTHING, runs.UNUSED}
+    assert {*runs.OLD, *runs.NEW} == runs.TASKS.keys()
+    everything = {*runs.KINDS, runs.NOTHING, runs.UNUSED}
+    for task in runs.TASKS:
+        of_task = [each for each in plan if each[0] == task]
+        assert {s for _, kind, _, s in of_task if kind == runs.NOTHING} == {*runs.SCHEDULES}
+        assert {kind for _, kind, _, _ in of_task} == everything
+        assert sum(each[1] == "fixed" for each in of_task) == 3
+    assert {kind for _, kind, _, _ in plan[:20]} == everything
 
 
-def test_later_events_are_judged_after_a_longer_warmup(load: object) -> None:
+@pytest.mark.parametrize("task", ["digits", "gratings", "dots", "rings", "pairs"])
+def test_every_task_has_as_many_pictures_of_each_class(load: object, task: str) -> None:
     runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
-    values = [0.5] * 20 + [0.9] * 7
-    late = {"right": values, "none": [0.5] * 27, "wrong": [0.5] * 27}
-    found = runs.judge(late, {19: ["a/place_gain"], 21: ["a/place_gain"]}, "fixed", 1.0, runs.LATE)
-    assert (found["onset"], found["judged"]) == (20, 2)
-    assert (found["heard"]["place"], found["false"]["place"]) == ([21], [19])
+    draw, make, classes = runs.TASKS[task]
+    images, labels = draw("val", 60, 0, torch.Generator().manual_seed(0))
+    assert images.shape == (60, 3, 32, 32)
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+    assert {*labels.tolist()} == {*range(classes)}
+    assert make().eval()(images[:2]).shape == (2, classes)
+    again, _ = draw("val", 60, 0, torch.Generator().manual_seed(0))
+    assert torch.equal(images, again)
