@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from lightning_saliency import DriftAlarm
-from lightning_saliency.callbacks.tags import alarm_tag
 
 
 class Listening(DriftAlarm):
@@ -33,12 +33,15 @@ class Listening(DriftAlarm):
         super().on_explained(trainer, pl_module, source, round)
         if self.sounding:
             self.sounded[round.epoch] = list(self.sounding)
-        # Logged from the first one that is judged on, and in each one since.
-        if alarm_tag("saliency_evidence/label/place_gain") in trainer.callback_metrics:
-            self.judged.append(round.epoch)
         shares = round.evidence["label"].now
         self.place.append(shares.place.nanmean(0))
         self.kind.append(shares.kind.nanmean(0))
+
+    def _judge(self, tag: str, round: Any, *others: Any) -> Any:
+        finding = super()._judge(tag, round, *others)
+        if tag.endswith("/place_gain") and math.isfinite(finding.score):
+            self.judged.append(round.epoch)
+        return finding
 
 
 def trainer_of_new_data(epochs: int, callbacks: Sequence[pl.Callback], folder: str) -> pl.Trainer:

@@ -105,6 +105,15 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class _Measured:
+    """The shares of each sample at one time, and whether predictions told the samples apart."""
+
+    shares: EvidenceShares
+    epoch: int
+    knows: bool
+
+
+@dataclass(frozen=True)
 class EvidenceChange:
     """What has been measured of the evidence for one choice of class.
 
@@ -116,7 +125,8 @@ class EvidenceChange:
         moved: how far the profile has moved from each reference, half the sum of the differences.
         history: profiles so far, thinned out.
         prefix: stands before all tags of the callback.
-        reads: whether the network classifies the samples better than chance, or nobody can tell.
+        knew: whether the model's predictions told the samples apart at the time of ``before``, or
+            nobody can say.
     """
 
     name: str
@@ -126,7 +136,7 @@ class EvidenceChange:
     moved: Mapping[str, float] = field(default_factory=dict)
     history: Sequence[Profile] = ()
     prefix: str = ""
-    reads: bool = True
+    knew: bool = True
 
     @cached_property
     def place(self) -> Gain | None:
@@ -201,7 +211,7 @@ class EvidenceTracker:
     def __init__(self, start: int = 0, follows_best: bool = False) -> None:
         self._start, self._follows_best = start, follows_best
         self._best: float | None = None
-        self._recent: list[tuple[EvidenceShares, int]] = []
+        self._recent: list[_Measured] = []
         self._pinned: Profile | None = None
         self._count = 0
         self._history: dict[int, Profile] = {}
@@ -213,7 +223,7 @@ class EvidenceTracker:
         epoch: int,
         best: float | None = None,
         prefix: str = "",
-        reads: bool = True,
+        knows: bool = True,
     ) -> EvidenceChange:
         """Compare the newest shares with the earlier ones, and keep them.
 
@@ -223,13 +233,13 @@ class EvidenceTracker:
             epoch: when they were measured.
             best: the score of the best checkpoint so far, None if there is none.
             prefix: stands before all tags of the callback.
-            reads: whether the network classifies the samples better than chance.
+            knows: whether the model's predictions tell the samples apart.
         """
         profile = Profile.of(shares, epoch)
         moved: dict[str, float] = {}
         last = self._recent[-1] if self._recent else None
         if last is not None:
-            previous = Profile.of(*last)
+            previous = Profile.of(last.shares, last.epoch)
             moved["previous"] = float(evidence_moved(previous.place, profile.place))
             if self._follows_best and best is not None and best != self._best:
                 self._best = best
@@ -238,26 +248,31 @@ class EvidenceTracker:
             self._pinned = profile if epoch >= self._start else None
         else:
             moved["pinned"] = float(evidence_moved(self._pinned.place, profile.place))
-        self._recent = [*self._recent, (shares, epoch)][-LAG - 1 :]
+        self._recent = [*self._recent, _Measured(shares, epoch, knows)][-LAG - 1 :]
         self._keep(profile)
         before = self._recent[0] if len(self._recent) > LAG else None
         return EvidenceChange(
             name,
             shares,
-            None if before is None else before[0],
-            (epoch if before is None else before[1], epoch),
+            None if before is None else before.shares,
+            (epoch if before is None else before.epoch, epoch),
             moved,
             list(self._history.values()),
             prefix,
-            reads,
+            before is None or before.knows,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values and tensors for a checkpoint."""
         return {
             "recent": [
-                {"place": shares.place, "kind": shares.kind, "epoch": epoch}
-                for shares, epoch in self._recent
+                {
+                    "place": each.shares.place,
+                    "kind": each.shares.kind,
+                    "epoch": each.epoch,
+                    "knows": each.knows,
+                }
+                for each in self._recent
             ],
             "pinned": None if self._pinned is None else vars(self._pinned),
             "best": self._best,
@@ -275,12 +290,17 @@ class EvidenceTracker:
             Exception: there is something else in it. Nothing has changed then.
         """
         recent = [
-            (EvidenceShares(each["place"], each["kind"]), int(each["epoch"]))
+            _Measured(
+                EvidenceShares(each["place"], each["kind"]),
+                int(each["epoch"]),
+                # Of older versions it is not known.
+                bool(each.get("knows", True)),
+            )
             for each in state["recent"]
         ]
         pinned = None if state["pinned"] is None else Profile(**state["pinned"])
         history = {int(n): Profile(**profile) for n, profile in state["history"].items()}
-        if any(shares.place.dim() != 2 or shares.kind.dim() != 2 for shares, _ in recent):
+        if any(each.shares.place.dim() != 2 or each.shares.kind.dim() != 2 for each in recent):
             raise ValueError("shares")
         best, count = state["best"], int(state["count"])
         self._best = None if best is None else float(best)

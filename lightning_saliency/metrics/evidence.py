@@ -90,43 +90,40 @@ def evidence_shares(clean: Tensor, without: Tensor) -> Tensor:
     return (lost / total).where(counts, torch.nan)
 
 
-def better_than_chance(predicted: Tensor, classes: Tensor) -> bool:
-    """Return whether predictions agree with the classes more than shuffled classes would.
+def prediction_information(probability: Tensor) -> Tensor:
+    """Return how much the predictions tell pictures apart, as a share of all that can be told.
 
-    The number of hits is compared with its mean and its standard deviation over all permutations of
-    the classes, which are known exactly: it must lie above the mean by two deviations. So neither
-    guessing the most frequent class nor always the same one is better than chance.
+    It is the mutual information between the picture and its class as the model predicts it: the
+    entropy of the mean prediction minus the mean entropy of the predictions (Bridle, Heading,
+    MacKay. Unsupervised classifiers, mutual information and "phantom targets". NeurIPS 1991),
+    divided by log(min(N, classes)). No labels are needed. It is 0 for a model that says the same of
+    all pictures, as one does that knows nothing yet, and for one that is sure of nothing.
 
     Args:
-        predicted: (N,), int64, the classes that a model predicts.
-        classes: (N,), int64, the right ones.
+        probability: (N, classes), each row with the sum 1; N and classes at least 2.
 
     Returns:
-        True also where this cannot be told: all are of one class.
+        A scalar in [0, 1]; NaN if a probability is.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shape is another one.
 
     Example:
         >>> import torch
-        >>> classes = torch.tensor([0, 1, 2, 0, 1, 2])
-        >>> better_than_chance(torch.tensor([0, 1, 2, 0, 1, 0]), classes)
-        True
-        >>> better_than_chance(torch.tensor([0, 0, 0, 0, 0, 0]), classes)
-        False
+        >>> prediction_information(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor(1.)
+        >>> prediction_information(torch.tensor([[0.9, 0.1], [0.9, 0.1]]))
+        tensor(0.)
     """
-    if predicted.dim() != 1 or predicted.shape != classes.shape:
+    if probability.dim() != 2 or min(probability.shape) < 2:
         raise InputError(
-            "Expected one prediction (N,) for each class (N,), got "
-            f"{tuple(predicted.shape)} and {tuple(classes.shape)}."
+            "Expected probabilities (N, classes) of at least two pictures and classes, got "
+            f"{tuple(probability.shape)}."
         )
-    if len(set(classes.tolist())) < 2:
-        return True
-    hits = (predicted[:, None] == classes).double()
-    apart = hits - hits.mean(0) - hits.mean(1, keepdim=True) + hits.mean()
-    deviation = (apart.square().sum() / (len(classes) - 1)).sqrt()
-    above = hits.trace() - hits.sum() / len(classes)
-    return bool(deviation > 1e-9) and bool(above >= 2 * deviation)
+    together = torch.special.entr(probability.mean(0)).sum()
+    alone = torch.special.entr(probability).sum(1).mean()
+    found: Tensor = (together - alone) / math.log(min(probability.shape))
+    return found.clamp(0, 1)
 
 
 def mean_of_probes(shares: list[Tensor]) -> Tensor:

@@ -62,6 +62,16 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
     return logits
 
 
+def is_score_map(output: object) -> bool:
+    """Whether :func:`class_logits` averages a model's output over space.
+
+    Args:
+        output: what the model returned, with logits in it.
+    """
+    logits = _find_logits(output)
+    return logits.dim() == 4 and logits.shape[2:].numel() > 1
+
+
 def spatial_logits(output: object) -> Tensor:
     """Return a segmentation's logits, (N, classes, H, W).
 

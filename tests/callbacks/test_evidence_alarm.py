@@ -17,7 +17,7 @@ from lightning_saliency import DriftAlarm, EvidenceCallback, SaliencyCallback
 from lightning_saliency.attribution import Gradient
 from lightning_saliency.callbacks.drift_alarm.evidence_report import place_in_words, shares_as_maps
 from lightning_saliency.callbacks.drift_alarm.rules import Rules, Watched
-from lightning_saliency.callbacks.stages.evidence import EvidenceStage
+from lightning_saliency.callbacks.stages import evidence as evidence_stage
 from lightning_saliency.errors import InputError, SaliencyWarning
 from lightning_saliency.reporting.logs import alarm_of
 from lightning_saliency.trust import Evidence
@@ -52,7 +52,7 @@ class Depends(Still):
 
     def forward(self, images: Tensor) -> Tensor:
         spread, mean = images[..., :8].std((1, 2, 3)), images[..., :8].mean((1, 2, 3))
-        # What spreads is no class: as long as it knows no more, all are of the first one.
+        # What spreads is the same in all: as long as it knows no more, all are of the first class.
         left = spread + self.knows * mean
         more = {"cell": images[:, :, 12:, 12:], "level": images}[self.on].mean((1, 2, 3))
         value = left + 2 * self.weight * more
@@ -117,14 +117,15 @@ def test_nothing_is_judged_before_the_tenth_explanation(tmp_path: Path) -> None:
         run(tmp_path, Depends(8), DriftAlarm(), evidence(), epochs=10)
 
 
-def test_the_warm_up_begins_when_the_network_knows_more_than_chance(tmp_path: Path) -> None:
+def test_that_a_network_begins_to_learn_is_no_alarm(tmp_path: Path) -> None:
     with pytest.warns(SaliencyWarning, match="depends more on") as caught:
-        run(tmp_path, Depends(15, learns=5), alarm := DriftAlarm(), evidence(), epochs=16)
+        run(tmp_path, Depends(15, learns=11), alarm := DriftAlarm(), evidence(), epochs=16)
     said = [str(each.message) for each in caught if "depends more on" in str(each.message)]
-    # That it begins to need the left half, in epoch 5, is no news.
+    # That it begins to need the left half, in epoch 11, is no news.
     assert [each[: len("Epoch 15")] for each in said] == ["Epoch 15"]
     assert "bottom right" in said[0]
     assert alarm.sounding
+    # Compared with three explanations ago, when the predictions told the samples apart.
     steps = {event.step // 2 for event in events(tmp_path).Scalars(SCORE + "place_gain")}
     assert steps == {14, 15}
 
@@ -132,13 +133,13 @@ def test_the_warm_up_begins_when_the_network_knows_more_than_chance(tmp_path: Pa
 def test_learning_would_be_an_alarm_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EvidenceStage, "_reads", lambda *_: True)
+    monkeypatch.setattr(evidence_stage, "_knows", lambda _: True)
     with pytest.warns(SaliencyWarning, match="Epoch 11: In .* depends more on"):
         run(tmp_path, Depends(99, learns=11), DriftAlarm(), evidence())
 
 
 def test_a_network_that_never_knows_is_not_judged_and_that_is_said(tmp_path: Path) -> None:
-    with pytest.warns(SaliencyWarning, match=r"Nothing was judged of .*label/place_gain.* 10 exp"):
+    with pytest.warns(SaliencyWarning, match=r"Nothing was judged of .*label/place_gain.* apart"):
         run(tmp_path, Depends(99, learns=99), evidence(), DriftAlarm(), epochs=10)
     assert not numbers(tmp_path, SCORE)
 
@@ -150,20 +151,24 @@ def test_a_limit_needs_no_warm_up(tmp_path: Path) -> None:
     assert limited.sounding == ["saliency_evidence/label/kind_fine"]
 
 
-def test_what_has_begun_to_be_judged_stays_judged(tmp_path: Path) -> None:
+def test_numbers_that_mean_nothing_are_not_scored_but_compared_with() -> None:
     watched = Watched("saliency_evidence/label/place_gain")
-    ready = [False] * 6 + [True] + [False] * 9
-    scores = [watched.judge(0.0, Rules(), is_ready=each) for each in ready]
-    assert [score == score for score in scores] == [False] * 15 + [True]
-    assert (watched.waited, watched.count) == (6, 10)
-    again = Watched.of(watched.state_dict())
-    assert again == watched
+    values = [0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
+    means = [False] * 10 + [True] * 2
+    scores = [
+        watched.judge(v, Rules(), means_something=m) for v, m in zip(values, means, strict=True)
+    ]
+    assert [score == score for score in scores] == means
+    # Nothing unusual beside those.
+    assert scores[-1] <= 0
+    assert watched.judged
+    assert Watched.of(watched.state_dict()) == watched
     old = watched.state_dict()
-    del old["waited"]
-    assert Watched.of(old).count == 10
+    del old["judged"]
+    assert Watched.of(old).judged is None
 
 
-def test_where_nobody_can_tell_the_warm_up_begins_at_once(tmp_path: Path) -> None:
+def test_where_nobody_can_say_whether_it_knows_it_is_judged(tmp_path: Path) -> None:
     def brightness(output: Tensor) -> Tensor:
         return output[:, 0]
 
@@ -194,7 +199,9 @@ def test_a_resumed_run_judges_as_the_whole_one(tmp_path: Path) -> None:
     def wander(folder: Path, checkpoint: Path | None = None) -> dict[str, list[float]]:
         torch.manual_seed(0)
         saver = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
-        callbacks = (evidence(), DriftAlarm(warmup=0, window=4, factor=1e6), saver)
+        # So strong that it tells the samples apart, as a trained network does.
+        strong = evidence(forward=lambda module, images: 30 * module(images))
+        callbacks = (strong, DriftAlarm(warmup=0, window=4, factor=1e6), saver)
         trainer = make_trainer(folder, *callbacks, max_epochs=9, enable_checkpointing=True)
         loader = DataLoader(marked(), 4)
         trainer.fit(Wanders(), train_loader(), loader, ckpt_path=checkpoint)

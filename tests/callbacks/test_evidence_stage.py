@@ -297,40 +297,45 @@ def red(images: Tensor) -> Tensor:
 
 
 HEADS: dict[str, tuple[Any, Any]] = {
-    "softmax": ("label", sign_of_red),
-    "predicted": ("predicted", sign_of_red),
-    "one unit": ("label", lambda module, images: -red(images)),
-    "score maps": ("label", lambda module, images: sign_of_red(module, images)[..., None, None]),
-    "several at once": (1, lambda module, images: -red(images).repeat(1, 3)),
+    "softmax": ("label", lambda value: torch.cat([value, -value], 1)),
+    "predicted": ("predicted", lambda value: torch.cat([value, -value], 1)),
+    "one unit": ("label", lambda value: value),
+    "one place": ("label", lambda value: torch.cat([value, -value], 1)[..., None, None]),
+    "several at once": (1, lambda value: torch.cat([torch.full_like(value, 9.0), value], 1)),
 }
 
 
-@pytest.mark.parametrize("knows", [True, False], ids=["knows", "guesses"])
+@pytest.mark.parametrize("strength", [50.0, 0.1], ids=["knows", "guesses"])
 @pytest.mark.parametrize("head", HEADS)
-def test_whether_the_model_tells_the_classes_better_than_chance(
-    tmp_path: Path, head: str, knows: bool
+def test_whether_predictions_tell_the_samples_apart(
+    tmp_path: Path, head: str, strength: float
 ) -> None:
-    target, forward = HEADS[head]
+    target, output = HEADS[head]
     images = given(None)[0]
-    # By the sign of red, which is what is predicted; or crossed with it.
-    right = (red(images)[:, 0] < 0).long()
-    assert 2 <= int(right.sum()) <= 6
-    order = right.argsort(stable=True)
-    labels = right if knows else torch.zeros(8).long().index_fill(0, order[::2], 1)
+    labels = torch.arange(8) % 2
     if head == "several at once":
-        labels = torch.stack([1 - labels, labels, torch.ones(8).long()], 1).float()
-    callback = evidence(samples=(images, labels), target=target, forward=forward)
-    fit(tmp_path, callback, listener := Rounds(), max_epochs=1)
-    (change,) = listener.found[0].evidence.values()
-    assert change.reads == knows
+        labels = torch.stack([torch.ones(8).long(), labels], 1).float()
+    callback = evidence(
+        samples=(images, labels),
+        target=target,
+        forward=lambda module, images: output(strength * red(images)),
+    )
+    fit(tmp_path, callback, listener := Rounds(), max_epochs=4)
+    (change,) = listener.found[-1].evidence.values()
+    assert change.before is not None
+    assert change.knew == (strength > 1)
 
 
-@pytest.mark.parametrize("target", ["predicted", second_logit], ids=["no labels", "callable"])
-def test_where_it_cannot_be_told_it_is_taken_for_granted(tmp_path: Path, target: Any) -> None:
-    labels = None if target == "predicted" else torch.arange(8) % 2
-    callback = evidence(samples=given(labels), target=target, probes="fill")
-    fit(tmp_path, callback, listener := Rounds(), max_epochs=1)
-    assert all(change.reads for change in listener.found[0].evidence.values())
+def same_everywhere(module: TinyModule, images: Tensor) -> Tensor:
+    return 0 * images[:, :2] + module.net(images)[:, :2, None, None]
+
+
+@pytest.mark.parametrize("target", [0, second_logit], ids=["score maps", "callable"])
+def test_where_nobody_can_say_it_is_taken_for_granted(tmp_path: Path, target: Any) -> None:
+    forward = same_everywhere if target == 0 else None
+    callback = evidence(samples=given(torch.arange(8) % 2), target=target, forward=forward)
+    fit(tmp_path, callback, listener := Rounds(), max_epochs=4)
+    assert all(change.knew for change in listener.found[-1].evidence.values())
 
 
 @pytest.mark.parametrize(
@@ -415,6 +420,23 @@ def test_the_tracker_compares_with_three_ago_and_keeps_little() -> None:
     assert len(state["recent"]) == 4
     assert len(state["history"]) <= 16
     assert state["pinned"]["epoch"] == 1
+
+
+def test_the_tracker_says_whether_the_model_knew_something_three_ago() -> None:
+    shares = EvidenceShares(torch.rand(4, 16), torch.rand(4, 5))
+    knows = [True, False, False, True, True]
+    tracker = EvidenceTracker()
+    found = [tracker.advance("label", shares, e, knows=each) for e, each in enumerate(knows)]
+    # As long as there is nothing to compare with, nobody can say.
+    assert [each.knew for each in found] == [True, True, True, True, False]
+    state = tracker.state_dict()
+    again, old = EvidenceTracker(), EvidenceTracker()
+    again.load_state_dict(state)
+    assert not again.advance("label", shares, 5).knew
+    for each in state["recent"]:
+        del each["knows"]
+    old.load_state_dict(state)
+    assert old.advance("label", shares, 5).knew
 
 
 def test_the_best_profile_is_pinned() -> None:

@@ -1,8 +1,7 @@
 """Shares of the evidence, gains, and where maps lie on them, against values worked out by hand."""
 
 import math
-from itertools import permutations, product
-from statistics import fmean, pstdev
+from itertools import product
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from lightning_saliency.metrics import (
     log_odds,
     sign_flip_test,
 )
-from lightning_saliency.metrics.evidence import better_than_chance, cell_mass, mean_of_probes
+from lightning_saliency.metrics.evidence import cell_mass, mean_of_probes, prediction_information
 
 nan = math.nan
 
@@ -161,30 +160,31 @@ def test_overlap_of_maps_and_evidence() -> None:
         evidence_overlap(maps, shares[:, :3])
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_better_than_chance_is_better_than_all_permutations_by_two_deviations(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    classes = torch.randint(3, (7,), generator=generator)
-    predicted = classes.clone()
-    predicted[: seed + 1] = torch.randint(3, (seed + 1,), generator=generator)
-    shuffled = [
-        sum(a == b for a, b in zip(order, predicted.tolist(), strict=True))
-        for order in permutations(classes.tolist())
-    ]
-    hits = int((predicted == classes).sum())
-    expected = hits >= fmean(shuffled) + 2 * pstdev(shuffled) and pstdev(shuffled) > 0
-    assert better_than_chance(predicted, classes) == expected
+def test_prediction_information_by_hand() -> None:
+    even = torch.full((4, 3), 1 / 3)
+    assert float(prediction_information(even)) == pytest.approx(0.0, abs=1e-6)
+    same = torch.tensor([[0.7, 0.2, 0.1]] * 5)
+    assert float(prediction_information(same)) == pytest.approx(0.0, abs=1e-6)
+    told = torch.eye(3)[[0, 1, 2, 0, 1, 2]]
+    assert float(prediction_information(told)) == pytest.approx(1.0)
+    # Two pictures of 1,000 classes: log(2) is all that can be told of them.
+    few = torch.eye(1000)[[7, 500]]
+    assert float(prediction_information(few)) == pytest.approx(1.0)
+    half = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
+    bits = 1 + 0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)
+    assert float(prediction_information(half)) == pytest.approx(bits)
 
 
-def test_better_than_chance_where_most_are_of_one_class() -> None:
-    classes = torch.tensor([0] * 12 + [1] * 4)
-    assert not better_than_chance(torch.zeros(16).long(), classes)
-    assert not better_than_chance(torch.tensor([0] * 11 + [1] + [0] * 4), classes)
-    assert better_than_chance(torch.tensor([0] * 11 + [1] * 5), classes)
-    # Nobody can tell.
-    assert better_than_chance(torch.zeros(16).long(), torch.ones(16).long())
+def test_prediction_information_is_that_of_the_joint_distribution() -> None:
+    probability = random(6, 4).mul(2).softmax(1)
+    joint = probability.double() / 6
+    product_of_both = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    expected = float((joint * (joint / product_of_both).log()).sum()) / math.log(4)
+    assert float(prediction_information(probability)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_better_than_chance_wants_one_prediction_for_each() -> None:
-    with pytest.raises(InputError, match="one prediction"):
-        better_than_chance(torch.zeros(3).long(), torch.zeros(4).long())
+def test_prediction_information_of_what_is_none() -> None:
+    assert math.isnan(prediction_information(torch.tensor([[nan, nan], [0.5, 0.5]])))
+    for shape in ((3,), (1, 4), (4, 1)):
+        with pytest.raises(InputError, match="two pictures and classes"):
+            prediction_information(torch.ones(shape))

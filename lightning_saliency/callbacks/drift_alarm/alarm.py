@@ -46,9 +46,10 @@ class DriftAlarm(pl.Callback):
       :func:`~lightning_saliency.metrics.change_detection.page_hinkley_score`;
     - where the evidence is measured (:class:`~lightning_saliency.trust.Evidence`), the gain of one
       place, or of one kind of content, within three explanations: is it higher than usual? This
-      hears a shortcut that joins valid evidence, when the maps hardly move. Evidence moves as long
-      as a network learns its task, so the warm-up begins when it classifies the samples better
-      than chance, wherever their labels tell.
+      hears a shortcut that joins valid evidence, when the maps hardly move. Evidence moves when a
+      network begins to learn its task, so a gain is judged only if three explanations ago the
+      predictions told the samples apart
+      (:func:`~lightning_saliency.metrics.evidence.prediction_information`).
 
     A drift sounds when two of its measures agree; as many drifts are watched, each must then be out
     of the usual by twice that. Similarities, and what lies on an object, count as 1 - value, so
@@ -174,14 +175,13 @@ class DriftAlarm(pl.Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say if the evidence was never judged, because the network knew nothing."""
-        waiting = [each for each in self._watched.values() if not each.count]
-        waited = max((each.waited for each in waiting), default=0)
-        if waited > self._rules.warmup + 4:
-            tags = ", ".join(each.tag for each in waiting)
+        withheld = [tag for tag, watched in self._watched.items() if watched.judged is False]
+        if withheld:
             warn(
-                f"Nothing was judged of {tags}: in none of {waited} explanations did the network "
-                "classify the samples better than chance, and what the evidence does until then "
-                "is learning. If it has learned its task, look at the samples and their labels."
+                f"Nothing was judged of {', '.join(withheld)}: the model's predictions never told "
+                "the samples apart, and as long as they do not, the evidence moves because the "
+                "model learns. Explain samples of several classes; if the model is no classifier, "
+                "explain a score of your own with target=."
             )
 
     @override
@@ -217,9 +217,9 @@ class DriftAlarm(pl.Callback):
         pinned, evidence = None, evidence_of(tag, round)
         if evidence is None:
             pinned = round.references[str(series_of(tag, source))].pinned.epoch
-        is_ready = evidence is None or evidence.reads
         alone = min(self._rules.agree, members) == 1
-        score = watched.judge(value, self._rules, pinned, alone, is_ready)
+        means_something = evidence is None or evidence.knew
+        score = watched.judge(value, self._rules, pinned, alone, means_something)
         usual = watched.usual(self._rules)
         if usual is not None and alarm_amount(tag, 0.0) == 1.0:
             usual = 1 - usual[1], 1 - usual[0]

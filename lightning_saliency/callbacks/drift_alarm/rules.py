@@ -91,7 +91,7 @@ class Watched:
         creep: what is known of the amounts since then.
         pinned: the epoch of that reference, None if it is not known.
         sounding: whether the newest one is out of the usual.
-        waited: explanations before those that count, because the network knew nothing yet.
+        judged: whether a number was scored; False if scores were withheld, None if there were none.
     """
 
     tag: str
@@ -101,7 +101,7 @@ class Watched:
     creep: PageHinkley = field(default_factory=PageHinkley)
     pinned: int | None = None
     sounding: bool = False
-    waited: int = 0
+    judged: bool | None = None
 
     @property
     def group(self) -> str:
@@ -120,7 +120,7 @@ class Watched:
         rules: Rules,
         pinned: int | None = None,
         alone: bool = True,
-        is_ready: bool = True,
+        means_something: bool = True,
     ) -> float:
         """Take the newest number and score it.
 
@@ -129,7 +129,8 @@ class Watched:
             rules: when it is out of the usual.
             pinned: the epoch of the pinned reference, None if it is not known.
             alone: whether this number makes an alarm by itself, or only with others.
-            is_ready: whether the warm-up may begin, if it has not yet.
+            means_something: whether to score it; if not, later numbers are compared with it all the
+                same.
 
         Returns:
             The score, an alarm if above 1; NaN as long as there is nothing to compare with, and
@@ -139,9 +140,6 @@ class Watched:
             # Distances from another reference are another series.
             self.begin, self.creep, self.pinned = self.count, PageHinkley(), pinned
         amount = alarm_amount(self.tag, value)
-        if not is_ready and not self.count:
-            self.waited += 1
-            return amount / rules.limit if rules.limit else math.nan
         self.amounts = [*self.amounts, amount][-rules.window - 1 :]
         self.count += 1
         if self.reference == "pinned":
@@ -151,6 +149,9 @@ class Watched:
             floor = _FLOORS.get(self.tag.rpartition("/")[2], _FLOOR)
             warmup = self._warmup(rules)
             score = spike_score(self.amounts, warmup, rules.window, rules.factor, floor)
+        if math.isfinite(score):
+            self.judged = bool(self.judged) or means_something
+            score = score if means_something else math.nan
         score = score if alone else score / _TOGETHER
         scores = [score, amount / rules.limit] if rules.limit else [score]
         return max((each for each in scores if math.isfinite(each)), default=math.nan)
