@@ -181,8 +181,9 @@ class EvidenceStage(Stage):
         model = explained_model(context.pl_module, self._explainer.forward)
         with isolated_share(context, model, samples) as share, torch.no_grad():
             parts = [
-                class_logits(part(share.images[which].clone())).argmax(1)
+                class_logits(part(some.clone()), len(some)).argmax(1)
                 for part, which in self._models(context, share)
+                for some in [share.images[which]]
             ]
         return torch.cat(parts).cpu()
 
@@ -216,7 +217,7 @@ class EvidenceStage(Stage):
             # One model, or one for each sample that has further inputs.
             for part, which in self._models(context, share):
                 some = share[which]
-                answer = read_answer(part(some.images.clone()), choices).float()
+                answer = read_answer(part(some.images.clone()), len(some), choices).float()
                 logits = logits_of(answer, choices)
                 predicted.append(_predicted(logits, column))
                 targets = [chosen_classes(some, logits, choice) for choice in choices]
