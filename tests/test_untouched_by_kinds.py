@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 import sys
 import threading
@@ -207,6 +209,13 @@ def test_metrics_that_forward_logs(tmp_path: Path, sanity: int) -> None:
 def _settings(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
     torch.set_num_threads(torch.get_num_threads() + 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.set_flush_denormal(True)
+    torch.set_printoptions(precision=2)
+    gc.disable()
+    sys.setrecursionlimit(sys.getrecursionlimit() + 1)
+    sys.path.append("elsewhere")
+    os.environ["SET_BY_A_METHOD"] = "1"
     nn.modules.module.register_module_forward_hook(lambda *_: None)
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -1,7 +1,10 @@
 """Everything that a look into a model could leave behind, as values to compare exactly."""
 
+import gc
 import hashlib
+import os
 import random
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +82,13 @@ def global_flags() -> dict[str, Any]:
         "global hooks": [len(getattr(module, table)) for table in GLOBAL_HOOK_TABLES],
         "warning filters": [each for each in warnings.filters if not _is_of_the_compiler(each)],
         "numpy errors": np.geterr(),
+        "fast path of attention": torch.backends.mha.get_fastpath_enabled(),
+        "tiny numbers": float(torch.full((), 1e-40) * 1),
+        "numbers printed": (torch._tensor_str.PRINT_OPTS.precision, np.get_printoptions()),
+        "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
+        "module path": list(sys.path),
+        "garbage collector": gc.isenabled(),
+        "recursion": sys.getrecursionlimit(),
     }
 
 

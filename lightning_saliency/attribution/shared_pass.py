@@ -38,7 +38,7 @@ def shared_maps(
     model: nn.Module,
     image: Tensor,
     choose: Callable[[Tensor], Sequence[Target]],
-    read: Callable[[object], Tensor] = class_logits,
+    read: Callable[[object, int], Tensor] = class_logits,
 ) -> SharedMaps:
     """Explain with all methods that can share a pass, and return the logits of that pass.
 
@@ -57,7 +57,7 @@ def shared_maps(
         image: (N, C, H, W), see :meth:`AttributionMethod.__call__`.
         choose: from the logits (N, classes) to the targets, each int64, (N,), or a callable. Called
             only if something is shared.
-        read: from the model's output on N images to what is kept of it, (N, ...).
+        read: from the model's output on N images, and N, to what is kept of it, (N, ...).
 
     Raises:
         InputError: the images cannot be used.
@@ -69,10 +69,11 @@ def shared_maps(
         if shared is None:
             with torch.no_grad():
                 parts = Batches(len(images), images.device).run(
-                    lambda batch: read(model(images[batch].clone())), len(images)
+                    lambda batch: read(model(images[batch].clone()), batch.stop - batch.start),
+                    len(images),
                 )
                 return SharedMaps(torch.cat(parts), {})
-        logits = read(shared.output).detach()
+        logits = read(shared.output, len(images)).detach()
         maps: dict[tuple[int, int], Tensor] = {}
         explained: list[Target] = []
         for column, target in enumerate(choose(logits)):

@@ -90,7 +90,7 @@ def shared_forward(
     return SharedForward(models, samples.images, answer, choices, targets, maps)
 
 
-def read_answer(output: object, choices: Sequence[ClassChoice]) -> Tensor:
+def read_answer(output: object, count: int, choices: Sequence[ClassChoice]) -> Tensor:
     """Return what a model says, as far as it matters to the choices, (N, columns).
 
     The first columns are the logits of the classes, if one of these is explained. Then comes one
@@ -98,15 +98,16 @@ def read_answer(output: object, choices: Sequence[ClassChoice]) -> Tensor:
 
     Args:
         output: of the model, on N images.
+        count: N.
         choices: of what is explained.
 
     Raises:
-        ModelError: there are no logits in it.
+        ModelError: there are no logits in it, or not one row for each image.
         InputError: a callable does not return scores.
     """
     scores = [choice for choice in choices if callable(choice)]
-    parts = [class_logits(output)] if len(scores) < len(choices) else []
-    parts += [class_scores(output, score)[:, None] for score in scores]
+    parts = [class_logits(output, count)] if len(scores) < len(choices) else []
+    parts += [class_scores(output, score, count)[:, None] for score in scores]
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
@@ -243,7 +244,7 @@ def predict(
         InputError: a callable does not return scores.
     """
     with undisturbed(model), torch.no_grad():
-        return read_answer(model(images.clone()), choices).detach().float()
+        return read_answer(model(images.clone()), len(images), choices).detach().float()
 
 
 def chosen_classes(samples: SampleSet, logits: Tensor, choice: ClassChoice) -> Target:

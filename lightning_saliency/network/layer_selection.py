@@ -386,10 +386,10 @@ def _entrance(inputs: tuple[object, ...], output: Tensor) -> GradientEdge | None
 def _score_of(output: object, target: Target | None) -> tuple[Tensor | None, Tensor | None]:
     """Return the score of the first image; and Grad-CAM of an output that is itself a picture."""
     if callable(target) and not isinstance(target, Tensor):
-        score: Tensor | None = class_scores(output, target).sum()
+        score: Tensor | None = class_scores(output, target, 1).sum()
     else:
         try:
-            score = class_logits(output).amax()
+            score = class_logits(output, 1).amax()
         except ModelError:
             return (
                 _everything(output).sum() if any(True for _ in _differentiable(output)) else None

@@ -24,7 +24,8 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
     Understood are a tensor (N, classes); score maps (N, classes, H, W), which are averaged over
     space; an object or a mapping with ``logits`` (or ``out``, as torchvision's segmentation models
     call it); a tuple or list whose first entry is one of these, unless another entry might be the
-    logits as well; and one unit, (N,) or (N, 1).
+    logits as well; and one unit, (N,) or (N, 1). Of one image, when ``count`` says that it is one,
+    also what ``squeeze()`` leaves: (classes,), or () of one unit.
 
     One unit stands for two classes, 0 and 1, whose logits are minus and plus what the unit puts
     out: (N, 2) comes back, with half the value in each, so that their softmax is the unit's
@@ -37,7 +38,7 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
     Raises:
         ModelError: there are no logits in it, or not one row for each image.
     """
-    logits = _find_logits(output)
+    logits = _find_logits(output, count)
     if logits.dim() == 3:
         raise ModelError(
             "Expected logits (N, classes) or a picture of them (N, classes, H, W), but the model "
@@ -62,13 +63,14 @@ def class_logits(output: object, count: int | None = None) -> Tensor:
     return logits
 
 
-def is_score_map(output: object) -> bool:
+def is_score_map(output: object, count: int) -> bool:
     """Whether :func:`class_logits` averages a model's output over space.
 
     Args:
         output: what the model returned, with logits in it.
+        count: N, of how many images.
     """
-    logits = _find_logits(output)
+    logits = _find_logits(output, count)
     return logits.dim() == 4 and logits.shape[2:].numel() > 1
 
 
@@ -90,7 +92,7 @@ def spatial_logits(output: object) -> Tensor:
     return logits
 
 
-def _find_logits(output: object) -> Tensor:
+def _find_logits(output: object, count: int | None = None) -> Tensor:
     found = output
     if isinstance(found, Mapping) and ("logits" in found or "out" in found):
         found = found["logits" if "logits" in found else "out"]
@@ -98,9 +100,13 @@ def _find_logits(output: object) -> Tensor:
         found = found.logits
     elif isinstance(found, (tuple, list)) and found:
         _refuse_ambiguous(found)
-        return _find_logits(found[0])
+        return _find_logits(found[0], count)
+    if isinstance(found, Tensor) and found.dim() < 2 and count == 1:
+        found = found.reshape(1, -1)
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.dim() < 1:
         keys = f" with the keys {sorted(map(str, found))}" if isinstance(found, Mapping) else ""
+        if isinstance(found, Tensor):
+            keys = f" of shape {tuple(found.shape)} and {found.dtype}"
         raise ModelError(
             "Expected the model to return logits: a float tensor (N, classes) or (N, classes, H, "
             "W), an object or dict with 'logits', or a tuple that begins with one of these; it "
@@ -213,12 +219,12 @@ def all_class_scores(output: object, kind: ScoreKind = "logit", count: int | Non
     if kind == "log_probability":
         return logits.log_softmax(1)
     # Undo the halving of class_logits: the score of a single unit is the unit's output.
-    scores = 2 * logits if _is_single_unit(output) else logits
+    scores = 2 * logits if _is_single_unit(output, count) else logits
     return scores.sigmoid() if kind == "sigmoid" else scores
 
 
-def _is_single_unit(output: object) -> bool:
-    found = _find_logits(output)
+def _is_single_unit(output: object, count: int | None) -> bool:
+    found = _find_logits(output, count)
     return found.dim() == 1 or found.shape[1] == 1
 
 

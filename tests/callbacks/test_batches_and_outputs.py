@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency.attribution import GradCAM, Gradient
 from lightning_saliency.callbacks.forward import explained_model
+from lightning_saliency.errors import ModelError
 
 pytestmark = QUIET
 
@@ -397,6 +398,7 @@ OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     "dict": lambda z: {"logits": z, "features": z},
     "tuple": lambda z: (z, None),
     "list of heads": lambda z: [z, z],
+    "squeezed, of one image too": lambda z: z.squeeze(),
     "score maps": lambda z: z[:, :, None, None].expand(-1, -1, 4, 4),
 }
 
@@ -410,21 +412,23 @@ def test_outputs(form: str, tmp_path: Path) -> None:
 class OneUnit(OfBatches):
     """Regression, or two classes by one unit."""
 
-    def __init__(self, squeeze: bool) -> None:
+    def __init__(self, squeeze: str) -> None:
         super().__init__(lambda batch: batch)
         self.net.head = nn.Linear(12, 1)
         self.squeeze = squeeze
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).squeeze(1) if self.squeeze else self.net(x)
+        # Of one image this leaves no dimension at all.
+        everything = self.net(x).squeeze() if self.squeeze == "everything" else self.net(x)
+        return everything.squeeze(1) if self.squeeze == "units" else everything
 
     def loss(self, batch: Any) -> Tensor:
         return F.mse_loss(self(batch[0]).flatten(), batch[1].flatten().float())
 
 
-@pytest.mark.parametrize("squeeze", [False, True])
+@pytest.mark.parametrize("squeeze", ["", "units", "everything"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
-def test_one_unit_for_two_classes(squeeze: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_one_unit_for_two_classes(squeeze: str, dtype: torch.dtype, tmp_path: Path) -> None:
     data = loader(labels=(LABELS % 2).to(dtype))
     assert run(tmp_path, OneUnit(squeeze), data).targets[-1] == [0, 1, 0]
 
@@ -432,8 +436,13 @@ def test_one_unit_for_two_classes(squeeze: bool, dtype: torch.dtype, tmp_path: P
 def test_regression_asks_what_to_explain(tmp_path: Path) -> None:
     data = loader(labels=LABELS / 3)
     with pytest.raises(ValueError, match=r"numbers of a regression.*target=1"):
-        run(tmp_path / "without", OneUnit(True), data)
-    assert run(tmp_path, OneUnit(True), data, target=1).targets[-1] == [1, 1, 1]
+        run(tmp_path / "without", OneUnit("units"), data)
+    assert run(tmp_path, OneUnit("units"), data, target=1).targets[-1] == [1, 1, 1]
+
+
+def test_classes_before_images_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"one row of logits for each of 1 images"):
+        run(tmp_path, Puts(lambda z: z.T))
 
 
 class Segmentation(OfBatches):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import contextvars
 import functools
 import io
 import itertools
 import random
+import sys
+import threading
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import kept_elsewhere.counting
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -238,6 +244,132 @@ def _count_globally() -> int:
     return CALLS + len(SEEN)
 
 
+class GlobalsOfAModuleOfAPackage(Stateful):
+    """Named by two dots, called and assigned."""
+
+    def step(self, x: Tensor) -> int:
+        kept_elsewhere.counting.SEEN.calls += 1
+        kept_elsewhere.counting.CALLS += 1
+        return kept_elsewhere.counting.count() + kept_elsewhere.counting.SEEN.calls
+
+
+class LateGlobals(Stateful):
+    """Globals that are not there before the first pass."""
+
+    def step(self, x: Tensor) -> int:
+        global _late
+        _late = globals().get("_late", 0) + 1
+        globals()["_later"] = globals().get("_later", 0) + 1
+        return int(_late + globals()["_later"])
+
+
+class OwnIterator:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __next__(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+def _numbered() -> Callable[[], int]:
+    numbers = itertools.count(5, 2)
+    return lambda: next(numbers)
+
+
+class Iterators(Stateful):
+    """Those of Python that can be copied, in attributes, lists, closures; and one of the user's."""
+
+    places = iter(range(1, 500))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.numbered = OwnIterator(), _numbered()
+        self.number, self.entry = itertools.count(1), [iter([*range(1, 500)])]
+        self.kept = self.number
+
+    def step(self, x: Tensor) -> int:
+        following = next(self.number), next(self.own), next(self.entry[0]), self.numbered()
+        assert self.kept is self.number
+        return sum(following) + next(self.places)
+
+
+class Cycles(Stateful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.later = itertools.cycle([1, 2, 5]), itertools.cycle((1, 4, 9))
+        for _ in range(4):
+            next(self.later)
+
+    def step(self, x: Tensor) -> int:
+        return next(self.first) + next(self.later)
+
+
+if sys.version_info >= (3, 14):
+    # Python cannot take cycles apart any more.
+    del Cycles
+
+
+class Bytes(Stateful):
+    """Memory of Python's own: arrays, bytes, files in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers, self.bytes = array.array("d", [0.5]), bytearray(b"01")
+        self.view = memoryview(bytearray(8))
+        self.file, self.text = io.BytesIO(bytes(range(100))), io.StringIO("12345")
+
+    def step(self, x: Tensor) -> float:
+        self.numbers[0] += 1
+        self.numbers.append(2)
+        self.bytes[0] += 1
+        self.view[3] += 1
+        self.text.write("more")
+        read = self.file.read(1)[0] + len(self.text.getvalue())
+        return read + sum(self.numbers) + self.bytes[0] + self.view[3]
+
+
+class OfThisThread(Stateful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.local, self.empty = threading.local(), threading.local()
+        self.local.calls = 0
+        self.variable = contextvars.ContextVar[int]("calls", default=0)
+
+    def step(self, x: Tensor) -> int:
+        self.local.calls += 1
+        self.empty.calls = getattr(self.empty, "calls", 0) + 1
+        self.variable.set(self.variable.get() + 1)
+        return int(self.local.calls + self.empty.calls) + self.variable.get()
+
+
+class WeakKeys(Stateful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Any = weakref.WeakKeyDictionary()
+        self.known: Any = weakref.WeakValueDictionary()
+
+    def step(self, x: Tensor) -> int:
+        self.calls[self.inner] = self.calls.get(self.inner, 0) + 1
+        self.known[len(self.known)] = self.inner
+        return int(self.calls[self.inner]) + len(self.known)
+
+
+class ParameterAttributes(Stateful):
+    """Keeps a list at a weight of a layer that only reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 1)
+        self.layer.weight.seen = []  # type: ignore[attr-defined]
+
+    def step(self, x: Tensor) -> int:
+        weight: Any = self.layer.weight
+        weight.seen.append(1)
+        weight.calls = getattr(weight, "calls", 0) + 1
+        return len(weight.seen) + int(weight.calls)
+
+
 class InstallsHooks(Stateful):
     """Hooks and a flag that stands for them, at the first pass."""
 
@@ -418,8 +550,6 @@ class Guarded(Stateful):
 
     def __init__(self) -> None:
         super().__init__()
-        import threading
-
         self.shared = SimpleNamespace(calls=0, lock=threading.Lock())
 
     def step(self, x: Tensor) -> int:
@@ -443,6 +573,10 @@ def forget_globals() -> None:
     global CALLS
     CALLS = 0
     SEEN.clear()
+    kept_elsewhere.counting.forget()
+    for name in ("_late", "_later"):
+        globals().pop(name, None)
+    Iterators.places = iter(range(1, 500))
     ClassAttribute.runs = 0
     ClassAttribute.seen.clear()
     if "late" in vars(ClassAttribute):

@@ -106,6 +106,15 @@ def test_no_logits(output: object, words: str) -> None:
         class_logits(output)
 
 
+@pytest.mark.parametrize(
+    ("squeezed", "wanted"),
+    [(torch.tensor([1.0, 3.0]), [1.0, 3.0]), (torch.tensor(4.0), [-4.0, 4.0])],
+)
+def test_what_squeeze_leaves_of_one_image(squeezed: Tensor, wanted: list[float]) -> None:
+    assert all_class_scores(squeezed, count=1).tolist() == [wanted]
+    assert float(class_scores(squeezed, 1, 1)) == wanted[1]
+
+
 def test_number_of_rows_is_checked() -> None:
     assert class_logits(LOGITS, 2) is LOGITS
     for call in (class_logits, predicted_classes_of, all_scores_of, scores_of):

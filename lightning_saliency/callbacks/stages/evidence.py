@@ -186,8 +186,9 @@ class EvidenceStage(Stage):
         model = explained_model(context.pl_module, self._explainer.forward)
         with isolated_share(context, model, samples) as share, torch.no_grad():
             parts = [
-                class_logits(part(share.images[which].clone())).argmax(1)
+                class_logits(part(some.clone()), len(some)).argmax(1)
                 for part, which in self._models(context, share)
+                for some in [share.images[which]]
             ]
         return torch.cat(parts).cpu()
 
@@ -212,9 +213,9 @@ class EvidenceStage(Stage):
             for part, which in self._models(context, share):
                 some = share[which]
                 output = part(some.images.clone())
-                answer = read_answer(output, choices).float()
+                answer = read_answer(output, len(some), choices).float()
                 logits = logits_of(answer, choices)
-                one_each = logits.shape[1] > 0 and not is_score_map(output)
+                one_each = logits.shape[1] > 0 and not is_score_map(output, len(some))
                 nothing = torch.ones(len(logits), 1)
                 probabilities.append(_probability(logits, column) if one_each else nothing)
                 targets = [chosen_classes(some, logits, choice) for choice in choices]

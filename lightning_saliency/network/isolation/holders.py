@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from operator import is_
 from types import CellType
 from typing import Any, Protocol
@@ -80,8 +81,28 @@ class OrderedEntries(Holder):
             OrderedDict.__setitem__(self.owner, key, value)
 
 
+class Numbers(Holder):
+    """The numbers in a bytearray or an array of Python's own."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    @override
+    def take(self) -> Any:
+        return self.owner[:]
+
+    @override
+    def same(self, kept: Any) -> bool:
+        # As bytes: a number that is none equals itself.
+        return len(self.owner) == len(kept) and bytes(self.owner) == bytes(kept)
+
+    @override
+    def put(self, kept: Any) -> None:
+        self.owner[:] = kept
+
+
 class SequenceEntries(Holder):
-    """The entries of a list, deque, bytearray or array."""
+    """The entries of a list or deque."""
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -98,11 +119,9 @@ class SequenceEntries(Holder):
     def put(self, kept: Sequence[Any]) -> None:
         if isinstance(self.owner, list):
             list.__setitem__(self.owner, slice(None), kept)
-        elif isinstance(self.owner, deque):
+        else:
             deque.clear(self.owner)
             deque.extend(self.owner, kept)
-        else:
-            self.owner[:] = type(self.owner)(kept)
 
 
 class SetEntries(Holder):
@@ -228,6 +247,31 @@ class GlobalNames(Holder):
                 self.owner[name] = value
 
 
+class ContextValue(Holder):
+    """What a ``contextvars.ContextVar`` is in the context of this thread."""
+
+    def __init__(self, owner: ContextVar[Any]) -> None:
+        self.owner = owner
+
+    @override
+    def take(self) -> Any:
+        try:
+            return self.owner.get()
+        except LookupError:
+            return MISSING
+
+    @override
+    def same(self, kept: Any) -> bool:
+        return self.take() is kept
+
+    @override
+    def put(self, kept: Any) -> None:
+        if kept is MISSING:
+            raise ValueError(f"the context variable '{self.owner.name}', which had no value")
+        # If it had the one that it has by default, that is the same to whoever asks.
+        self.owner.set(kept)
+
+
 class RandomStream(Holder):
     """The state of a generator of random numbers of the model's own."""
 
@@ -286,6 +330,32 @@ class FilePosition(Holder):
     def put(self, kept: Any) -> None:
         if kept is not MISSING:
             self.owner.seek(kept)
+
+
+class MemoryFile(Holder):
+    """The contents of an ``io.BytesIO`` or ``io.StringIO``, and where it is read next."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    @override
+    def take(self) -> Any:
+        return MISSING if self.owner.closed else (self.owner.getvalue(), self.owner.tell())
+
+    @override
+    def same(self, kept: Any) -> bool:
+        return bool(self.take() == kept)
+
+    @override
+    def put(self, kept: Any) -> None:
+        if kept is MISSING:
+            self.owner.close()
+            return
+        contents, place = kept
+        self.owner.seek(0)
+        self.owner.truncate()
+        self.owner.write(contents)
+        self.owner.seek(place)
 
 
 class ArrayValues(Holder):

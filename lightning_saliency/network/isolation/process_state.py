@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import sys
 import threading
 import warnings
 from collections import OrderedDict
@@ -103,6 +105,24 @@ def _set_directory(path: str) -> None:
         os.chdir(path)
 
 
+def _set_environment(variables: dict[str, str]) -> None:
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update({k: v for k, v in variables.items() if os.environ.get(k) != v})
+
+
+def _set_collecting(is_on: bool) -> None:
+    if is_on:
+        gc.enable()
+    else:
+        gc.disable()
+
+
+def _flushes_denormal() -> bool:
+    # There is no other way to ask.
+    return not bool(torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1)
+
+
 _cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 _SETTINGS: list[_Setting] = [
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -122,10 +142,22 @@ _SETTINGS: list[_Setting] = [
     (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
     (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
     (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+    (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+    _flag(torch.backends.mkldnn, "enabled"),
+    (_flushes_denormal, torch.set_flush_denormal),
     _flag(torch_modules, "_global_is_full_backward_hook"),
+    (
+        lambda: dict(vars(torch._tensor_str.PRINT_OPTS)),
+        lambda value: vars(torch._tensor_str.PRINT_OPTS).update(value),
+    ),
+    (np.get_printoptions, lambda value: np.set_printoptions(**value)),
     (np.geterr, lambda value: np.seterr(**value)),
     (lambda: list(warnings.filters), _set_warning_filters),
     (os.getcwd, _set_directory),
+    (lambda: dict(os.environ), _set_environment),
+    (gc.isenabled, _set_collecting),
+    (lambda: list(sys.path), lambda value: sys.path.__setitem__(slice(None), value)),
+    (sys.getrecursionlimit, sys.setrecursionlimit),
 ]
 _HOOK_TABLES = [
     OrderedEntries(table)
@@ -139,8 +171,9 @@ def preserved_settings() -> Iterator[None]:
     """Restore on leaving what torch, NumPy and ``warnings`` keep for the whole process.
 
     Precision, determinism, number of threads, default dtype and device, hooks on all modules, what
-    NumPy does about overflow, which warnings are shown, and the working directory. Only what has
-    changed is set again.
+    NumPy does about overflow, how numbers are printed, which warnings are shown, the working
+    directory, the environment, where modules are looked for, whether garbage is collected and how
+    deep functions may call each other. Only what has changed is set again.
     """
     before = [_read(get) for get, _ in _SETTINGS]
     hooks = [table.take() for table in _HOOK_TABLES]

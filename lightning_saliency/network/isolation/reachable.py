@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextvars
 import enum
 import functools
 import io
@@ -20,6 +21,7 @@ from types import (
     ModuleType,
 )
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -29,15 +31,19 @@ from lightning_saliency.network.isolation.holders import (
     ArrayValues,
     ClassAttributes,
     ClosureVariable,
+    ContextValue,
     FilePosition,
     GlobalNames,
     Holder,
+    MemoryFile,
+    Numbers,
     OrderedEntries,
     RandomStream,
     SequenceEntries,
     SetEntries,
     SlotValues,
 )
+from lightning_saliency.network.isolation.iterators import copied_iterator
 from lightning_saliency.network.isolation.user_code import globals_named_by, is_library, may_run
 from lightning_saliency.network.isolation.weight_guard import only_reads_its_weights
 
@@ -138,6 +144,7 @@ class Visits:
             parameters that are reached through the tables of the next ones alone.
         readers: modules that only read their parameters.
         opaque: what has state that cannot be put back, such as a running generator.
+        iterators: that can be copied, though not put back.
         seen: everything, by id.
     """
 
@@ -149,6 +156,7 @@ class Visits:
         self.tensors: list[Tensor] = []
         self.readers: list[nn.Module] = []
         self.opaque: list[Any] = []
+        self.iterators: list[Any] = []
         self.seen: dict[int, Any] = {id(each): each for each in skipped}
         self._globals: dict[int, tuple[dict[str, Any], dict[str, None]]] = {}
         self._parents: dict[int, tuple[int, str]] | None = {} if named else None
@@ -175,6 +183,10 @@ class Visits:
         if only_reads_its_weights(module) and self._parents is None:
             self.seen.setdefault(id(table["_parameters"]), table["_parameters"])
             self.readers.append(module)
+            for parameter in table["_parameters"].values():
+                own = attributes_of(parameter)
+                if own:
+                    self._add(parameter, own.values(), own)
         if not isinstance(module, torch.jit.ScriptModule):
             self._add(module, table.values(), table.keys())
         if id(type(module)) not in self.seen:
@@ -194,10 +206,14 @@ class Visits:
 
     def _sequence(self, entries: Any) -> None:
         self.holders.append(SequenceEntries(entries))
-        if len(entries) <= MOST_SEARCHED and isinstance(entries, (list, deque)):
+        if len(entries) <= MOST_SEARCHED:
             self._add(entries, entries, range(len(entries)))
         if type(entries) is not list:
             self._attributes(entries)
+
+    def _numbers(self, numbers: Any) -> None:
+        self.holders.append(Numbers(numbers))
+        self._attributes(numbers)
 
     def _set(self, members: set[Any]) -> None:
         self.holders.append(SetEntries(members))
@@ -229,8 +245,11 @@ class Visits:
         try:
             keeps = file.readable() and file.seekable() and not file.writable()
         except (ValueError, AttributeError):
+            # Closed, or not one that behaves.
             return
-        if isinstance(file, (io.BytesIO, io.StringIO)) or not keeps:
+        if isinstance(file, (io.BytesIO, io.StringIO)):
+            self.holders.append(MemoryFile(file))
+        elif not keeps:
             self.opaque.append(file)
         else:
             self.holders.append(FilePosition(file))
@@ -245,7 +264,7 @@ class Visits:
         if not is_library(function.__module__):
             for table, names in globals_named_by(function):
                 self._globals.setdefault(id(table), (table, {}))[1].update(dict.fromkeys(names))
-                self._add(table, [table[name] for name in names], names)
+                self._add(table, [table.get(name) for name in names], names)
 
     def _cell(self, cell: CellType) -> None:
         holder = ClosureVariable(cell)
@@ -297,8 +316,21 @@ class Visits:
             self.holders.append(holder)
             self._add(thing, holder.take(), (each.__name__ for each in descriptors))
 
-    def _opaque(self, thing: Any) -> None:
-        self.opaque.append(thing)
+    def _view(self, view: memoryview) -> None:
+        self._add(view, (view.obj,), ("memory",))
+
+    def _context_variable(self, variable: Any) -> None:
+        holder = ContextValue(variable)
+        self.holders.append(holder)
+        self._add(variable, (holder.take(),), ("value",))
+
+    def _thread_local(self, values: Any) -> None:
+        # Those of the thread that explains.
+        self._add(values, (values.__dict__, type(values)), ("values", "class"))
+
+    def _iterator(self, iterator: Any) -> None:
+        can_be_copied = copied_iterator(iterator) is not None
+        (self.iterators if can_be_copied else self.opaque).append(iterator)
 
 
 _Visit: TypeAlias = "Callable[[Reached, Any], None]"
@@ -380,9 +412,9 @@ def _visit_of(kind: type) -> _Visit | None:
             return visit
     if is_left_alone(kind):
         return None
-    if hasattr(kind, "__next__"):
-        return Reached._opaque
     has_state = kind.__dictoffset__ != 0 or bool(slots_of(kind))
+    if hasattr(kind, "__next__") and not has_state:
+        return Reached._iterator
     return Reached._object if has_state else None
 
 
@@ -392,7 +424,9 @@ _BY_KIND: tuple[tuple[Any, _Visit], ...] = (
     (Tensor, Reached._tensor),
     (STREAMS, Reached._stream),
     (dict, Reached._dict),
-    ((list, deque, bytearray, array.array), Reached._sequence),
+    ((list, deque), Reached._sequence),
+    ((bytearray, array.array), Reached._numbers),
+    (memoryview, Reached._view),
     (set, Reached._set),
     ((tuple, frozenset, MappingProxyType), Reached._frozen),
     (np.ndarray, Reached._array),
@@ -408,6 +442,9 @@ _BY_KIND: tuple[tuple[Any, _Visit], ...] = (
         Reached._wrapper,
     ),
     (type, Reached._class),
+    (contextvars.ContextVar, Reached._context_variable),
+    (threading.local, Reached._thread_local),
+    ((WeakKeyDictionary, WeakValueDictionary), Reached._object),
 )
 
 

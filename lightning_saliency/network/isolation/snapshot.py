@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.network.isolation.holders import restore_dict
+from lightning_saliency.network.isolation.iterators import copied_iterator
 from lightning_saliency.network.isolation.reachable import Reached
 from lightning_saliency.network.isolation.tensors import (
     KeptTensors,
@@ -33,6 +34,7 @@ class Mark:
         empty: containers that were empty in the snapshot, and their entries.
         holders: by place, what was kept.
         tensors: how they stood.
+        iterators: that ran.
     """
 
     classes: list[type]
@@ -40,6 +42,7 @@ class Mark:
     empty: list[tuple[Any, list[Any]]]
     holders: dict[int, Any]
     tensors: list[TensorMark]
+    iterators: list[Any]
 
 
 class Snapshot:
@@ -82,6 +85,29 @@ class Snapshot:
         self._watched = WatchedTensors(watched)
         self._kept_ids = {id(tensor) for tensor in reached.tensors}
         self.lost: list[Tensor] = []
+        self._running = list(reached.iterators)
+        self._run_copies_instead()
+
+    def _run_copies_instead(self) -> None:
+        """Put copies in the place of iterators, which come back with all else that is put back."""
+        if not self._running:
+            return
+        copies = {id(each): copied_iterator(each) or each for each in self._running}
+
+        def instead(value: Any) -> Any:
+            return copies.get(id(value), value)
+
+        for table in self.reached.tables:
+            entries = dict.copy(table)
+            others = replaced_in(entries, instead)
+            if others is not entries:
+                dict.update(table, others)
+        for holder in self.reached.holders:
+            kept = holder.take()
+            values = replaced_in(kept, instead)
+            if values is not kept:
+                holder.put(values)
+        self._running = list(copies.values())
 
     def keep_now(self, tensors: Sequence[Tensor]) -> None:
         """Keep tensors that were only watched until now.
@@ -102,7 +128,7 @@ class Snapshot:
 
     def mark(self) -> Mark:
         """Return how things stand now, for :meth:`restore_mark`."""
-        return Mark(
+        mark = Mark(
             [type(module) for module in self.reached.modules],
             {
                 place: dict.copy(table)
@@ -118,7 +144,10 @@ class Snapshot:
                 if not holder.same(kept)
             },
             [kept.mark(some) for kept, some in zip(self._tensors, self._changed(), strict=True)],
+            self._running,
         )
+        self._run_copies_instead()
+        return mark
 
     def restore_mark(self, mark: Mark) -> None:
         """Put back what has changed since a mark.
@@ -127,6 +156,7 @@ class Snapshot:
             mark: from :meth:`mark`.
         """
         failed: list[str] = []
+        self._running = mark.iterators
         self._restore_classes(mark.classes)
         for place, (table, entries) in enumerate(self._pairs()):
             wanted = mark.tables.get(place, entries)
@@ -219,6 +249,23 @@ def warn_of_lost(model: nn.Module, lost: Sequence[Tensor]) -> None:
     if lost:
         named = Reached([model], named=True)
         _tell([f"what was written to '{named.path(tensor) or 'a tensor'}'" for tensor in lost])
+
+
+def replaced_in(kept: Any, instead: Callable[[Any], Any]) -> Any:
+    """Return what a holder keeps with other values, the very same if none is another.
+
+    Args:
+        kept: a value, or a list, tuple or dict of values.
+        instead: from a value to the one in its place.
+    """
+    if type(kept) is dict:
+        names, values = list(kept), list(kept.values())
+        others = replaced_in(values, instead)
+        return kept if others is values else dict(zip(names, others, strict=True))
+    if type(kept) not in (list, tuple):
+        return instead(kept)
+    others = [instead(value) for value in kept]
+    return kept if all(map(is_, kept, others)) else type(kept)(others)
 
 
 def _same(table: dict[Any, Any], entries: dict[Any, Any]) -> bool:

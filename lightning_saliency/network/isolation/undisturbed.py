@@ -56,7 +56,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     must be cloned inside this context before a gradient can be taken through them. Tensors that
     the model's modules hold and that were made so are replaced by clones for the while.
 
-    What it cannot undo: running generators and other iterators, what is written into files or
+    What it cannot undo: running generators, most iterators, what is written into files or
     shown, globals of installed packages, memory that other processes share.
 
     Args:

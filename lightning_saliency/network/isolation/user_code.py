@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -63,23 +64,48 @@ def _library_folders() -> tuple[str, ...]:
 def globals_named_by(function: FunctionType) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """Yield the tables of globals that a function may write to, and the names it has for them.
 
-    These are its own module's, and those of the user's other modules that it names.
+    These are its own module's, and those of the user's other modules that it names, by however
+    many dots. A name of its own module need not be there yet if the function gives it a value.
 
     Args:
         function: of the user's own.
     """
-    names, own = _names(function.__code__), function.__globals__
-    yield own, tuple(name for name in names if name in own)
-    for name in names:
-        other = own.get(name)
-        if isinstance(other, ModuleType) and not is_library(other.__name__):
-            yield vars(other), tuple(name for name in names if name in vars(other))
+    (names, given), own = _names(function.__code__), function.__globals__
+    yield own, tuple(name for name in names if name in own or name in given)
+    waiting, seen = [own], {id(own)}
+    while waiting:
+        table = waiting.pop()
+        for name in names:
+            other = table.get(name)
+            if not isinstance(other, ModuleType) or id(vars(other)) in seen:
+                continue
+            if not is_library(other.__name__):
+                seen.add(id(vars(other)))
+                waiting.append(vars(other))
+                yield vars(other), tuple(name for name in names if name in vars(other))
 
 
 @lru_cache(maxsize=4096)
-def _names(code: CodeType) -> tuple[str, ...]:
-    names = dict.fromkeys(code.co_names)
+def _names(code: CodeType) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the names that code has for globals and attributes, and globals that it assigns."""
+    names, given = dict.fromkeys(code.co_names), set(_assigned(code))
+    if "globals" in names:
+        # As in globals()["count"].
+        texts = [each for each in code.co_consts if isinstance(each, str) and each.isidentifier()]
+        names.update(dict.fromkeys(texts))
+        given.update(texts)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            names.update(dict.fromkeys(_names(constant)))
-    return tuple(names)
+            inner, assigned = _names(constant)
+            names.update(dict.fromkeys(inner))
+            given |= assigned
+    return tuple(names), frozenset(given)
+
+
+def _assigned(code: CodeType) -> Iterator[str]:
+    operation = dis.opmap["STORE_GLOBAL"]
+    # To look at each instruction takes long, and most code has none of these.
+    if operation in code.co_code[::2]:
+        for each in dis.get_instructions(code):
+            if each.opcode == operation:
+                yield each.argval

@@ -1,0 +1,1 @@
+"""A package of the user, whose modules keep something for themselves."""
