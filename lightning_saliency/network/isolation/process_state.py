@@ -105,10 +105,21 @@ def _set_directory(path: str) -> None:
         os.chdir(path)
 
 
-def _set_environment(variables: dict[str, str]) -> None:
-    for name in os.environ.keys() - variables.keys():
-        del os.environ[name]
-    os.environ.update({k: v for k, v in variables.items() if os.environ.get(k) != v})
+# As the system has them: to decode each of them takes longer than all other settings.
+_variables: Any = getattr(os.environ, "_data", os.environ)
+
+
+def _set_environment(before: dict[Any, Any]) -> None:
+    encoded = _variables is not os.environ
+
+    def name(key: Any) -> str:
+        return str(os.environ.decodekey(key)) if encoded else str(key)
+
+    for key in [key for key in _variables if key not in before]:
+        del os.environ[name(key)]
+    for key, value in before.items():
+        if _variables.get(key) != value:
+            os.environ[name(key)] = os.environ.decodevalue(value) if encoded else value
 
 
 def _set_collecting(is_on: bool) -> None:
@@ -118,9 +129,12 @@ def _set_collecting(is_on: bool) -> None:
         gc.disable()
 
 
+_DENORMAL = 5e-324
+
+
 def _flushes_denormal() -> bool:
-    # There is no other way to ask.
-    return not bool(torch.full((), 1e-40, dtype=torch.float32, device="cpu") * 1)
+    # There is no other way to ask; torch sets it for all numbers of the thread.
+    return _DENORMAL * 1.0 == 0.0
 
 
 _cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -154,7 +168,7 @@ _SETTINGS: list[_Setting] = [
     (np.geterr, lambda value: np.seterr(**value)),
     (lambda: list(warnings.filters), _set_warning_filters),
     (os.getcwd, _set_directory),
-    (lambda: dict(os.environ), _set_environment),
+    (lambda: dict(_variables), _set_environment),
     (gc.isenabled, _set_collecting),
     (lambda: list(sys.path), lambda value: sys.path.__setitem__(slice(None), value)),
     (sys.getrecursionlimit, sys.setrecursionlimit),
