@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from digit_networks import CACHE, NETWORKS, digits, small_cnn, trained
+from digit_networks import CACHE, digits, small_cnn, trained
 from timing import alternate
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -162,6 +162,8 @@ def largest_tensor() -> dict[str, float]:
 
 # --- whole searches ---------------------------------------------------------------------------
 
+TRIED = ("small", "resnet18")
+
 
 def whole(seeds: int, samples: int, again: bool) -> list[dict[str, Any]]:
     """Compare whole searches on trained networks."""
@@ -172,7 +174,7 @@ def whole(seeds: int, samples: int, again: bool) -> list[dict[str, Any]]:
     )
     rows = []
     for setting in SETTINGS:
-        for network in NETWORKS:
+        for network in TRIED:
             for seed in range(seeds):
                 count = samples if again else min(samples, _kept(setting, network, seed))
                 if not count:

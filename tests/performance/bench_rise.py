@@ -47,6 +47,9 @@ def bench_cost(rounds: int) -> dict[str, Any]:
     return {"rows": rows, "seconds": seconds}
 
 
+# Not a small vision transformer: two halves of its reference agree to 0.87 only.
+TRIED = ("small", "gated", "resnet18")
+
 BATCH_SIZES = (4, 8, 16, 32, 64)
 
 
@@ -114,7 +117,7 @@ def _works(
     return works
 
 
-def main(quick: bool = False, networks: Sequence[str] = tuple(NETWORKS)) -> dict[str, Any]:
+def main(quick: bool = False, networks: Sequence[str] = TRIED) -> dict[str, Any]:
     """Measure; print and return the tables."""
     torch.set_num_threads(1)
     options = Options(reference=8192, largest=2048, seeds=1) if quick else Options()
