@@ -239,7 +239,10 @@ def test_what_a_users_method_does(tmp_path: Path, method: Any) -> None:
     runs = []
     for callbacks in ([], [SaliencyCallback([method, Gradient()], samples=3)]):
         torch.manual_seed(4)
+        # Not among the flags that every test leaves alone: Lightning itself sets variables.
+        before = dict(os.environ), list(sys.path)
         runs.append(run(Classifier(), tmp_path, callbacks, num_sanity_val_steps=0))
+        assert (dict(os.environ), list(sys.path)) == before
     assert first_difference(*runs) == ""
 
 

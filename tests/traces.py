@@ -2,7 +2,6 @@
 
 import gc
 import hashlib
-import os
 import random
 import sys
 import warnings
@@ -85,8 +84,6 @@ def global_flags() -> dict[str, Any]:
         "fast path of attention": torch.backends.mha.get_fastpath_enabled(),
         "tiny numbers": float(torch.full((), 1e-40) * 1),
         "numbers printed": (torch._tensor_str.PRINT_OPTS.precision, np.get_printoptions()),
-        "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
-        "module path": list(sys.path),
         "garbage collector": gc.isenabled(),
         "recursion": sys.getrecursionlimit(),
     }
