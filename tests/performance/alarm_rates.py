@@ -92,7 +92,7 @@ class Heard(pl.Callback):
 
     def __init__(self, alarm: DriftAlarm) -> None:
         self.epochs: dict[str, list[int]] = {}
-        self.scores: dict[str, list[float]] = {}
+        self.scores: dict[str, dict[int, float]] = {}
         self.accuracy = 0.0
         self._alarm = alarm
         self._before: set[str] = set()
@@ -110,12 +110,12 @@ class Heard(pl.Callback):
         for name, members in scores.items():
             # It sounds when so many are above 1.
             decides = sorted(members)[-self._alarm._rules.agree]
-            self.scores.setdefault(name, []).append(decides)
+            self.scores.setdefault(name, {})[trainer.current_epoch] = decides
         self.accuracy = float(trainer.callback_metrics["val_acc"])
 
     def highest(self) -> dict[str, float]:
         """Return the highest score of each drift."""
-        return {name: max(scores) for name, scores in self.scores.items()}
+        return {name: max(scores.values()) for name, scores in self.scores.items()}
 
 
 def _drift(tag: str) -> str:
