@@ -183,7 +183,7 @@ def test_the_runs_have_something_of_everything_early(load: object) -> None:
 
 
 @pytest.mark.parametrize("task", ["digits", "gratings", "dots", "rings", "pairs"])
-def test_every_task_has_as_many_pictures_of_each_class(load: object, task: str) -> None:
+def test_every_task_has_all_its_classes_and_is_drawn_again_alike(load: object, task: str) -> None:
     runs: ModuleType = load("evidence_runs")  # type: ignore[operator]
     draw, make, classes = runs.TASKS[task]
     images, labels = draw("val", 60, 0, torch.Generator().manual_seed(0))

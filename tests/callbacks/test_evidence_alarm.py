@@ -146,8 +146,10 @@ def test_a_network_that_never_knows_is_not_judged_and_that_is_said(tmp_path: Pat
 
 def test_a_limit_needs_no_warm_up(tmp_path: Path) -> None:
     limited = DriftAlarm("saliency_evidence/label/kind_fine", limit=1e-6)
-    with pytest.warns(SaliencyWarning, match="above limit"):
-        run(tmp_path, Depends(99, learns=99), limited, evidence(), epochs=1)
+    with pytest.warns(SaliencyWarning, match="above limit") as caught:
+        run(tmp_path, Depends(99, learns=99), limited, evidence(), epochs=11)
+    # It was judged by its limit all the time.
+    assert not any("Nothing was judged" in str(each.message) for each in caught)
     assert limited.sounding == ["saliency_evidence/label/kind_fine"]
 
 

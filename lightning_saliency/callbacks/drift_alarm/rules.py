@@ -91,7 +91,8 @@ class Watched:
         creep: what is known of the amounts since then.
         pinned: the epoch of that reference, None if it is not known.
         sounding: whether the newest one is out of the usual.
-        judged: whether a number was scored; False if scores were withheld, None if there were none.
+        judged: whether a number was scored or has a limit; False if all scores were withheld, and
+            None if there were none.
     """
 
     tag: str
@@ -150,7 +151,8 @@ class Watched:
             warmup = self._warmup(rules)
             score = spike_score(self.amounts, warmup, rules.window, rules.factor, floor)
         if math.isfinite(score):
-            self.judged = bool(self.judged) or means_something
+            has_limit = rules.limit is not None
+            self.judged = bool(self.judged) or means_something or has_limit
             score = score if means_something else math.nan
         score = score if alone else score / _TOGETHER
         scores = [score, amount / rules.limit] if rules.limit else [score]

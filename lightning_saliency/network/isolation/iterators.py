@@ -47,7 +47,7 @@ def _copied_cycle(cycle: Any) -> Any:
         copied = copied_iterator(inner)
         if copied is None:
             return None
-        twin = itertools.cycle(copied)
+        twin: Any = itertools.cycle(copied)
         # What it has seen in its first round is repeated; the copy sees its own.
-        twin.__setstate__((list(seen), is_first_round))  # type: ignore[attr-defined]
+        twin.__setstate__((list(seen), is_first_round))
         return twin
